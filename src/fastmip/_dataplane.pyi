@@ -1,0 +1,76 @@
+"""The typed contract of the packet engine; stubtest holds the binary to it.
+
+Addresses are host-order integers. Times are CLOCK_BOOTTIME nanoseconds. The control thread
+is the only caller of everything here; worker threads never enter Python.
+"""
+
+from collections.abc import Sequence
+
+from _typeshed import ReadableBuffer
+
+HOME: int
+"""Side of a packet: the home link (or the applications of a mobile node)."""
+TUNNEL: int
+"""Side of a packet: the outer network."""
+
+TUNNEL_RECORD_SIZE: int
+"""32 bytes, native byte order, struct format ``=IIIHBBQBB6x``: home address, remote, local,
+outer path MTU in bytes, encapsulation (IP protocol), flags, expires_ns, outer TTL, tos mode."""
+FLAG_REVERSE: int
+"""Record flag: reverse-tunnelled packets are accepted (T bit)."""
+FLAG_FIRST_ONLY: int
+"""Record flag: sending uses this record only; others of the chain are only accepted from."""
+TOS_NORMAL: int
+TOS_COMPATIBILITY: int
+
+class Engine:
+    """The binding cache, its workers and its counters."""
+
+    def __init__(
+        self,
+        *,
+        max_bindings: int,
+        role: str = "home-agent",
+        workers: int = 1,
+        local_addresses: Sequence[int] = (),
+    ) -> None: ...
+
+    # binding cache: prepare may fail, publish cannot (architecture: order of effects)
+    def prepare(self, tunnels: ReadableBuffer) -> int:
+        """Allocate the chain of one home address; returns a ticket. Raises EngineFull."""
+    def publish(self, ticket: int) -> None:
+        """Make a prepared chain visible to workers with one store; retires the old one."""
+    def abandon(self, ticket: int) -> None:
+        """Give a prepared chain back."""
+    def remove(self, home_address: int) -> bool:
+        """Withdraw a home address; False if it was not there."""
+    def extend(self, home_address: int, remote: int, expires_ns: int) -> bool:
+        """Refresh one tunnel: a single atomic store."""
+    def restore(self, tunnels: ReadableBuffer) -> int:
+        """Prepare and publish many records, chains adjacent; returns records installed."""
+    def bindings(self) -> int: ...
+    def memory_bytes(self) -> int: ...
+    # mobile networks: a prefix leads to the chain of a home address
+    def set_prefix(self, prefix: int, length: int, home_address: int) -> None: ...
+    def clear_prefix(self, prefix: int, length: int) -> bool: ...
+    # seeing it
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Verdict name -> (packets, bytes), summed over workers."""
+    def balance(self) -> dict[str, int]:
+        """inputs, generated, copies, verdicts: inputs + generated + copies == verdicts."""
+    def traffic(self, home_address: int) -> list[dict[str, int]]:
+        """Per tunnel: remote, packets and bytes in each direction."""
+    def stages(self) -> list[dict[str, float]]: ...
+    def clear_counters(self) -> None: ...
+    # workers
+    def attach_kernel(
+        self, *, tun_fd: int, raw_fd: int, icmp_fd: int = -1, tun_vnet_hdr: bool = True
+    ) -> None:
+        """Give the next worker its TUN queue, its protocol-4 raw socket, its ICMP raw socket.
+
+        The descriptors stay owned by the caller, who closes them after ``stop``.
+        """
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def heartbeats(self) -> list[int]:
+        """Per worker: a number that grows at least once a second while it lives."""

@@ -1,0 +1,208 @@
+"""What an agent wants done to the world; runtime carries the effects out, in order.
+
+Addresses are host-order 32-bit integers (``fastmip.wire.addresses`` formats them), times
+are nanoseconds. ``CLOCK_BOOTTIME`` drives every lifetime, wall time only Identification.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+NEVER = 2**64 - 1
+"""Expiry of a binding with infinite lifetime (0xffff on the wire)."""
+
+
+class Now(NamedTuple):
+    """The two clocks an agent is allowed to know; the harness supplies both."""
+
+    boot_ns: int
+    """CLOCK_BOOTTIME in nanoseconds: lifetimes and timers."""
+    wall_ns: int
+    """Unix time in nanoseconds: only the timestamps of the Identification field."""
+
+
+class Endpoint(NamedTuple):
+    """A UDP end point."""
+
+    address: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Where a datagram came from; everything but its bytes."""
+
+    source: Endpoint
+    destination: Endpoint
+    """Destination address of the IP header, also when it was a broadcast."""
+    interface: str = ""
+    mac: bytes | None = None
+    """Link-layer source when the sender is on one of our links and it is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """One tunnel of a node: outer addresses, encapsulation, expiry."""
+
+    remote: int
+    """Outer address of the peer: the care-of address at a home agent."""
+    local: int
+    """Our outer address: the home agent address at a home agent."""
+    expires_ns: int
+    """CLOCK_BOOTTIME nanoseconds, or NEVER."""
+    encapsulation: int = 4
+    """IP protocol number: 4 IP-in-IP (47 GRE and 55 minimal are to come)."""
+    reverse: bool = False
+    """The T bit was granted: reverse-tunnelled packets are accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendDatagram:
+    """Send a UDP datagram from exactly this source."""
+
+    data: bytes
+    source: Endpoint
+    destination: Endpoint
+    interface: str = ""
+    """Not empty: put it on this link, whatever the routing table or a binding says."""
+    mac: bytes | None = None
+    """Link-layer destination for an on-link answer when it is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Make a node's new state durable and effective: prepare -> store -> publish.
+
+    The agent hears the outcome through ``commit_done(token, outcome, now)`` and only then
+    returns the reply and the ARP effects. ``tunnels`` is the complete new chain of the node;
+    empty removes the node from the engine. ``row`` is what the store keeps for the node.
+    """
+
+    token: int
+    home_address: int
+    tunnels: tuple[Tunnel, ...]
+    row: NodeRow
+
+
+class NodeRow(NamedTuple):
+    """The durable state of a node: its replay high-water mark and its bindings.
+
+    The row stays after deregistration, with empty ``bindings``, because the mark must
+    outlive the binding.
+    """
+
+    home_address: int
+    identification: int
+    """Highest accepted Identification as an unsigned 64-bit integer."""
+    nonce: int
+    """Last issued 32-bit nonce, 0 with timestamps."""
+    bindings: bytes
+    """Concatenated binding records of ``fastmip.agents.bindings`` (64 bytes each)."""
+
+
+class CommitOutcome(Enum):
+    """How a Commit ended."""
+
+    COMMITTED = "committed"
+    ENGINE_FULL = "engine full"
+    STORE_FAILED = "store failed"
+
+
+@dataclass(frozen=True, slots=True)
+class StartProxyArp:
+    """Answer ARP for this home address on the home link (RFC 5944 4.6)."""
+
+    home_address: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopProxyArp:
+    """Stop answering ARP for this home address."""
+
+    home_address: int
+
+
+@dataclass(frozen=True, slots=True)
+class GratuitousArp:
+    """Broadcast gratuitous ARP for an address on the home link (RFC 5944 4.6)."""
+
+    home_address: int
+    mac: bytes | None
+    """MAC to install; None means the MAC of our own interface."""
+    interface: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A security violation for the log and the violation table (RFC 2006 mipSecViolationTable)."""
+
+    home_address: int
+    peer: int
+    spi: int
+    identification: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something an operator wants to read: a name and flat fields, never a secret."""
+
+    name: str
+    fields: tuple[tuple[str, str | int | float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InstallTunnels:
+    """Mobile node: make these the tunnels of the home address, the first for sending.
+
+    An empty tuple removes them. ``source`` of outer packets is ``Tunnel.local``.
+    """
+
+    home_address: int
+    tunnels: tuple[Tunnel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteThroughTunnel:
+    """Mobile node: send traffic of the home address into the tunnel device, or stop doing so.
+
+    ``reverse`` False: inbound tunnel only, packets leave natively (triangular routing).
+    """
+
+    enabled: bool
+    reverse: bool
+    interface: str = ""
+    """Interface whose address is the care-of address in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureHome:
+    """Mobile node: take up (True) or give up (False) home routing on a home link (2.4.3)."""
+
+    interface: str
+    at_home: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetArp:
+    """Mobile node: answer ARP for the home address on this interface, or refuse (4.6)."""
+
+    interface: str
+    enabled: bool
+
+
+Effect = (
+    SendDatagram
+    | Commit
+    | StartProxyArp
+    | StopProxyArp
+    | GratuitousArp
+    | Violation
+    | Event
+    | InstallTunnels
+    | RouteThroughTunnel
+    | ConfigureHome
+    | SetArp
+)

@@ -1,0 +1,1 @@
+"""Who said it, and was it said now: security associations, authenticators, freshness."""

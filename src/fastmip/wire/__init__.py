@@ -1,0 +1,1 @@
+"""Bytes to values and back for control messages: no clock, no sockets, no policy."""
