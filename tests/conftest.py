@@ -1,0 +1,41 @@
+"""Session-wide rules: the Hypothesis profile, what a missing privilege means, no silent skips."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "ci",
+    deadline=None,  # shared machines stall; speed is judged in bench/, never here
+    max_examples=100,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("long", parent=settings.get_profile("ci"), max_examples=5000)
+settings.load_profile(os.environ.get("FASTMIP_HYPOTHESIS", "ci"))
+
+IN_CI = os.environ.get("FASTMIP_CI") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with real kernels need root; without it they say so instead of failing."""
+    if os.geteuid() == 0:
+        return
+    need_root = pytest.mark.skip(reason="needs root: namespaces and raw sockets")
+    for item in items:
+        if "netns" in item.keywords:
+            item.add_marker(need_root)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a skipped test is a failed test: something it needs was not set up."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI: {reason}"
+    return report
