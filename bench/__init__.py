@@ -1,0 +1,1 @@
+"""Benchmarks: one file per question; ``sh ./run bench`` runs them all."""
