@@ -1,0 +1,179 @@
+"""Mobility bindings: the durable 64-byte record and its two forms (RFC 5944 3.8.1).
+
+A record carries its expiry on both clocks and the boot it was written in. While that boot
+lasts only CLOCK_BOOTTIME counts, so steps of the wall clock neither expire nor prolong a
+binding. After a reboot the wall clock is all there is; the remaining time is then capped by
+the granted lifetime. Records are little-endian and packed; ``BINDING_RECORD`` (struct) and
+``BINDING_DTYPE`` (numpy) describe the same bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastmip.agents.effects import NEVER, Now
+
+BINDING_RECORD = struct.Struct("<IIIIQQQIIHHBB10x")
+BINDING_RECORD_SIZE = 64
+
+BINDING_DTYPE = np.dtype(
+    [
+        ("home_address", "<u4"),
+        ("care_of_address", "<u4"),
+        ("home_agent", "<u4"),
+        ("source_address", "<u4"),
+        ("expires_boot_ns", "<u8"),
+        ("expires_wall_ns", "<u8"),
+        ("identification", "<u8"),
+        ("boot", "<u4"),
+        ("spi", "<u4"),
+        ("lifetime_s", "<u2"),
+        ("source_port", "<u2"),
+        ("flags", "u1"),
+        ("encapsulation", "u1"),
+        ("reserved", "V10"),
+    ]
+)
+
+TUNNEL_DTYPE = np.dtype(
+    [
+        ("home_address", "=u4"),
+        ("remote", "=u4"),
+        ("local", "=u4"),
+        ("mtu", "=u2"),
+        ("encapsulation", "u1"),
+        ("flags", "u1"),
+        ("expires_ns", "=u8"),
+        ("ttl", "u1"),
+        ("tos_mode", "u1"),
+        ("reserved", "V6"),
+    ]
+)
+"""The packet engine's tunnel record (``_dataplane.TUNNEL_RECORD_SIZE`` bytes)."""
+
+FLAG_REVERSE_TUNNEL = 0x02
+"""T bit of the Registration Request flags (RFC 3024 3.2)."""
+
+_SECOND = 1_000_000_000
+_INFINITE = 0xFFFF
+
+
+class Binding(NamedTuple):
+    """One entry of the mobility binding list; the fields of a record in their order."""
+
+    home_address: int
+    care_of_address: int
+    home_agent: int
+    """Our address the tunnel starts from: the Home Agent field of the reply."""
+    source_address: int
+    """IP source of the accepted request: the care-of address, or a foreign agent."""
+    expires_boot_ns: int
+    """CLOCK_BOOTTIME of boot ``boot``, or NEVER."""
+    expires_wall_ns: int
+    """Unix time, or NEVER; counts only after a reboot."""
+    identification: int
+    """Identification of the accepted request."""
+    boot: int
+    """Row of the boot table this record was written under."""
+    spi: int
+    """SPI of the authenticator that was verified."""
+    lifetime_s: int
+    """Granted lifetime, 0xffff infinite."""
+    source_port: int
+    flags: int
+    """Flags byte of the Registration Request."""
+    encapsulation: int
+    """IP protocol number of the tunnel."""
+
+    @property
+    def reverse(self) -> bool:
+        """Whether a reverse tunnel was granted."""
+        return bool(self.flags & FLAG_REVERSE_TUNNEL)
+
+    def to_bytes(self) -> bytes:
+        """The 64-byte durable record."""
+        return BINDING_RECORD.pack(*self)
+
+
+def pack_bindings(bindings: Iterable[Binding]) -> bytes:
+    """Concatenate the records of a node for ``NodeRow.bindings``."""
+    pack = BINDING_RECORD.pack
+    return b"".join([pack(*binding) for binding in bindings])
+
+
+def live_expiry(expires_wall_ns: int, lifetime_s: int, now: Now) -> int:
+    """CLOCK_BOOTTIME expiry of a record from an earlier boot, never beyond its lifetime.
+
+    The wall clock at restart decides; a clock set back grants at most the lifetime again.
+    """
+    if lifetime_s == _INFINITE or expires_wall_ns == NEVER:
+        return NEVER
+    remaining = expires_wall_ns - now.wall_ns
+    return now.boot_ns + max(0, min(remaining, lifetime_s * _SECOND))
+
+
+def unpack_bindings(records: bytes, *, boot: int, started: Now) -> list[Binding]:
+    """Bindings of a ``NodeRow``, with expiries converted to the current boot.
+
+    ``started`` are the clocks at one moment of this process; records of earlier boots are
+    converted by it, always the same one, so that later clock steps do not matter. Bytes after
+    the last whole record are ignored.
+    """
+    whole = len(records) - len(records) % BINDING_RECORD_SIZE
+    found = [Binding._make(item) for item in BINDING_RECORD.iter_unpack(records[:whole])]
+    return [
+        binding
+        if binding.boot == boot
+        else binding._replace(
+            boot=boot,
+            expires_boot_ns=live_expiry(binding.expires_wall_ns, binding.lifetime_s, started),
+        )
+        for binding in found
+    ]
+
+
+def tunnel_records(
+    records: bytes | bytearray | memoryview,
+    *,
+    boot: int,
+    now: Now,
+    mtu_bytes: int,
+    reverse_flag: int,
+    ttl: int = 64,
+    tos_mode: int = 0,
+) -> npt.NDArray[np.void]:
+    """Convert binding records to the engine's tunnel records, dropping expired ones.
+
+    Vectorised for restarts with millions of bindings; the order is kept, so chains that were
+    adjacent stay adjacent. ``reverse_flag`` is the engine's FLAG_REVERSE.
+    """
+    source = np.frombuffer(records, dtype=BINDING_DTYPE)
+    expires = source["expires_boot_ns"].astype(np.uint64)
+    old = source["boot"] != boot
+    if old.any():
+        infinite = (source["lifetime_s"] == _INFINITE) | (source["expires_wall_ns"] == NEVER)
+        wall = source["expires_wall_ns"]
+        floor = np.uint64(max(0, now.wall_ns))
+        remaining = np.where(wall > floor, wall - floor, np.uint64(0))
+        granted = source["lifetime_s"].astype(np.uint64) * np.uint64(_SECOND)
+        converted = np.uint64(now.boot_ns) + np.minimum(remaining, granted)
+        converted[infinite] = NEVER
+        expires = np.where(old, converted, expires)
+    alive = expires > np.uint64(now.boot_ns)
+    kept = source[alive]
+    tunnels = np.zeros(len(kept), dtype=TUNNEL_DTYPE)
+    tunnels["home_address"] = kept["home_address"]
+    tunnels["remote"] = kept["care_of_address"]
+    tunnels["local"] = kept["home_agent"]
+    tunnels["mtu"] = mtu_bytes
+    tunnels["encapsulation"] = kept["encapsulation"]
+    tunnels["flags"] = np.where(kept["flags"] & FLAG_REVERSE_TUNNEL, reverse_flag, 0)
+    tunnels["expires_ns"] = expires[alive]
+    tunnels["ttl"] = ttl
+    tunnels["tos_mode"] = tos_mode
+    return tunnels
