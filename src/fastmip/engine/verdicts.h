@@ -1,0 +1,120 @@
+/* The one list of outcomes: every packet that enters, is generated or is copied ends in
+ * exactly one of these, and each is a counter (packets, bytes).
+ *
+ * FM_VERDICTS(X): X(NAME, "kebab-name", severity, "sentence")
+ * FM_EVENTS(X): things worth counting beside the outcome; not part of the balance.
+ */
+#ifndef FASTMIP_VERDICTS_H
+#define FASTMIP_VERDICTS_H
+
+#include <stdint.h>
+
+enum fm_severity { FM_INFO = 0, FM_WARNING = 1, FM_SECURITY = 2 };
+
+#define FM_VERDICTS(X)                                                                            \
+    X(NONE, "undecided", FM_WARNING, "Never seen outside a batch: no outcome yet.")               \
+    X(ENCAPSULATED, "encapsulated", FM_INFO, "Sent through the tunnel of its binding.")           \
+    X(ENCAPSULATED_FRAGMENTS, "encapsulated-fragments", FM_INFO,                                  \
+      "Cut to the tunnel MTU first, each fragment sent through the tunnel.")                      \
+    X(ENCAPSULATED_COPY, "encapsulated-copy", FM_INFO,                                            \
+      "Copy for another simultaneous binding, sent through its tunnel.")                          \
+    X(REENCAPSULATED, "reencapsulated", FM_INFO,                                                  \
+      "Came out of one node's tunnel and left through another node's.")                           \
+    X(DECAPSULATED, "decapsulated", FM_INFO, "Outer header removed, given to the home side.")     \
+    X(RETURNED_NO_BINDING, "returned-no-binding", FM_INFO,                                        \
+      "Home side, destination has no binding: returned unchanged for normal routing.")            \
+    X(RETURNED_EXPIRED, "returned-expired", FM_INFO,                                              \
+      "Home side, binding expired: returned unchanged for normal routing.")                       \
+    X(ICMP_SENT, "icmp-sent", FM_INFO, "ICMP error of ours, given to the home side.")             \
+    X(ICMP_TUNNELLED, "icmp-tunnelled", FM_INFO,                                                  \
+      "ICMP error of ours to a node away from home, sent through its tunnel.")                    \
+    X(ICMP_SOFT_STATE, "icmp-soft-state", FM_INFO,                                                \
+      "ICMP error about a packet of ours: tunnel soft state updated.")                            \
+    X(ICMP_NOT_RELAYED, "icmp-not-relayed", FM_INFO,                                              \
+      "ICMP about a packet of ours that must not be relayed (quench, redirect, source route).")   \
+    X(ICMP_IGNORED, "icmp-ignored", FM_INFO, "ICMP that is no error; the kernel answers it.")     \
+    X(ICMP_MALFORMED, "icmp-malformed", FM_WARNING,                                               \
+      "ICMP error too short, with a wrong checksum or without a usable quote.")                   \
+    X(ICMP_UNRELATED, "icmp-unrelated", FM_SECURITY,                                              \
+      "ICMP error whose quote matches no tunnel of ours, or that asks for the impossible.")       \
+    X(DROP_TRUNCATED, "drop-truncated", FM_WARNING,                                               \
+      "Shorter than an IPv4 header or than its own total length.")                                \
+    X(DROP_NOT_IPV4, "drop-not-ipv4", FM_WARNING, "IP version is not 4.")                         \
+    X(DROP_HEADER, "drop-header", FM_WARNING,                                                     \
+      "Header length below 20 or beyond the total length.")                                       \
+    X(DROP_CHECKSUM, "drop-checksum", FM_WARNING, "IPv4 header checksum is wrong.")               \
+    X(DROP_TTL, "drop-ttl", FM_INFO, "TTL is used up; time exceeded was due if forwarding.")      \
+    X(DROP_TOO_BIG, "drop-too-big", FM_INFO,                                                      \
+      "Does not fit the tunnel and must not be fragmented; fragmentation needed was due.")        \
+    X(DROP_NO_BINDING, "drop-no-binding", FM_SECURITY,                                            \
+      "No binding for the mobile node of this packet.")                                           \
+    X(DROP_EXPIRED, "drop-expired", FM_INFO, "The binding of this packet has expired.")           \
+    X(DROP_CARE_OF_ADDRESS, "drop-care-of-address", FM_SECURITY,                                  \
+      "Tunnel packet not from a registered outer address of this binding.")                       \
+    X(DROP_TUNNEL_END, "drop-tunnel-end", FM_SECURITY,                                            \
+      "Tunnel packet to another of our addresses than the one registered.")                       \
+    X(DROP_NOT_REVERSE, "drop-not-reverse", FM_SECURITY,                                          \
+      "Tunnel packet from a node that registered without reverse tunnelling.")                    \
+    X(DROP_ENCAPSULATION, "drop-encapsulation", FM_SECURITY,                                      \
+      "Tunnel packet with an encapsulation that was not negotiated.")                             \
+    X(DROP_NOT_TUNNEL, "drop-not-tunnel", FM_INFO, "Tunnel side, but no tunnel protocol.")        \
+    X(DROP_OUTER_FRAGMENT, "drop-outer-fragment", FM_WARNING,                                     \
+      "Fragment of a tunnel packet where the port does not reassemble.")                          \
+    X(DROP_INNER_TRUNCATED, "drop-inner-truncated", FM_WARNING,                                   \
+      "Inner packet shorter than an IPv4 header or than its own total length.")                   \
+    X(DROP_INNER_NOT_IPV4, "drop-inner-not-ipv4", FM_WARNING, "Inner IP version is not 4.")       \
+    X(DROP_INNER_HEADER, "drop-inner-header", FM_WARNING,                                         \
+      "Inner header length below 20 or beyond the inner total length.")                           \
+    X(DROP_INNER_CHECKSUM, "drop-inner-checksum", FM_WARNING,                                     \
+      "Inner IPv4 header checksum is wrong.")                                                     \
+    X(DROP_INNER_TTL, "drop-inner-ttl", FM_INFO, "Inner TTL is 0 after decapsulation.")           \
+    X(DROP_MARTIAN, "drop-martian", FM_SECURITY,                                                  \
+      "Source is no unicast host address (0/8, 127/8, multicast, reserved).")                     \
+    X(DROP_ECN, "drop-ecn", FM_INFO,                                                              \
+      "Congestion marked outside, not ECN-capable inside (RFC 6040 4.2).")                        \
+    X(DROP_LOOP_OWN_SOURCE, "drop-loop-own-source", FM_WARNING,                                   \
+      "Forwarded packet from one of our own addresses: a routing loop (RFC 2003 3.2).")           \
+    X(DROP_LOOP_TUNNEL, "drop-loop-tunnel", FM_WARNING,                                           \
+      "Packet from the far end of the tunnel it would enter: a loop (RFC 2003 3.2).")             \
+    X(DROP_LOOP_INTERCEPTED, "drop-loop-intercepted", FM_WARNING,                                 \
+      "Already tunnelled to the node from its care-of address (RFC 5944 4.2.3).")                 \
+    X(DROP_NESTING, "drop-nesting", FM_WARNING, "More nested headers than allowed (8).")          \
+    X(DROP_BUFFER, "drop-buffer", FM_WARNING, "No scratch buffer left for a copy or fragments.")
+
+#define FM_EVENTS(X)                                                                              \
+    X(FRAGMENTS, "fragments-sent", FM_INFO, "Fragments made before encapsulation.")               \
+    X(ECN_UNUSUAL, "ecn-unusual", FM_WARNING,                                                     \
+      "Unused combination of inner and outer ECN (marked in RFC 6040 figure 4).")                 \
+    X(ICMP_SUPPRESSED, "icmp-suppressed", FM_INFO, "ICMP error not sent: rate limit.")            \
+    X(ICMP_FORBIDDEN, "icmp-forbidden", FM_INFO,                                                  \
+      "ICMP error not sent: RFC 1122 3.2.2 forbids it for such a packet.")                        \
+    X(MTU_LEARNT, "mtu-learnt", FM_INFO, "A tunnel's MTU was lowered by ICMP.")                   \
+    X(UNREACHABLE_LEARNT, "unreachable-learnt", FM_WARNING,                                       \
+      "A tunnel's far end was reported unreachable by ICMP.")
+
+enum fm_verdict {
+#define X(name, text, severity, sentence) FM_##name,
+    FM_VERDICTS(X)
+#undef X
+        FM_VERDICT_COUNT
+};
+
+enum fm_event {
+#define X(name, text, severity, sentence) FM_EVENT_##name,
+    FM_EVENTS(X)
+#undef X
+        FM_EVENT_COUNT
+};
+
+struct fm_outcome {
+    const char *name;
+    const char *sentence;
+    int severity;
+};
+
+#define X(name, text, severity, sentence) {text, sentence, severity},
+static const struct fm_outcome fm_verdict_table[FM_VERDICT_COUNT] = {FM_VERDICTS(X)};
+static const struct fm_outcome fm_event_table[FM_EVENT_COUNT] = {FM_EVENTS(X)};
+#undef X
+
+#endif
