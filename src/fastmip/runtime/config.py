@@ -34,7 +34,10 @@ Direction = Literal["both", "inbound", "outbound"]
 
 
 class Address(int):
-    """An IPv4 address: a host-order integer that prints as a dotted quad."""
+    """An IPv4 address: a host-order integer that prints as a dotted quad.
+
+    Give ``ipaddress.IPv4Address`` a plain ``int(address)``: it keeps what it gets.
+    """
 
     def __str__(self) -> str:
         return str(ipaddress.IPv4Address(int(self)))
@@ -230,14 +233,17 @@ def _read(file: str) -> tuple[bytes, int]:
         raise ConfigError(
             file, "(file)", f"{reason}: name a readable file, or make one with fastmip init"
         ) from None
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(file, "(file)", "not a regular file: name a TOML file")
         if status.st_size > MAX_FILE_LEN:
             remedy = "larger than 16 MiB: keep hosts in the directory with fastmip host add"
             raise ConfigError(file, "(file)", remedy)
-        return stream.read(MAX_FILE_LEN), stat.S_IMODE(status.st_mode)
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return stream.read(MAX_FILE_LEN), stat.S_IMODE(status.st_mode)
+    finally:
+        os.close(descriptor)
 
 
 def _decode(kind: type, value: object) -> object:

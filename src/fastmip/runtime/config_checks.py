@@ -153,7 +153,7 @@ def _check_mobile_node(
     if node.home_agent == node.home_address:
         raise ConfigError(file, where, "is the home agent's address: use another")
     gateway_path = "mobile_node.home_" + ("agent" if node.home_gateway is None else "gateway")
-    if IPv4Address(node.gateway) not in node.home_network:
+    if IPv4Address(int(node.gateway)) not in node.home_network:
         remedy = f"not in home_network {node.home_network}: set home_gateway to the router at home"
         raise ConfigError(file, gateway_path, remedy)
     _check_unicast(file, gateway_path, node.gateway, node.home_network)
@@ -215,19 +215,19 @@ def _check_network(file: str, path: str, network: IPv4Network) -> None:
 
 
 def _check_home_address(file: str, path: str, address: Address, network: IPv4Network) -> None:
-    if IPv4Address(address) not in network:
+    if IPv4Address(int(address)) not in network:
         raise ConfigError(file, path, f"not in home_network {network}: use an address inside")
     _check_unicast(file, path, address, network)
 
 
 def _check_unicast(file: str, path: str, address: Address, network: IPv4Network) -> None:
-    plain = IPv4Address(address)
+    plain = IPv4Address(int(address))
     if (
         plain.is_multicast
         or plain.is_loopback
         or plain.is_reserved
         or plain.is_unspecified
-        or int(plain) >> 24 == 0
+        or int(address) >> 24 == 0
     ):
         raise ConfigError(file, path, "not a unicast address: use the address of one host")
     if plain in (network.network_address, network.broadcast_address):

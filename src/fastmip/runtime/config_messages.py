@@ -55,7 +55,7 @@ def from_validation(file: str, error: msgspec.ValidationError, kind: type) -> Co
         return ConfigError(file, _join(path, name), _unknown_key(name, _type_at(kind, path)))
     if missing:
         full = _join(path, missing[1])
-        return ConfigError(file, full, f"missing: set it to {describe(_type_at(kind, full))}")
+        return ConfigError(file, full, f"missing: add {describe(_type_at(kind, full))}")
     path = path or "(file)"
     if isinstance(error.__cause__, ValueError):  # our own decoding: the text is the remedy
         return ConfigError(file, path, text)
