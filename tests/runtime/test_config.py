@@ -365,6 +365,33 @@ def test_a_mobile_node_file_is_refused_with_key_and_remedy(
     assert refusal(directory, text).startswith(expected)
 
 
+def test_associations_are_built_as_configured(directory: Path) -> None:
+    extra = """
+algorithm = "hmac-sha256"
+replay = "nonces"
+replay_window = 30
+direction = "inbound"
+[[home_agent.host.association]]
+spi = 512
+key_file = "mn.key"
+direction = "outbound"
+"""
+    host = agent_of(directory, HOME_AGENT + extra).hosts[0]
+    associations = host.association_set()
+    inbound = associations.inbound(256)
+    assert inbound is not None
+    assert inbound.key == bytes.fromhex(KEY_HEX)
+    assert (inbound.algorithm.value, inbound.replay.value) == ("hmac-sha256", "nonces")
+    assert inbound.window_s == 30
+    assert associations.inbound(512) is None
+    outbound = associations.outbound()
+    assert outbound is not None
+    assert (outbound.spi, outbound.algorithm.value) == (512, "hmac-md5")
+    node = load_config(write(directory, MOBILE_NODE)).mobile_node
+    assert node is not None
+    assert node.association_set().outbound(256) == node.association_set().inbound(256)
+
+
 def test_two_roles_may_not_share_networks_or_devices(directory: Path) -> None:
     both = HOME_AGENT + MOBILE_NODE
     assert refusal(directory, both).startswith("mobile_node.home_network: overlaps home_agent.home")
@@ -408,8 +435,7 @@ def test_a_bad_key_file_is_refused(directory: Path, content: str, expected: str)
 
 def test_a_key_file_may_have_white_space_and_a_prefix(directory: Path) -> None:
     (directory / "mn.key").write_text(f" 0x{KEY_HEX.upper()} \n")
-    agent = load_config(write(directory, HOME_AGENT)).home_agent
-    assert agent is not None
+    agent = agent_of(directory)
     assert agent.hosts[0].associations[0].secret == bytes.fromhex(KEY_HEX)
 
 
@@ -464,8 +490,8 @@ def test_the_key_never_shows_itself(directory: Path) -> None:
     assert key != Key(bytes(16))
 
 
-def agent_of(directory: Path) -> HomeAgentConfig:
-    agent = load_config(write(directory, HOME_AGENT)).home_agent
+def agent_of(directory: Path, text: str = HOME_AGENT) -> HomeAgentConfig:
+    agent = load_config(write(directory, text)).home_agent
     assert agent is not None
     return agent
 

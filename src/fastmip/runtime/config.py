@@ -17,6 +17,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from fastmip.auth.associations import (
+    AssociationSet,
+    ReplayStyle,
+    SecurityAssociation,
+)
+from fastmip.auth.associations import Algorithm as AuthAlgorithm
+from fastmip.auth.associations import Direction as AuthDirection
 from fastmip.errors import ConfigError
 from fastmip.runtime import config_checks, config_messages
 from fastmip.runtime.keys import OTHERS, Key, KeyFileError, read_key_file
@@ -88,6 +95,17 @@ class AssociationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             raise LookupError("the key of this association was not loaded")
         return self.key.reveal()
 
+    def build(self) -> SecurityAssociation:
+        """Make the association that signs and verifies."""
+        return SecurityAssociation(
+            spi=self.spi,
+            key=self.secret,
+            algorithm=AuthAlgorithm(self.algorithm),
+            replay=ReplayStyle(self.replay),
+            window_s=self.replay_window,
+            direction=AuthDirection(self.direction),
+        )
+
 
 class HostConfig(
     msgspec.Struct,
@@ -100,6 +118,10 @@ class HostConfig(
 
     home_address: Address
     associations: tuple[AssociationConfig, ...]
+
+    def association_set(self) -> AssociationSet:
+        """Make the set of associations shared with this node."""
+        return AssociationSet(association.build() for association in self.associations)
 
 
 class HomeAgentConfig(
@@ -160,6 +182,10 @@ class MobileNodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     def lifetime_s(self) -> int:
         """Seconds; 0xffff when infinite, as on the wire."""
         return _lifetime_s(self.lifetime)
+
+    def association_set(self) -> AssociationSet:
+        """Make the set of associations shared with the home agent: one."""
+        return AssociationSet([self.association.build()])
 
     @property
     def gateway(self) -> Address:
