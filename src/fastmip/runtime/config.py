@@ -209,6 +209,16 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     return _with_keys(file, config)
 
 
+def check_text(file: str, text: str) -> Config:
+    """Check the text of a file that is still to be written; its key files are not read.
+
+    Raises ConfigError.
+    """
+    config: Config = convert(file, parse_toml(file, text.encode()), Config)
+    config_checks.check_config(file, config, file_is_private=True, mode=0o600)
+    return config
+
+
 def parse_toml(file: str, data: bytes) -> dict[str, Any]:
     """Parse TOML. Raises ConfigError naming line and column."""
     try:
