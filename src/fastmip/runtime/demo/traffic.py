@@ -77,6 +77,7 @@ class TcpProgress(msgspec.Struct, tag="tcp-progress"):
     flow: str
     at_ns: int
     bytes: int
+    receiving: bool
     state: str
     """``waiting``, ``open``, ``done`` or ``failed: reason``."""
     digest: str = ""
@@ -211,9 +212,8 @@ def _tcp_send(flow: Flow, machine: _Machine) -> None:
     sent = 0
 
     def report(state: str, digest: str = "", retransmits: int = 0) -> None:
-        machine.report(
-            TcpProgress(flow.name, time.monotonic_ns(), sent, state, digest, retransmits)
-        )
+        now = time.monotonic_ns()
+        machine.report(TcpProgress(flow.name, now, sent, False, state, digest, retransmits))
 
     report("waiting")
     sock = _tcp_open(flow, machine)
@@ -253,7 +253,8 @@ def _tcp_receive(flow: Flow, machine: _Machine) -> None:
     received = 0
 
     def report(state: str, digest: str = "") -> None:
-        machine.report(TcpProgress(flow.name, time.monotonic_ns(), received, state, digest))
+        now = time.monotonic_ns()
+        machine.report(TcpProgress(flow.name, now, received, True, state, digest))
 
     report("waiting")
     sock = _tcp_open(flow, machine)
