@@ -80,7 +80,7 @@ def _run(output: Path) -> Outcome:
     output.mkdir(parents=True, exist_ok=True)
     capture, report = output / "demo.pcapng", output / "report.html"
     started = time.monotonic()
-    view = View(Console(stderr=False))
+    view = View(Console(emoji=False, highlight=False))
     with Stage(capture, view.tick) as stage:
         require_programs(stage.lab)
         try:
@@ -99,14 +99,14 @@ def _run(output: Path) -> Outcome:
 
 def _show(outcome: Outcome, output: Path) -> None:
     """Print the final table, the checks and where the report is."""
-    console = Console()
+    console = Console(emoji=False, highlight=False)
     for table in result_tables(outcome.results):
         console.print(table)
     console.print("Two figures: correspondent to mobile node / back. Gap, loss and duplicates are")
     console.print("those of the UDP stream, Mbit/s is verified TCP goodput, reg. acceptances.\n")
     for check in outcome.checks:
         mark = "[green]ok[/green]" if check.holds else "[red]FAILED[/red]"
-        console.print(f"{mark}  {check.name}: {check.detail}", highlight=False, soft_wrap=True)
+        console.print(f"{mark}  {check.name}: {check.detail}", soft_wrap=True)
     console.print(
         f"{outcome.seconds:.1f} s; report in {output / 'report.html'},"
         f" capture in {output / 'demo.pcapng'}",
