@@ -141,7 +141,7 @@ def lab_figure() -> str:
     for x1, y1, x2, y2 in wires:
         parts.append(f'<line class="wire" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>')
     for middle, name in (
-        (165, "home link 10.1.0.0/24"),
+        (165, "home 10.1.0.0/24"),
         (480, "A 10.3.1.0/24"),
         (795, "B 10.3.2.0/24"),
     ):

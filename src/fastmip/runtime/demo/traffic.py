@@ -25,6 +25,7 @@ from typing import Literal
 import msgspec
 
 REPORT_INTERVAL_NS = 100_000_000
+_RECEIVED_INTERVAL_NS = 20_000_000
 _STAMP = struct.Struct("!QQ")
 _SO_TIMESTAMPNS = 35
 _SO_MAX_PACING_RATE = 47
@@ -280,7 +281,7 @@ def _tcp_receive(flow: Flow, machine: _Machine) -> None:
             now = time.monotonic_ns()
             if now >= next_report:
                 report("open")
-                next_report = now + REPORT_INTERVAL_NS
+                next_report = now + _RECEIVED_INTERVAL_NS
         report("failed: the sender never closed")
     except OSError as error:
         report(f"failed: {error.strerror or error}")
