@@ -439,7 +439,7 @@ class HomeAgent:
             self._committed(node, work, now, effects)
         else:
             self._failed(node, work, now, effects)
-        if node.withdraw and work.case is not None:
+        if node.withdraw and (work.case is not None or outcome is CommitOutcome.COMMITTED):
             effects += self._withdraw(node, work.row.home_address)
         if node.held is not None and node.work is None:
             held, node.held = node.held, None
@@ -483,7 +483,7 @@ class HomeAgent:
         self._count[names.COMMITS_FAILED] += 1
         case = work.case
         if case is None:
-            node.withdraw = work.withdraws
+            node.withdraw |= work.withdraws
             self._expiry.put_off(node, work.row.home_address, now.boot_ns, _RETRY_S)
             return
         code = work.code

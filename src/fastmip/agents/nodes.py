@@ -19,6 +19,8 @@ from fastmip.auth.freshness import NEVER_ACCEPTED
 from fastmip.wire.registration import RegistrationRequest
 
 _EVICTION_TRIES = 8
+_LEAST_CAPACITY = 16
+"""So that the node in hand is never the least recently used one."""
 
 
 class Held:
@@ -132,7 +134,7 @@ class NodeCache:
         self._nodes: OrderedDict[int, Node] = OrderedDict()
         self._load = load
         self._boot = boot
-        self._capacity = capacity
+        self._capacity = max(capacity, _LEAST_CAPACITY)
         self.started = started
         """Clocks of the restart: they convert expiries of earlier boots, and what had expired by
         them is gone. The first ones seen if not given."""
