@@ -6,7 +6,6 @@ invariant, any exception will do. Inputs with an outcome not seen before join th
 
 from __future__ import annotations
 
-import faulthandler
 import hashlib
 import random
 import time
@@ -107,14 +106,6 @@ class Mutator:
 
 def run(name: str, target: Target, seeds: Sequence[bytes], seconds: float, seed: int) -> Result:
     """Fuzz a target for some seconds; raises Finding with the input that broke it."""
-    faulthandler.dump_traceback_later(seconds + 60, exit=True)
-    try:
-        return _run(name, target, seeds, seconds, seed)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
-def _run(name: str, target: Target, seeds: Sequence[bytes], seconds: float, seed: int) -> Result:
     mutator = Mutator(seed)
     corpus = list(seeds)
     outcomes: set[Hashable] = set()
