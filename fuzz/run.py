@@ -25,7 +25,7 @@ def main(names: tuple[str, ...] = TARGETS, arguments: list[str] | None = None) -
     options = parser.parse_args(arguments)
     seconds = options.seconds_option or options.seconds
     # A hang shows where it hangs; the real stream, because a test may have replaced the other.
-    faulthandler.dump_traceback_later(seconds + 60, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(seconds + 60, exit=True, file=sys.__stderr__ or sys.stderr)
     try:
         return _fuzz(names, seconds, options.seed)
     finally:
