@@ -1,0 +1,4 @@
+# The engine with its kernel port and worker threads.
+
+cdef class Engine(BindingCache):
+    """The binding cache, its workers and its counters."""
