@@ -1,0 +1,350 @@
+"""The configuration file: TOML in, one immutable ``Config`` out, or one line of ConfigError.
+
+``load_config(path)`` does all of it, in this order: read, parse (tomllib), convert and check
+types and ranges (msgspec; unknown keys are refused), check meaning (``config_checks``), read
+key files. Nothing is resolved or looked up on the machine, so ``fastmip check`` works
+anywhere. ``docs/configuration.md`` explains every key; a test holds it to these classes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from fastmip.auth.associations import (
+    AssociationSet,
+    ReplayStyle,
+    SecurityAssociation,
+)
+from fastmip.auth.associations import Algorithm as AuthAlgorithm
+from fastmip.auth.associations import Direction as AuthDirection
+from fastmip.errors import ConfigError
+from fastmip.runtime import config_checks, config_messages
+from fastmip.runtime.keys import OTHERS, Key, KeyFileError, read_key_file
+
+INFINITE_LIFETIME = 0xFFFF
+"""A registration lifetime that never ends, as on the wire (RFC 5944 3.3)."""
+MAX_FILE_LEN = 16 << 20
+"""Bytes; subscribers beyond some ten thousands belong into the directory (``host add``)."""
+
+Lifetime = Annotated[int, msgspec.Meta(ge=1, le=65534)] | Literal["infinite"]
+Encapsulation = Literal["ipip"]
+Algorithm = Literal["hmac-md5", "hmac-sha1", "hmac-sha256", "keyed-md5"]
+Replay = Literal["timestamps", "nonces"]
+Direction = Literal["both", "inbound", "outbound"]
+
+
+class Address(int):
+    """An IPv4 address: a host-order integer that prints as a dotted quad.
+
+    Give ``ipaddress.IPv4Address`` a plain ``int(address)``: it keeps what it gets.
+    """
+
+    def __str__(self) -> str:
+        return str(ipaddress.IPv4Address(int(self)))
+
+    def __repr__(self) -> str:
+        return f"Address('{self}')"
+
+
+class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[daemon]``: what is the same for every role."""
+
+    state_dir: Path = Path("/var/lib/fastmip")
+    """Directory of the SQLite store, made with mode 0700."""
+    control_socket: Path = Path("/run/fastmip/control.sock")
+    """Unix socket of the command line, mode 0600."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+
+
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[engine]``: the packet engine. A change needs a restart."""
+
+    io: Literal["kernel"] = "kernel"
+    """Where packets come from: TUN device and raw sockets."""
+    max_bindings: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = 131072
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Threads that carry packets."""
+
+
+class AssociationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A mobility security association (RFC 5944 1.6): SPI, key, algorithm, replay style."""
+
+    spi: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+    key: Key | None = None
+    """After ``load_config`` always present: from ``key`` or from ``key_file``."""
+    key_file: Path | None = None
+    """Relative paths start at the directory of the configuration file."""
+    algorithm: Algorithm = "hmac-md5"
+    replay: Replay = "timestamps"
+    replay_window: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 7
+    """Seconds (RFC 5944 5.7.1)."""
+    direction: Direction = "both"
+
+    @property
+    def secret(self) -> bytes:
+        """The key's bytes; LookupError on a configuration that did not go through load."""
+        if self.key is None:
+            raise LookupError("the key of this association was not loaded")
+        return self.key.reveal()
+
+    def build(self) -> SecurityAssociation:
+        """Make the association that signs and verifies."""
+        return SecurityAssociation(
+            spi=self.spi,
+            key=self.secret,
+            algorithm=AuthAlgorithm(self.algorithm),
+            replay=ReplayStyle(self.replay),
+            window_s=self.replay_window,
+            direction=AuthDirection(self.direction),
+        )
+
+
+class HostConfig(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    rename={"associations": "association"},
+):
+    """``[[home_agent.host]]``: a mobile node this home agent serves."""
+
+    home_address: Address
+    associations: tuple[AssociationConfig, ...]
+
+    def association_set(self) -> AssociationSet:
+        """Make the set of associations shared with this node."""
+        return AssociationSet(association.build() for association in self.associations)
+
+
+class HomeAgentConfig(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    rename={"hosts": "host"},
+):
+    """``[home_agent]``: the home agent role."""
+
+    address: Address
+    home_network: ipaddress.IPv4Network
+    interface: str | None = None
+    """Home link; None is a virtual home network, without ARP duties."""
+    tunnel_device: str = "fmha0"
+    max_lifetime: Lifetime = 1800
+    max_simultaneous: Annotated[int, msgspec.Meta(ge=1, le=16)] = 4
+    """1 switches simultaneous bindings off: requests get code 1."""
+    reverse_tunnel: Literal["optional", "required", "off"] = "optional"
+    broadcast: bool = True
+    strict_reserved: bool = False
+    max_bindings_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
+    """0 is no limit; above the limit new bindings get code 130."""
+    tos: Literal["normal", "compatibility"] = "normal"
+    """ECN tunnel mode (RFC 6040)."""
+    path_mtu: Annotated[int, msgspec.Meta(ge=576, le=65535)] = 1500
+    """Upper bound for tunnels, bytes."""
+    hosts: tuple[HostConfig, ...] = ()
+
+    @property
+    def max_lifetime_s(self) -> int:
+        """Seconds; 0xffff when infinite, as on the wire."""
+        return _lifetime_s(self.max_lifetime)
+
+
+class MobileNodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[mobile_node]``: the mobile node role, with a co-located care-of address."""
+
+    home_address: Address
+    home_network: ipaddress.IPv4Network
+    home_agent: Address
+    home_gateway: Address | None = None
+    """Default router at home; None: the home agent."""
+    interfaces: tuple[str, ...]
+    """In order of preference."""
+    tunnel_device: str = "fmmn0"
+    lifetime: Lifetime = 300
+    reverse_tunnel: bool = True
+    simultaneous: bool = True
+    encapsulation: Encapsulation = "ipip"
+    fwmark: Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFFFF)] = 0x434
+    table: Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFFFF)] = 434
+    """Number of the routing table of the tunnel."""
+    association: AssociationConfig
+
+    @property
+    def lifetime_s(self) -> int:
+        """Seconds; 0xffff when infinite, as on the wire."""
+        return _lifetime_s(self.lifetime)
+
+    def association_set(self) -> AssociationSet:
+        """Make the set of associations shared with the home agent: one."""
+        return AssociationSet([self.association.build()])
+
+    @property
+    def gateway(self) -> Address:
+        """Default router to use at home."""
+        return self.home_agent if self.home_gateway is None else self.home_gateway
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole configuration file, checked, with its keys."""
+
+    daemon: DaemonConfig = msgspec.field(default_factory=DaemonConfig)
+    engine: EngineConfig = msgspec.field(default_factory=EngineConfig)
+    home_agent: HomeAgentConfig | None = None
+    mobile_node: MobileNodeConfig | None = None
+
+
+def load_config(path: str | os.PathLike[str]) -> Config:
+    """Read, check and complete a configuration file.
+
+    Raises ConfigError, one line ``FILE: key.path: remedy``.
+    """
+    file = str(path)
+    data, mode = _read(file)
+    document = parse_toml(file, data)
+    config = convert(file, document, Config)
+    config_checks.check_config(file, config, file_is_private=not mode & OTHERS, mode=mode)
+    return _with_keys(file, config)
+
+
+def parse_toml(file: str, data: bytes) -> dict[str, Any]:
+    """Parse TOML. Raises ConfigError naming line and column."""
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(file, f"byte {error.start}", "not UTF-8: save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise config_messages.from_toml(file, error) from None
+    except RecursionError:
+        raise ConfigError(file, "(file)", "nested too deeply: it is no configuration") from None
+    except ValueError:  # an integer with thousands of digits
+        raise ConfigError(file, "(file)", "holds a number out of range") from None
+
+
+def convert(file: str, document: object, kind: type[Config] | type[HostConfig]) -> Any:
+    """Turn parsed TOML, or arguments of a control request, into Structs; unknown keys are refused.
+
+    Types and ranges are checked here, meaning in ``config_checks``. Raises ConfigError.
+    """
+    try:
+        return msgspec.convert(document, kind, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise config_messages.from_validation(file, error, kind) from None
+
+
+def load_host(source: str, arguments: dict[str, Any], home_agent: HomeAgentConfig) -> HostConfig:
+    """Check a host that arrives on the run, shaped like ``[[home_agent.host]]``, key inline.
+
+    ``source`` takes the place of the file name in errors. Raises ConfigError.
+    """
+    host: HostConfig = convert(source, arguments, HostConfig)
+    config_checks.check_host(source, "host", host, home_agent, file_is_private=True, mode=0o600)
+    return host
+
+
+def _read(file: str) -> tuple[bytes, int]:
+    """Return the bytes of the file and its permission bits."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise ConfigError(
+            file, "(file)", f"{reason}: name a readable file, or make one with fastmip init"
+        ) from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(file, "(file)", "not a regular file: name a TOML file")
+        if status.st_size > MAX_FILE_LEN:
+            remedy = "larger than 16 MiB: keep hosts in the directory with fastmip host add"
+            raise ConfigError(file, "(file)", remedy)
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return stream.read(MAX_FILE_LEN), stat.S_IMODE(status.st_mode)
+    finally:
+        os.close(descriptor)
+
+
+def _decode(kind: type, value: object) -> object:
+    """Read the types msgspec does not know; every ValueError text is a remedy."""
+    if not isinstance(value, str):
+        # msgspec turns only a ValueError into its located ValidationError.
+        raise ValueError(f"expected {config_messages.describe(kind)}")  # noqa: TRY004
+    if kind is Address:
+        return _address(value)
+    if kind is ipaddress.IPv4Network:
+        return _network(value)
+    if kind is Key:
+        try:
+            return Key.from_hex(value)
+        except KeyFileError as error:
+            raise ValueError(str(error)) from None
+    if kind is Path:
+        if not value or "\0" in value:
+            raise ValueError("expected a path")
+        return Path(value)
+    raise NotImplementedError(kind)
+
+
+def _address(value: str) -> Address:
+    try:
+        return Address(int(ipaddress.IPv4Address(value)))
+    except ValueError:
+        raise ValueError(f"expected {config_messages.describe(Address)}") from None
+
+
+def _network(value: str) -> ipaddress.IPv4Network:
+    try:
+        network = ipaddress.IPv4Network(value, strict=False)
+    except ValueError:
+        network = None
+    if network is None or "/" not in value:
+        raise ValueError(f"expected {config_messages.describe(ipaddress.IPv4Network)}")
+    if ipaddress.IPv4Address(value.partition("/")[0]) != network.network_address:
+        raise ValueError(f'host bits are set: write "{network}"')
+    return network
+
+
+def _lifetime_s(lifetime: int | str) -> int:
+    return lifetime if isinstance(lifetime, int) else INFINITE_LIFETIME
+
+
+def _with_keys(file: str, config: Config) -> Config:
+    """Read every key file; paths are relative to the configuration file."""
+    base = Path(file).parent
+    home_agent, mobile_node = config.home_agent, config.mobile_node
+    if home_agent is not None:
+        hosts = tuple(
+            msgspec.structs.replace(
+                host,
+                associations=tuple(
+                    _with_key(file, f"home_agent.host[{h}].association[{a}]", base, association)
+                    for a, association in enumerate(host.associations)
+                ),
+            )
+            for h, host in enumerate(home_agent.hosts)
+        )
+        home_agent = msgspec.structs.replace(home_agent, hosts=hosts)
+    if mobile_node is not None:
+        association = _with_key(file, "mobile_node.association", base, mobile_node.association)
+        mobile_node = msgspec.structs.replace(mobile_node, association=association)
+    return msgspec.structs.replace(config, home_agent=home_agent, mobile_node=mobile_node)
+
+
+def _with_key(
+    file: str, path: str, base: Path, association: AssociationConfig
+) -> AssociationConfig:
+    if association.key_file is None:
+        return association
+    try:
+        key = read_key_file(base / association.key_file)
+    except KeyFileError as error:
+        raise ConfigError(file, f"{path}.key_file", str(error)) from None
+    return msgspec.structs.replace(association, key=key)

@@ -1,0 +1,235 @@
+"""What types and ranges cannot say about a configuration: does it make sense as a whole?
+
+Every check raises ConfigError with the path of the key to change and what to change it to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from fastmip.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network
+
+    from fastmip.runtime.config import (
+        Address,
+        AssociationConfig,
+        Config,
+        DaemonConfig,
+        HomeAgentConfig,
+        HostConfig,
+        MobileNodeConfig,
+    )
+
+MIN_SPI = 256
+"""Values 0 to 255 are reserved (RFC 5944 1.6)."""
+MAX_INTERFACE_NAME_LEN = 15
+"""IFNAMSIZ without its end mark."""
+MAX_SOCKET_PATH_LEN = 107
+"""Bytes in sockaddr_un.sun_path without its end mark."""
+KERNEL_TABLES = {0: "unspec", 253: "default", 254: "main", 255: "local"}
+
+_INTERFACE_NAME = re.compile(r"[!-.0-9;-~]+")
+"""Printable ASCII without space, slash and colon, as the kernel and iproute2 agree on."""
+
+
+def check_config(file: str, config: Config, *, file_is_private: bool, mode: int) -> None:
+    """Check a whole file. ``file_is_private`` allows keys inside it; ``mode`` is its mode."""
+    _check_daemon(file, config.daemon)
+    home_agent, mobile_node = config.home_agent, config.mobile_node
+    if home_agent is None and mobile_node is None:
+        raise ConfigError(file, "(file)", "no role: add a [home_agent] or a [mobile_node] table")
+    if home_agent is not None:
+        _check_home_agent(file, home_agent)
+        _check_hosts(file, home_agent, file_is_private=file_is_private, mode=mode)
+        if len(home_agent.hosts) > config.engine.max_bindings:
+            remedy = f"set it to at least {len(home_agent.hosts)}, the number of hosts"
+            raise ConfigError(file, "engine.max_bindings", remedy)
+    if mobile_node is not None:
+        _check_mobile_node(file, mobile_node, file_is_private=file_is_private, mode=mode)
+    if home_agent is not None and mobile_node is not None:
+        _check_roles_together(file, home_agent, mobile_node)
+
+
+def _check_daemon(file: str, daemon: DaemonConfig) -> None:
+    if not daemon.state_dir.is_absolute():
+        raise ConfigError(file, "daemon.state_dir", "use an absolute path")
+    if not daemon.control_socket.is_absolute():
+        raise ConfigError(file, "daemon.control_socket", "use an absolute path")
+    if len(bytes(daemon.control_socket)) > MAX_SOCKET_PATH_LEN:
+        remedy = f"use a path of at most {MAX_SOCKET_PATH_LEN} bytes"
+        raise ConfigError(file, "daemon.control_socket", remedy)
+
+
+def _check_home_agent(file: str, home_agent: HomeAgentConfig) -> None:
+    _check_network(file, "home_agent.home_network", home_agent.home_network)
+    _check_unicast(file, "home_agent.address", home_agent.address, home_agent.home_network)
+    _check_interface(file, "home_agent.tunnel_device", home_agent.tunnel_device)
+    if home_agent.interface is not None:
+        _check_interface(file, "home_agent.interface", home_agent.interface)
+        if home_agent.interface == home_agent.tunnel_device:
+            remedy = "must differ from home_agent.interface: fastmip makes this device itself"
+            raise ConfigError(file, "home_agent.tunnel_device", remedy)
+
+
+def _check_hosts(
+    file: str, home_agent: HomeAgentConfig, *, file_is_private: bool, mode: int
+) -> None:
+    first: dict[int, int] = {}
+    for number, host in enumerate(home_agent.hosts):
+        path = f"home_agent.host[{number}]"
+        other = first.setdefault(host.home_address, number)
+        if other != number:
+            remedy = f"{host.home_address} is also host[{other}]: remove one of them"
+            raise ConfigError(file, f"{path}.home_address", remedy)
+        check_host(file, path, host, home_agent, file_is_private=file_is_private, mode=mode)
+
+
+def check_host(
+    file: str,
+    path: str,
+    host: HostConfig,
+    home_agent: HomeAgentConfig,
+    *,
+    file_is_private: bool,
+    mode: int,
+) -> None:
+    """Check one host against its home agent."""
+    where = f"{path}.home_address"
+    _check_home_address(file, where, host.home_address, home_agent.home_network)
+    if host.home_address == home_agent.address:
+        raise ConfigError(file, where, "is the home agent's own address: use another")
+    if not host.associations:
+        raise ConfigError(file, f"{path}.association", "missing: add an association with a key")
+    for number, association in enumerate(host.associations):
+        _check_association(
+            file,
+            f"{path}.association[{number}]",
+            association,
+            file_is_private=file_is_private,
+            mode=mode,
+        )
+    _check_directions(file, path, host.associations)
+
+
+def _check_directions(file: str, path: str, associations: tuple[AssociationConfig, ...]) -> None:
+    for direction in ("inbound", "outbound"):
+        usable = [a for a in associations if a.direction in ("both", direction)]
+        if not usable:
+            remedy = f'none is for {direction} messages: set direction = "both" in one'
+            raise ConfigError(file, f"{path}.association", remedy)
+        spi, count = Counter(a.spi for a in usable).most_common(1)[0]
+        if count > 1:
+            remedy = f"SPI {spi} is used {count} times for {direction} messages: change one"
+            raise ConfigError(file, f"{path}.association", remedy)
+
+
+def _check_association(
+    file: str, path: str, association: AssociationConfig, *, file_is_private: bool, mode: int
+) -> None:
+    if association.spi < MIN_SPI:
+        remedy = f"SPIs below {MIN_SPI} are reserved (RFC 5944 1.6): use {MIN_SPI} or more"
+        raise ConfigError(file, f"{path}.spi", remedy)
+    if association.key is None and association.key_file is None:
+        raise ConfigError(file, f"{path}.key_file", "missing: name a file with the key, mode 0600")
+    if association.key is not None and association.key_file is not None:
+        raise ConfigError(file, f"{path}.key", "key_file is set too: remove one of them")
+    if association.key is not None and not file_is_private:
+        remedy = f"the file has mode {mode:04o}: run chmod 600 {file}, or use key_file"
+        raise ConfigError(file, f"{path}.key", remedy)
+
+
+def _check_mobile_node(
+    file: str, node: MobileNodeConfig, *, file_is_private: bool, mode: int
+) -> None:
+    _check_network(file, "mobile_node.home_network", node.home_network)
+    where = "mobile_node.home_address"
+    _check_home_address(file, where, node.home_address, node.home_network)
+    _check_unicast(file, "mobile_node.home_agent", node.home_agent, node.home_network)
+    if node.home_agent == node.home_address:
+        raise ConfigError(file, where, "is the home agent's address: use another")
+    gateway_path = "mobile_node.home_" + ("agent" if node.home_gateway is None else "gateway")
+    if IPv4Address(int(node.gateway)) not in node.home_network:
+        remedy = f"not in home_network {node.home_network}: set home_gateway to the router at home"
+        raise ConfigError(file, gateway_path, remedy)
+    _check_unicast(file, gateway_path, node.gateway, node.home_network)
+    if node.gateway == node.home_address:
+        raise ConfigError(file, gateway_path, "is the home address: use the router's address")
+    _check_node_interfaces(file, node)
+    if node.table in KERNEL_TABLES:
+        remedy = f"{node.table} is the kernel's table {KERNEL_TABLES[node.table]}: use another"
+        raise ConfigError(file, "mobile_node.table", remedy)
+    path = "mobile_node.association"
+    _check_association(file, path, node.association, file_is_private=file_is_private, mode=mode)
+    if node.association.direction != "both":
+        raise ConfigError(file, f"{path}.direction", 'a mobile node needs "both"')
+
+
+def _check_node_interfaces(file: str, node: MobileNodeConfig) -> None:
+    if not node.interfaces:
+        raise ConfigError(file, "mobile_node.interfaces", "empty: name at least one interface")
+    for number, name in enumerate(node.interfaces):
+        path = f"mobile_node.interfaces[{number}]"
+        _check_interface(file, path, name)
+        if name in node.interfaces[:number]:
+            raise ConfigError(file, path, f"{name} is named twice: remove one")
+    _check_interface(file, "mobile_node.tunnel_device", node.tunnel_device)
+    if node.tunnel_device in node.interfaces:
+        remedy = "is also in mobile_node.interfaces: fastmip makes this device itself"
+        raise ConfigError(file, "mobile_node.tunnel_device", remedy)
+
+
+def _check_roles_together(file: str, home_agent: HomeAgentConfig, node: MobileNodeConfig) -> None:
+    if node.home_network.overlaps(home_agent.home_network):
+        remedy = (
+            f"overlaps home_agent.home_network {home_agent.home_network}: "
+            "a mobile node cannot be served by a home agent in the same daemon"
+        )
+        raise ConfigError(file, "mobile_node.home_network", remedy)
+    taken = {home_agent.tunnel_device, home_agent.interface, *node.interfaces}
+    if node.tunnel_device in taken:
+        remedy = "is used by another role: use another name"
+        raise ConfigError(file, "mobile_node.tunnel_device", remedy)
+    if home_agent.tunnel_device in node.interfaces:
+        remedy = "is also in mobile_node.interfaces: fastmip makes this device itself"
+        raise ConfigError(file, "home_agent.tunnel_device", remedy)
+
+
+def _check_interface(file: str, path: str, name: str) -> None:
+    if len(name) > MAX_INTERFACE_NAME_LEN:
+        remedy = f"interface name too long: use at most {MAX_INTERFACE_NAME_LEN} characters"
+        raise ConfigError(file, path, remedy)
+    if not _INTERFACE_NAME.fullmatch(name) or name in (".", ".."):
+        raise ConfigError(file, path, 'not an interface name: use one such as "eth0"')
+
+
+def _check_network(file: str, path: str, network: IPv4Network) -> None:
+    if not 1 <= network.prefixlen <= 30:
+        raise ConfigError(file, path, "use a prefix length from 1 to 30")
+    if network.is_multicast or network.is_loopback or network.network_address.is_reserved:
+        raise ConfigError(file, path, "not a network of unicast addresses: use another")
+
+
+def _check_home_address(file: str, path: str, address: Address, network: IPv4Network) -> None:
+    if IPv4Address(int(address)) not in network:
+        raise ConfigError(file, path, f"not in home_network {network}: use an address inside")
+    _check_unicast(file, path, address, network)
+
+
+def _check_unicast(file: str, path: str, address: Address, network: IPv4Network) -> None:
+    plain = IPv4Address(int(address))
+    if (
+        plain.is_multicast
+        or plain.is_loopback
+        or plain.is_reserved
+        or plain.is_unspecified
+        or int(address) >> 24 == 0
+    ):
+        raise ConfigError(file, path, "not a unicast address: use the address of one host")
+    if plain in (network.network_address, network.broadcast_address):
+        remedy = f"is the network or broadcast address of {network}: use the address of one host"
+        raise ConfigError(file, path, remedy)

@@ -1,0 +1,176 @@
+"""The durable truth about nodes: one SQLite file, read by the loop, written by one thread.
+
+A row outlives its bindings because the Identification high-water mark must (RFC 5944 5.7).
+The directory of hosts that operators add on the run lives in the same file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Generic
+
+from fastmip.agents.effects import NodeRow
+from fastmip.runtime import clock, store_schema
+from fastmip.runtime.logging import get_logger
+from fastmip.runtime.service import StartError
+from fastmip.runtime.store_writer import C, Job, Outcome, StoreWriter
+
+RESTORE_ROWS = 65536
+"""Rows of one chunk at restart: large enough for numpy, small enough for memory."""
+
+log = get_logger("store")
+
+
+class Store(Generic[C]):
+    """The store of one home agent; every method but the writer's runs in the event loop."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.boot = 0
+        """Row of the boot table for this boot of the machine; part of every binding record."""
+        self._boot_id = clock.boot_id()
+        self._reader: sqlite3.Connection | None = None
+        self._frozen = False
+        self._writer: StoreWriter[C] | None = None
+
+    def open(self) -> None:
+        """Open or make the file for reading. Raises StartError with the remedy.
+
+        A store that exists but cannot be written (full, read-only, locked) still opens: what
+        it holds is forwarded, and registrations are denied until it can be written.
+        """
+        try:
+            store_schema.create_if_missing(self.path)
+        except (sqlite3.Error, OSError) as error:
+            if not self._is_settled():
+                raise self._unusable(error) from error
+            log.warning("store-not-writable", path=str(self.path), reason=str(error))
+        try:
+            self._reader = self._open_reader()
+            self.boot = self._find_boot()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _is_settled(self) -> bool:
+        """Whether the main file alone is the whole truth: it is there, no log beside it."""
+        log_file = self.path.with_name(self.path.name + "-wal")
+        with contextlib.suppress(OSError):
+            return self.path.stat().st_size > 0 and not (
+                log_file.exists() and log_file.stat().st_size > 0
+            )
+        return False
+
+    def _open_reader(self) -> sqlite3.Connection:
+        try:
+            connection = store_schema.connect(self.path)
+            connection.execute("SELECT count(*) FROM boot").fetchone()
+        except sqlite3.Error:
+            if not self._is_settled():
+                raise
+            self._frozen = True
+            return store_schema.connect_frozen(self.path)
+        self._frozen = False
+        return connection
+
+    def _find_boot(self) -> int:
+        reader = self._read()
+        row = reader.execute("SELECT id FROM boot WHERE boot_id=?", (self._boot_id,)).fetchone()
+        if row is None:
+            row = reader.execute("SELECT coalesce(max(id), 0) + 1 FROM boot").fetchone()
+        return int(row[0])
+
+    def _unusable(self, error: Exception) -> StartError:
+        return StartError(
+            f"{self.path}: {error}: make the directory writable for fastmip, or move a damaged"
+            " file away (registrations in it are lost)"
+        )
+
+    def _read(self) -> sqlite3.Connection:
+        if self._reader is None:
+            raise StartError(f"{self.path}: the store is not open")
+        return self._reader
+
+    # restart
+
+    def chunks(self, rows: int = RESTORE_ROWS) -> Iterator[bytes]:
+        """Binding records of all nodes in order of home address, many nodes a chunk."""
+        cursor = self._read().execute(
+            "SELECT bindings FROM node WHERE bindings <> x'' ORDER BY home_address"
+        )
+        cursor.arraysize = rows
+        while found := cursor.fetchmany():
+            yield b"".join([row[0] for row in found])
+
+    # one node
+
+    def load(self, home_address: int) -> NodeRow | None:
+        """The durable row of a node; None when it never registered or the file is unreadable."""
+        row = (
+            self._read()
+            .execute(
+                "SELECT identification, nonce, bindings FROM node WHERE home_address=?",
+                (home_address,),
+            )
+            .fetchone()
+        )
+        if row is None:
+            return None
+        return NodeRow(home_address, store_schema.to_unsigned(row[0]), row[1], row[2])
+
+    # writing
+
+    def start_writer(self, loop: asyncio.AbstractEventLoop, done: Outcome[C]) -> None:
+        """Start group commits; ``done(group, reason)`` is called in the loop."""
+        self._writer = StoreWriter(
+            self.path, boot=self.boot, boot_id=self._boot_id, loop=loop, done=done
+        )
+        self._writer.start()
+
+    @property
+    def writer(self) -> StoreWriter[C]:
+        """The running writer."""
+        if self._writer is None:
+            raise StartError(f"{self.path}: the store's writer is not running")
+        return self._writer
+
+    def submit(self, commits: Sequence[C]) -> None:
+        """Make rows durable; see ``start_writer`` for the outcome."""
+        self.writer.submit(commits)
+
+    async def run(self, job: Job) -> object:
+        """Run a job in the writer's thread and transaction. Raises StoreError."""
+        return await asyncio.wrap_future(self.writer.submit_job(job))
+
+    def thaw(self) -> None:
+        """After the store became writable: stop reading the frozen image of it."""
+        if self._frozen:
+            self._close_reader()
+            self._reader = self._open_reader()
+
+    def close(self) -> None:
+        """Finish what is queued and close the file."""
+        if self._writer is not None:
+            self._writer.stop()
+            self._writer = None
+        self._close_reader()
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def status(self) -> dict[str, object]:
+        """Flat facts for ``show runtime``."""
+        writer = self._writer
+        return {
+            "store": str(self.path),
+            "store_state": "starting" if writer is None else writer.degraded or "ok",
+            "store_commits": 0 if writer is None else writer.commits,
+            "store_rows": 0 if writer is None else writer.rows,
+            "store_failures": 0 if writer is None else writer.failures,
+            "store_pending": 0 if writer is None else writer.pending,
+        }

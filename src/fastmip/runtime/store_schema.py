@@ -1,0 +1,121 @@
+"""The SQLite file of the binding store: its tables, its statements, how to open it.
+
+Pages are small (1 KiB) because commits touch scattered rows: a commit of 256 nodes then
+writes 256 KiB to the log instead of 1 MiB (measured: 2.0 ms instead of 3.9 ms a commit).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from fastmip.runtime.service import StartError
+
+SCHEMA_VERSION = 1
+PAGE_SIZE_BYTES = 1024
+READ_TIMEOUT_S = 1.0
+"""How long a reader waits for a lock; in WAL mode only a recovery holds one against it."""
+
+_TABLES = """
+CREATE TABLE node(
+    home_address INTEGER PRIMARY KEY,
+    identification INTEGER NOT NULL,
+    nonce INTEGER NOT NULL,
+    bindings BLOB NOT NULL
+);
+CREATE TABLE host(
+    home_address INTEGER NOT NULL,
+    spi INTEGER NOT NULL,
+    direction TEXT NOT NULL,
+    key BLOB NOT NULL,
+    algorithm TEXT NOT NULL,
+    replay TEXT NOT NULL,
+    replay_window INTEGER NOT NULL,
+    PRIMARY KEY(home_address, spi, direction)
+) WITHOUT ROWID;
+CREATE TABLE boot(id INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE);
+CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+_TWO_63 = 1 << 63
+_TWO_64 = 1 << 64
+
+
+def to_signed(value: int) -> int:
+    """Fold an unsigned 64-bit integer into SQLite's signed one."""
+    return value - _TWO_64 if value >= _TWO_63 else value
+
+
+def to_unsigned(value: int) -> int:
+    """Unfold what ``to_signed`` folded."""
+    return value + _TWO_64 if value < 0 else value
+
+
+def upsert_nodes(rows: int) -> str:
+    """One statement that writes ``rows`` whole node rows: SQLite runs it without the GIL."""
+    return "REPLACE INTO node VALUES" + ",".join(["(?,?,?,?)"] * rows)
+
+
+def connect(path: Path, *, timeout_s: float = READ_TIMEOUT_S) -> sqlite3.Connection:
+    """Open an existing store for the calling thread. Raises sqlite3.Error."""
+    connection = sqlite3.connect(
+        f"file:{_quote(path)}?mode=rw", uri=True, isolation_level=None, timeout=timeout_s
+    )
+    try:
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA wal_autocheckpoint=0")  # store_writer.py does it
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_frozen(path: Path) -> sqlite3.Connection:
+    """Open a store nobody can write, on a full or read-only file system.
+
+    Only valid while no log lies beside it: then the main file is the whole truth.
+    Raises sqlite3.Error.
+    """
+    return sqlite3.connect(
+        f"file:{_quote(path)}?mode=ro&immutable=1", uri=True, isolation_level=None
+    )
+
+
+def create_if_missing(path: Path) -> None:
+    """Make the file (mode 0600) and its tables, or check what is there.
+
+    Raises StartError for a store of another version or with readable keys, sqlite3.Error or
+    OSError for what the machine refuses.
+    """
+    if path.exists():
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise StartError(f"{path}: mode {mode:04o} lets others read keys: run chmod 600 {path}")
+    else:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None, timeout=READ_TIMEOUT_S)
+    try:
+        _check_version(connection, path)
+    finally:
+        connection.close()
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == SCHEMA_VERSION:
+        return
+    if version != 0:
+        raise StartError(
+            f"{path}: store version {version}, this is version {SCHEMA_VERSION}:"
+            " install the matching fastmip or move the file away"
+        )
+    connection.execute(f"PRAGMA page_size={PAGE_SIZE_BYTES}")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.executescript(f"BEGIN;{_TABLES}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+
+
+def _quote(path: Path) -> str:
+    text = str(path.absolute())
+    return text.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
