@@ -117,18 +117,18 @@ def live_expiry(expires_wall_ns: int, lifetime_s: int, now: Now) -> int:
     return now.boot_ns + max(0, min(remaining, lifetime_s * _SECOND))
 
 
-def unpack_bindings(records: bytes, *, boot: int, started: Now) -> list[Binding]:
+def unpack_bindings(records: bytes, *, boot: int, started: Now | None) -> list[Binding]:
     """Bindings of a ``NodeRow``, with expiries converted to the current boot.
 
     ``started`` are the clocks at one moment of this process; records of earlier boots are
-    converted by it, always the same one, so that later clock steps do not matter. Bytes after
-    the last whole record are ignored.
+    converted by it, always the same one, so that later clock steps do not matter. Without it
+    they are returned as they are. Bytes after the last whole record are ignored.
     """
     whole = len(records) - len(records) % BINDING_RECORD_SIZE
     found = [Binding._make(item) for item in BINDING_RECORD.iter_unpack(records[:whole])]
     return [
         binding
-        if binding.boot == boot
+        if binding.boot == boot or started is None
         else binding._replace(
             boot=boot,
             expires_boot_ns=live_expiry(binding.expires_wall_ns, binding.lifetime_s, started),

@@ -17,13 +17,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from fastmip.auth.associations import (
-    AssociationSet,
-    ReplayStyle,
-    SecurityAssociation,
-)
-from fastmip.auth.associations import Algorithm as AuthAlgorithm
-from fastmip.auth.associations import Direction as AuthDirection
+from fastmip.auth import associations as auth
 from fastmip.errors import ConfigError
 from fastmip.runtime import config_checks, config_messages
 from fastmip.runtime.keys import OTHERS, Key, KeyFileError, read_key_file
@@ -95,15 +89,15 @@ class AssociationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             raise LookupError("the key of this association was not loaded")
         return self.key.reveal()
 
-    def build(self) -> SecurityAssociation:
+    def build(self) -> auth.SecurityAssociation:
         """Make the association that signs and verifies."""
-        return SecurityAssociation(
+        return auth.SecurityAssociation(
             spi=self.spi,
             key=self.secret,
-            algorithm=AuthAlgorithm(self.algorithm),
-            replay=ReplayStyle(self.replay),
+            algorithm=auth.Algorithm(self.algorithm),
+            replay=auth.ReplayStyle(self.replay),
             window_s=self.replay_window,
-            direction=AuthDirection(self.direction),
+            direction=auth.Direction(self.direction),
         )
 
 
@@ -119,9 +113,9 @@ class HostConfig(
     home_address: Address
     associations: tuple[AssociationConfig, ...]
 
-    def association_set(self) -> AssociationSet:
+    def association_set(self) -> auth.AssociationSet:
         """Make the set of associations shared with this node."""
-        return AssociationSet(association.build() for association in self.associations)
+        return auth.AssociationSet(association.build() for association in self.associations)
 
 
 class HomeAgentConfig(
@@ -183,9 +177,9 @@ class MobileNodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         """Seconds; 0xffff when infinite, as on the wire."""
         return _lifetime_s(self.lifetime)
 
-    def association_set(self) -> AssociationSet:
+    def association_set(self) -> auth.AssociationSet:
         """Make the set of associations shared with the home agent: one."""
-        return AssociationSet([self.association.build()])
+        return auth.AssociationSet([self.association.build()])
 
     @property
     def gateway(self) -> Address:
@@ -213,6 +207,16 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     config = convert(file, document, Config)
     config_checks.check_config(file, config, file_is_private=not mode & OTHERS, mode=mode)
     return _with_keys(file, config)
+
+
+def check_text(file: str, text: str) -> Config:
+    """Check the text of a file that is still to be written; its key files are not read.
+
+    Raises ConfigError.
+    """
+    config: Config = convert(file, parse_toml(file, text.encode()), Config)
+    config_checks.check_config(file, config, file_is_private=True, mode=0o600)
+    return config
 
 
 def parse_toml(file: str, data: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections import Counter
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from fastmip.auth.associations import ADVISED_WINDOW_S
 from fastmip.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,6 +54,25 @@ def check_config(file: str, config: Config, *, file_is_private: bool, mode: int)
         _check_mobile_node(file, mobile_node, file_is_private=file_is_private, mode=mode)
     if home_agent is not None and mobile_node is not None:
         _check_roles_together(file, home_agent, mobile_node)
+
+
+def warnings(config: Config) -> list[str]:
+    """Say what is allowed but unwise, one line ``key.path: advice`` each."""
+    found = []
+    associations: list[tuple[str, AssociationConfig]] = []
+    if config.home_agent is not None:
+        for h, host in enumerate(config.home_agent.hosts):
+            for a, association in enumerate(host.associations):
+                associations.append((f"home_agent.host[{h}].association[{a}]", association))
+    if config.mobile_node is not None:
+        associations.append(("mobile_node.association", config.mobile_node.association))
+    for path, association in associations:
+        if association.algorithm == "keyed-md5":
+            found.append(f"{path}.algorithm: keyed-md5 is weak: only for peers without another")
+        if association.replay == "timestamps" and association.replay_window <= ADVISED_WINDOW_S:
+            remedy = f"should be greater than {ADVISED_WINDOW_S} (RFC 5944 5.7.1)"
+            found.append(f"{path}.replay_window: {remedy}")
+    return found
 
 
 def _check_daemon(file: str, daemon: DaemonConfig) -> None:

@@ -1,0 +1,179 @@
+"""What the home agent remembers of its mobile nodes: a bounded cache over the store.
+
+The store is the truth; a node is loaded on first touch and dropped again when many others
+were touched since. Only clean nodes are dropped: a node with a commit outstanding, a request
+held, or a nonce that exists nowhere else stays.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from fastmip.agents.bindings import Binding, unpack_bindings
+from fastmip.agents.effects import Arrival, NodeRow, Now
+from fastmip.agents.hosts import Host
+from fastmip.agents.reply_policy import Case
+from fastmip.auth.associations import SecurityAssociation
+from fastmip.auth.freshness import NEVER_ACCEPTED
+from fastmip.wire.registration import RegistrationRequest
+
+_EVICTION_TRIES = 8
+
+
+class Held:
+    """An authenticated request that waits for its predecessor's commit."""
+
+    __slots__ = ("arrival", "association", "data", "host", "request")
+
+    def __init__(
+        self,
+        request: RegistrationRequest,
+        data: bytes,
+        arrival: Arrival,
+        host: Host,
+        association: SecurityAssociation,
+    ) -> None:
+        self.request = request
+        self.data = data
+        self.arrival = arrival
+        self.host = host
+        self.association = association
+
+
+class Work:
+    """A commit under way: what the node becomes when it succeeds, and whom to answer."""
+
+    __slots__ = ("bindings", "case", "code", "lifetime_s", "node", "row")
+
+    def __init__(
+        self,
+        node: Node,
+        row: NodeRow,
+        bindings: tuple[Binding, ...],
+        case: Case | None = None,
+        code: int = 0,
+        lifetime_s: int = 0,
+    ) -> None:
+        self.node = node
+        self.row = row
+        self.bindings = bindings
+        self.case = case
+        """The request to answer; None for expiry and withdrawal."""
+        self.code = code
+        """The reply code on success: 0, 1, or the denial that spent a nonce."""
+        self.lifetime_s = lifetime_s
+
+
+class Node:
+    """State of one mobile node: its durable row unpacked, and what is going on."""
+
+    __slots__ = (
+        "bindings",
+        "held",
+        "identification",
+        "nonce",
+        "repeatable",
+        "unsaved_nonce",
+        "wheel_second",
+        "withdraw",
+        "work",
+    )
+
+    def __init__(self, identification: int, nonce: int, bindings: tuple[Binding, ...], /) -> None:
+        self.identification = identification
+        """High-water mark: the Identification accepted last."""
+        self.nonce = nonce
+        """Nonce issued last, 0 with timestamps."""
+        self.bindings = bindings
+        """Bindings as stored, newest first; expired ones stay until they are removed."""
+        self.repeatable = NEVER_ACCEPTED
+        """Identification this process accepted last: only that may be answered again."""
+        self.unsaved_nonce = False
+        """The nonce is newer than the stored one."""
+        self.withdraw = False
+        """All bindings must go as soon as no commit is outstanding."""
+        self.wheel_second = 0
+        """A second at which the expiry wheel holds this node; 0 if that is not known."""
+        self.work: Work | None = None
+        self.held: Held | None = None
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the node can be loaded again as it is."""
+        return not (self.work or self.held or self.unsaved_nonce or self.withdraw)
+
+    def live(self, boot_ns: int) -> tuple[Binding, ...]:
+        """Bindings that have not expired."""
+        bindings = self.bindings
+        for binding in bindings:
+            if binding.expires_boot_ns <= boot_ns:
+                return tuple([b for b in bindings if b.expires_boot_ns > boot_ns])
+        return bindings
+
+
+class NodeCache:
+    """Nodes by home address, least recently used first."""
+
+    __slots__ = ("_boot", "_capacity", "_load", "_nodes", "started")
+
+    def __init__(
+        self,
+        load: Callable[[int], NodeRow | None],
+        *,
+        boot: int,
+        capacity: int,
+        started: Now | None = None,
+    ) -> None:
+        self._nodes: OrderedDict[int, Node] = OrderedDict()
+        self._load = load
+        self._boot = boot
+        self._capacity = capacity
+        self.started = started
+        """Clocks that convert expiries of earlier boots; the first ones seen if not given."""
+
+    def __len__(self) -> int:
+        """Nodes held."""
+        return len(self._nodes)
+
+    def get(self, home_address: int, now: Now) -> Node:
+        """The node, loaded if need be; one that was never stored comes empty."""
+        nodes = self._nodes
+        node = nodes.get(home_address)
+        if node is not None:
+            nodes.move_to_end(home_address)
+            return node
+        row = self._load(home_address)
+        if row is None:
+            node = Node(NEVER_ACCEPTED, 0, ())
+        else:
+            if self.started is None:
+                self.started = now
+            found = unpack_bindings(row.bindings, boot=self._boot, started=self.started)
+            node = Node(row.identification, row.nonce, tuple(found))
+        nodes[home_address] = node
+        if len(nodes) > self._capacity:
+            self._evict(home_address)
+        return node
+
+    def peek(self, home_address: int) -> tuple[Binding, ...]:
+        """Bindings of a node without counting as a touch and without caching anything."""
+        node = self._nodes.get(home_address)
+        if node is not None:
+            return node.bindings
+        row = self._load(home_address)
+        if row is None:
+            return ()
+        return tuple(unpack_bindings(row.bindings, boot=self._boot, started=self.started))
+
+    def _evict(self, spared: int) -> None:
+        """Drop the oldest clean node; a few busy ones are passed over and counted as used."""
+        nodes = self._nodes
+        for _ in range(_EVICTION_TRIES):
+            oldest = next(iter(nodes))
+            if oldest != spared and nodes[oldest].is_clean:
+                del nodes[oldest]
+                if len(nodes) <= self._capacity:
+                    return
+            else:
+                nodes.move_to_end(oldest)

@@ -1,0 +1,70 @@
+"""``fastmip clear ...``: remove bindings, reset counters."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastmip.runtime.cli.client import ControlClient, control_options
+from fastmip.runtime.cli.groups import AbbreviatingGroup
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Ipv4Address(click.ParamType[str]):
+    """An IPv4 address as an argument; stays text, as the control socket wants it."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check and return the dotted quad."""
+        try:
+            return str(ipaddress.IPv4Address(value))
+        except ValueError:
+            self.fail(f"{value!r} is not an IPv4 address", param, ctx)
+
+
+@click.group(cls=AbbreviatingGroup)
+def clear() -> None:
+    """Remove bindings, reset counters."""
+
+
+@click.group(cls=AbbreviatingGroup, hidden=True)
+def ip() -> None:
+    """Accept the router's longer words."""
+
+
+@click.group(cls=AbbreviatingGroup)
+def mobile() -> None:
+    """Accept the router's longer words."""
+
+
+@click.command()
+@click.argument("address", type=Ipv4Address(), required=False)
+@click.option("--all", "every", is_flag=True, help="Remove the bindings of every mobile node.")
+@control_options
+def binding(socket_path: Path, timeout_s: float, address: str | None, *, every: bool) -> None:
+    """Remove the bindings of home address ADDRESS, or of all."""
+    if every == (address is not None):
+        raise click.UsageError("name one home ADDRESS, or say --all")
+    arguments = {"all": True} if every else {"home_address": address}
+    ControlClient(socket_path, timeout_s).ask("clear binding", arguments)
+    click.echo("all bindings removed" if every else f"binding of {address} removed")
+
+
+@click.command()
+@control_options
+def traffic(socket_path: Path, timeout_s: float) -> None:
+    """Set traffic and error counters to zero."""
+    ControlClient(socket_path, timeout_s).ask("clear traffic")
+    click.echo("counters cleared")
+
+
+for _command in (binding, traffic):
+    clear.add_command(_command)
+    mobile.add_command(_command)
+ip.add_command(mobile)
+clear.add_command(ip)

@@ -1,0 +1,132 @@
+"""``fastmip host ...``: mobile nodes that may register, added and removed on the run.
+
+Keys come from a file, from standard input, or are made fresh into a private file: never from
+the command line, where every user of the machine could read them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fastmip.runtime.cli.clear import Ipv4Address
+from fastmip.runtime.cli.client import ControlClient, control_options
+from fastmip.runtime.cli.failures import Failure
+from fastmip.runtime.cli.groups import AbbreviatingGroup
+from fastmip.runtime.cli.render import json_option, print_result
+from fastmip.runtime.keys import MAX_KEY_FILE_LEN, Key, KeyFileError, read_key_file, write_key_file
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+@click.group(cls=AbbreviatingGroup)
+def host() -> None:
+    """Add, remove and list the mobile nodes of the home agent."""
+
+
+@host.command("add")
+@click.argument("address", type=Ipv4Address())
+@click.option(
+    "--spi",
+    type=click.IntRange(256, 0xFFFFFFFF),
+    default=256,
+    show_default=True,
+    help="Security parameter index both sides use.",
+)
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="File with the key as hexadecimal digits, mode 0600; - reads standard input.",
+)
+@click.option(
+    "--new-key-file",
+    type=click.Path(path_type=Path),
+    help="Make a fresh key and write it to this new file, mode 0600.",
+)
+@click.option(
+    "--algorithm",
+    type=click.Choice(["hmac-md5", "hmac-sha1", "hmac-sha256", "keyed-md5"]),
+    default="hmac-md5",
+    show_default=True,
+)
+@click.option(
+    "--replay",
+    type=click.Choice(["timestamps", "nonces"]),
+    default="timestamps",
+    show_default=True,
+)
+@click.option(
+    "--replay-window",
+    type=click.IntRange(1, 3600),
+    default=7,
+    show_default=True,
+    help="Largest difference of clocks with timestamps, seconds.",
+)
+@control_options
+def add(
+    socket_path: Path,
+    timeout_s: float,
+    address: str,
+    key_file: Path | None,
+    new_key_file: Path | None,
+    **association: Any,
+) -> None:
+    """Let the mobile node with home address ADDRESS register."""
+    if (key_file is None) == (new_key_file is None):
+        raise click.UsageError("say where the key is: --key-file FILE, or --new-key-file FILE")
+    key = _new_key(new_key_file) if key_file is None and new_key_file else _given_key(key_file)
+    request = {"home_address": address, "key_hex": key.reveal().hex(), **association}
+    try:
+        ControlClient(socket_path, timeout_s).ask("host add", request)
+    except Failure:
+        if new_key_file is not None:
+            new_key_file.unlink()  # made a moment ago for nothing
+        raise
+    click.echo(f"host {address} added")
+    if new_key_file is not None:
+        click.echo(f"its key is in {new_key_file}: copy it to the mobile node, mode 0600")
+
+
+def _given_key(path: Path | None) -> Key:
+    try:
+        if path is None or str(path) == "-":
+            stream = sys.stdin
+            if stream.isatty():
+                return Key.from_hex(click.prompt("Key (hexadecimal)", hide_input=True, err=True))
+            return Key.from_hex(stream.read(MAX_KEY_FILE_LEN))
+        return read_key_file(path)
+    except KeyFileError as error:
+        raise Failure(str(error)) from None
+
+
+def _new_key(path: Path) -> Key:
+    key = Key.generate()
+    try:
+        write_key_file(path, key)
+    except FileExistsError:
+        raise Failure(f"{path} exists: name a new file, or use --key-file") from None
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
+    return key
+
+
+@host.command("remove")
+@click.argument("address", type=Ipv4Address())
+@control_options
+def remove(socket_path: Path, timeout_s: float, address: str) -> None:
+    """Take the mobile node with home address ADDRESS out; its bindings go too."""
+    ControlClient(socket_path, timeout_s).ask("host remove", {"home_address": address})
+    click.echo(f"host {address} removed")
+
+
+@host.command("list")
+@json_option
+@control_options
+def list_hosts(socket_path: Path, timeout_s: float, *, as_json: bool) -> None:
+    """List the mobile nodes that may register."""
+    result = ControlClient(socket_path, timeout_s).ask("host list")
+    print_result("host list", result, as_json=as_json)
