@@ -59,15 +59,24 @@ static inline uint64_t worker_now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Run n received packets through the pipeline and send what comes out; n. */
-static uint32_t worker_process(struct port_worker *p, uint32_t n, int side)
+typedef uint32_t (*worker_receive_fn)(struct kernel_port *, struct fm_desc *);
+
+/* Receive a batch, run it through the pipeline, send what comes out; packets received. */
+static uint32_t worker_round(struct port_worker *p, worker_receive_fn receive, int side)
 {
+    struct fm_worker *w = p->pipeline;
+    struct fm_out *out = &p->out;
+    uint64_t start = fm_stage_start(w);
+    uint32_t n = receive(&p->port, p->batch);
     if (!n) return 0;
+    fm_stage_end(w, FM_STAGE_RX, n, start);
     worker_add(&p->batches);
-    fm_run_batch(p->pipeline, p->batch, n, side, worker_now(), &p->out);
-    kernel_port_send_tunnel(&p->port, p->out.packets[FM_TUNNEL], p->out.count[FM_TUNNEL]);
-    kernel_port_send_home(&p->port, p->out.packets[FM_HOME], p->out.count[FM_HOME]);
-    p->out.count[FM_HOME] = p->out.count[FM_TUNNEL] = 0;
+    fm_run_batch(w, p->batch, n, side, worker_now(), out);
+    start = fm_stage_start(w);
+    kernel_port_send_tunnel(&p->port, out->packets[FM_TUNNEL], out->count[FM_TUNNEL]);
+    kernel_port_send_home(&p->port, out->packets[FM_HOME], out->count[FM_HOME]);
+    fm_stage_end(w, FM_STAGE_TX, out->count[FM_HOME] + out->count[FM_TUNNEL], start);
+    out->count[FM_HOME] = out->count[FM_TUNNEL] = 0;
     return n;
 }
 
@@ -102,10 +111,10 @@ static void *worker_main(void *argument)
     struct kernel_port *k = &p->port;
     fm_worker_online(p->pipeline);
     while (!__atomic_load_n(&p->stop, __ATOMIC_ACQUIRE) && !k->failed) {
-        uint32_t moved = worker_process(p, kernel_port_receive_home(k, p->batch), FM_HOME);
-        moved += worker_process(p, kernel_port_receive_tunnel(k, p->batch), FM_TUNNEL);
+        uint32_t moved = worker_round(p, kernel_port_receive_home, FM_HOME);
+        moved += worker_round(p, kernel_port_receive_tunnel, FM_TUNNEL);
         if (!moved || p->heartbeat % WORKER_ICMP_ROUNDS == 0)
-            moved += worker_process(p, kernel_port_receive_icmp(k, p->batch), FM_TUNNEL);
+            moved += worker_round(p, kernel_port_receive_icmp, FM_TUNNEL);
         worker_add(&p->heartbeat);
         if (!moved && !k->failed) worker_sleep(p);
     }
