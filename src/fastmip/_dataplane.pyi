@@ -4,7 +4,7 @@ Addresses are host-order integers. Times are CLOCK_BOOTTIME nanoseconds. The con
 is the only caller of everything here; worker threads never enter Python.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from _typeshed import ReadableBuffer
 
@@ -23,9 +23,22 @@ FLAG_FIRST_ONLY: int
 TOS_NORMAL: int
 TOS_COMPATIBILITY: int
 
-class Engine:
-    """The binding cache, its workers and its counters."""
+DONE_TTL: int
+"""What a kernel already did to a memory port's packets: TTL was or will be decremented."""
+DONE_CHECKSUM: int
+DONE_REASSEMBLY: int
+DONE_MARTIAN: int
 
+def verdicts() -> list[tuple[str, str, str]]:
+    """Every verdict in order: (name, severity, sentence)."""
+
+def event_names() -> list[tuple[str, str, str]]:
+    """Every event in order: (name, severity, sentence)."""
+
+class BindingCache:
+    """The binding cache and its counters: an engine without a kernel port."""
+
+    workers: int
     def __init__(
         self,
         *,
@@ -33,6 +46,8 @@ class Engine:
         role: str = "home-agent",
         workers: int = 1,
         local_addresses: Sequence[int] = (),
+        icmp_per_second: int = 100,
+        icmp_burst: int = 50,
     ) -> None: ...
 
     # binding cache: prepare may fail, publish cannot (architecture: order of effects)
@@ -48,20 +63,34 @@ class Engine:
         """Refresh one tunnel: a single atomic store."""
     def restore(self, tunnels: ReadableBuffer) -> int:
         """Prepare and publish many records, chains adjacent; returns records installed."""
-    def bindings(self) -> int: ...
-    def memory_bytes(self) -> int: ...
+    def bindings(self) -> int:
+        """Published bindings; simultaneous bindings count each."""
+    def memory_bytes(self) -> int:
+        """Bytes in memory (not merely reserved) for bindings and everything beside them."""
     # mobile networks: a prefix leads to the chain of a home address
     def set_prefix(self, prefix: int, length: int, home_address: int) -> None: ...
     def clear_prefix(self, prefix: int, length: int) -> bool: ...
     # seeing it
     def counters(self) -> dict[str, tuple[int, int]]:
         """Verdict name -> (packets, bytes), summed over workers."""
+    def events(self) -> dict[str, int]:
+        """Event name -> count: fragments made, ICMP errors withheld, soft state learnt."""
     def balance(self) -> dict[str, int]:
         """inputs, generated, copies, verdicts: inputs + generated + copies == verdicts."""
     def traffic(self, home_address: int) -> list[dict[str, int]]:
-        """Per tunnel: remote, packets and bytes in each direction."""
-    def stages(self) -> list[dict[str, float]]: ...
+        """Per tunnel: remote, local, expires_ns, mtu, unreachable, sent_packets, sent_bytes,
+        received_packets, received_bytes."""
+    def stages(self) -> dict[str, dict[str, float]]:
+        """Stage (rx check lookup encapsulate decapsulate tx) -> calls, packets, ns_per_packet."""
     def clear_counters(self) -> None: ...
+    def loops(self) -> str:
+        """Instruction set of the fast loops."""
+    def use_scalar_loops(self, is_scalar: bool) -> None:
+        """Choose the scalar twin of the fast loops."""
+
+class Engine(BindingCache):
+    """The binding cache, its workers and its counters."""
+
     # workers
     def attach_kernel(
         self, *, tun_fd: int, raw_fd: int, icmp_fd: int = -1, tun_vnet_hdr: bool = True
@@ -74,3 +103,15 @@ class Engine:
     def stop(self) -> None: ...
     def heartbeats(self) -> list[int]:
         """Per worker: a number that grows at least once a second while it lives."""
+
+class MemoryPort:
+    """Feeds an engine from memory, for tests, profiling and benchmarks."""
+
+    done: int
+    def __init__(self, engine: BindingCache, *, done: int = 0) -> None: ...
+    def inject(
+        self, side: int, packets: Iterable[bytes], *, now_ns: int | None = None
+    ) -> list[str]:
+        """Run packets through as if from a side; returns the verdict name of each."""
+    def take(self, side: int) -> list[bytes]:
+        """Packets that left on a side since the last call, in order."""

@@ -11,7 +11,7 @@ Movement is seen from outside: ``runtime`` reports every change of an interface 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -96,6 +96,7 @@ class _Seen:
     attachment: Attachment | None = None
     up_since_ns: int = 0
     losses_ns: list[int] = field(default_factory=list)
+    suspended_until_ns: int = 0
 
     def settled_at_ns(self) -> int:
         """When the link has been up long enough to displace a working one."""
@@ -117,10 +118,8 @@ class LinkTable:
         home_agent: int,
     ) -> None:
         self.interfaces = tuple(interfaces)
-        self.preferred: str | None = None
-        """Interface an operator put before all others, or None."""
-        self.home_agent = home_agent
-        self._home = (home_address, home_network)
+        self._preferred: str | None = None
+        self._home = (home_address, home_network, home_agent)
         self._seen: dict[str, _Seen] = {}
 
     def update(self, link: LinkState, now_ns: int) -> bool:
@@ -130,17 +129,15 @@ class LinkTable:
         seen = self._seen.setdefault(link.interface, _Seen(LinkState(link.interface, False)))
         if seen.link == link:
             return False
-        home_address, home_network = self._home
+        home_address, home_network, home_agent = self._home
         attachment = attachment_of(
-            link,
-            home_address=home_address,
-            home_network=home_network,
-            home_agent=self.home_agent,
+            link, home_address=home_address, home_network=home_network, home_agent=home_agent
         )
         if seen.attachment is not None and attachment is None:
             seen.losses_ns = [t for t in seen.losses_ns if now_ns - t < FLAP_WINDOW_NS]
             seen.losses_ns.append(now_ns)
-        if seen.attachment != attachment and attachment is not None:
+        if seen.attachment != attachment:
+            seen.suspended_until_ns = 0
             seen.up_since_ns = now_ns
         seen.link, seen.attachment = link, attachment
         return True
@@ -168,19 +165,35 @@ class LinkTable:
             and any(address == care_of_address for address, _ in seen.link.addresses)
         )
 
-    def _in_order(self) -> Iterable[_Seen]:
-        names = sorted(self.interfaces, key=lambda name: name != self.preferred)
-        return (self._seen[name] for name in names if name in self._seen)
+    def known(self) -> list[str]:
+        """Interfaces anything was ever heard of, in the configured order."""
+        return [name for name in self.interfaces if name in self._seen]
+
+    def prefer(self, interface: str | None) -> None:
+        """Put a link before all others on the operator's word; None ends that."""
+        self._preferred = interface
+        if interface is not None:
+            self.suspend(interface, 0)
+
+    def suspend(self, interface: str, until_ns: int) -> None:
+        """Pass the link over until then, or until it changes, if another one is usable."""
+        seen = self._seen.get(interface)
+        if seen is not None:
+            seen.suspended_until_ns = until_ns
 
     def choose(self, now_ns: int, in_use: str | None) -> tuple[Attachment | None, int | None]:
         """The attachment to use and when to look again (None: at the next change)."""
-        usable = [seen for seen in self._in_order() if seen.attachment is not None]
-        works = any(seen.link.interface == in_use for seen in usable)
-        again: int | None = None
-        for seen in usable:
+        order = sorted(self.known(), key=lambda name: name != self._preferred)
+        usable = [self._seen[name] for name in order if self._seen[name].attachment is not None]
+        ready = [seen for seen in usable if seen.suspended_until_ns <= now_ns]
+        again = [seen.suspended_until_ns for seen in usable if seen not in ready]
+        works = any(seen.link.interface == in_use for seen in ready)
+        for seen in ready:
+            interface = seen.link.interface
             settled = seen.settled_at_ns()
-            operator = seen.link.interface == self.preferred
-            if not works or operator or seen.link.interface == in_use or settled <= now_ns:
-                return seen.attachment, again
-            again = settled if again is None else min(again, settled)
-        return None, again
+            if not works or interface in (in_use, self._preferred) or settled <= now_ns:
+                return seen.attachment, min(again, default=None)
+            again.append(settled)
+        # All are suspended: stay, or take the first.
+        usable.sort(key=lambda seen: seen.link.interface != in_use)
+        return (usable[0].attachment if usable else None), min(again, default=None)

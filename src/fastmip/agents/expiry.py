@@ -14,7 +14,9 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 import numpy.typing as npt
 
+from fastmip.agents.bindings import Binding
 from fastmip.agents.effects import NEVER
+from fastmip.agents.nodes import Node
 
 _SECOND = 1_000_000_000
 
@@ -85,3 +87,71 @@ class ExpiryWheel:
                 heappop(self._order)
             taken += len(batch)
             yield from dict.fromkeys(batch)
+
+
+class BindingExpiry:
+    """Keeps the rule of the wheel for nodes: a hint no later than the earliest expiry.
+
+    A node that was loaded with bindings has such a hint from an earlier touch or from the
+    restart, though its second may not be known (``wheel_second`` 0).
+    """
+
+    __slots__ = ("_wheel",)
+
+    def __init__(self) -> None:
+        self._wheel = ExpiryWheel()
+
+    def restore(
+        self, home_addresses: npt.NDArray[np.uint32], expires_ns: npt.NDArray[np.uint64]
+    ) -> None:
+        """Take over the bindings found at a restart."""
+        self._wheel.add_many(home_addresses, expires_ns)
+
+    def next_deadline(self) -> int | None:
+        """CLOCK_BOOTTIME nanoseconds of the earliest hint."""
+        second = self._wheel.next_second()
+        return None if second is None else second * _SECOND
+
+    def due(self, now_ns: int, at_most: int) -> Iterator[int]:
+        """Home addresses to look at now."""
+        return self._wheel.due(now_ns // _SECOND, at_most)
+
+    def is_superseded(self, node: Node, now_ns: int) -> bool:
+        """Whether a due hint can be dropped because another one will come, and in time."""
+        if node.wheel_second > now_ns // _SECOND:
+            return True
+        node.wheel_second = 0
+        return False
+
+    def schedule(
+        self,
+        node: Node,
+        home_address: int,
+        old: tuple[Binding, ...],
+        new: tuple[Binding, ...],
+    ) -> None:
+        """Follow a change of bindings; ``old`` are those a hint stands for already."""
+        expires_ns = _earliest(new)
+        if expires_ns == NEVER:
+            return
+        second = second_of(expires_ns)
+        if node.wheel_second:
+            if node.wheel_second <= second:
+                return
+        elif _earliest(old) <= expires_ns:
+            return
+        self._add(node, home_address, second)
+
+    def put_off(self, node: Node, home_address: int, now_ns: int, seconds: int) -> None:
+        """Look at a node again so many seconds from now."""
+        self._add(node, home_address, now_ns // _SECOND + seconds)
+
+    def _add(self, node: Node, home_address: int, second: int) -> None:
+        self._wheel.add(second, home_address)
+        node.wheel_second = second
+
+
+def _earliest(bindings: tuple[Binding, ...]) -> int:
+    if len(bindings) == 1:
+        return bindings[0].expires_boot_ns
+    return min([binding.expires_boot_ns for binding in bindings], default=NEVER)

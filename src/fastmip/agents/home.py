@@ -42,18 +42,16 @@ from fastmip.agents.effects import (
     Commit,
     CommitOutcome,
     Effect,
-    Endpoint,
     GratuitousArp,
     NodeRow,
     Now,
-    SendDatagram,
-    StartProxyArp,
     StopProxyArp,
     Tunnel,
-    Violation,
 )
-from fastmip.agents.expiry import ExpiryWheel, second_of
+from fastmip.agents.expiry import BindingExpiry
+from fastmip.agents.home_arp import arp_effects
 from fastmip.agents.home_counters import CODE_COUNTERS, ViolationReason, new_counters
+from fastmip.agents.home_replies import ReplyWriter
 from fastmip.agents.hosts import INFINITE_LIFETIME, HomeAgentPolicy, Host
 from fastmip.agents.nodes import Held, Node, NodeCache, Work
 from fastmip.agents.reply_policy import (
@@ -62,12 +60,11 @@ from fastmip.agents.reply_policy import (
     Case,
     Refusal,
     climb,
-    foreign_agent_is_authentic,
-    is_broadcast,
+    may_tell_stranger,
 )
-from fastmip.agents.throttle import Allowance, DenialThrottle
-from fastmip.auth.associations import AssociationSet, ReplayStyle, SecurityAssociation
-from fastmip.auth.authenticators import append_authentication, verify_authentication
+from fastmip.agents.throttle import Allowance
+from fastmip.auth.associations import ReplayStyle, SecurityAssociation
+from fastmip.auth.authenticators import verify_authentication
 from fastmip.auth.freshness import (
     NEVER_ACCEPTED,
     NO_NONCE,
@@ -83,7 +80,7 @@ from fastmip.errors import WireError
 from fastmip.wire.addresses import is_unicast
 from fastmip.wire.codes import FLAG_REVERSE_TUNNEL, ExtensionType, MessageType, ReplyCode
 from fastmip.wire.extensions import UnknownExtension
-from fastmip.wire.registration import RegistrationReply, RegistrationRequest
+from fastmip.wire.registration import RegistrationRequest
 
 _SECOND = 1_000_000_000
 _IP_IN_IP = 4
@@ -98,8 +95,8 @@ class HomeAgent:
 
     Never raises on what a datagram contains. ``hosts`` finds a served mobile node, ``load``
     its durable row; ``boot`` is this boot's row in the boot table; ``random(n)`` gives n
-    unpredictable bytes; ``started`` are the clocks at start, by which expiries written in
-    earlier boots are converted.
+    unpredictable bytes; ``started`` are the clocks by which the restart converted the stored
+    bindings (``bindings.tunnel_records``).
     """
 
     def __init__(
@@ -120,12 +117,11 @@ class HomeAgent:
         self._nodes = NodeCache(load, boot=boot, capacity=cache_nodes, started=started)
         self._works: dict[int, Work] = {}
         self._token = 0
-        self._wheel = ExpiryWheel()
+        self._expiry = BindingExpiry()
         self._bindings = 0
         self._new_bindings = Allowance()
-        self._reports = Allowance()
-        self._denials = DenialThrottle()
         self._count = new_counters()
+        self._writer = ReplyWriter(policy, self._count)
 
     # receiving: what a stranger can reach ---------------------------------------------------
 
@@ -191,21 +187,10 @@ class HomeAgent:
         else:
             reason, counter = ViolationReason.BAD_AUTHENTICATOR, names.BAD_AUTHENTICATOR
         self._count[counter] += 1
-        self._report(request, arrival, extension.spi, reason, now, effects)
-        if self._may_tell_stranger(request, data, arrival):
+        self._writer.report(request, arrival, extension.spi, reason, now, effects)
+        if may_tell_stranger(data, request, arrival, self._policy):
             self._tell_stranger(request, arrival, host, now, effects)
         return None
-
-    def _may_tell_stranger(
-        self, request: RegistrationRequest, data: bytes, arrival: Arrival
-    ) -> bool:
-        """Whether a wrong authenticator is answered with 131 (RFC 5944 3.8.2.1 a)."""
-        shared = self._policy.foreign_agents(arrival.source.address)
-        if shared is not None:
-            return foreign_agent_is_authentic(data, request, shared)
-        if request.authentications(ExtensionType.FOREIGN_HOME_AUTHENTICATION):
-            return False
-        return self._policy.answer_bad_authentication
 
     def _tell_stranger(
         self,
@@ -218,14 +203,14 @@ class HomeAgent:
         """Answer 131, signed with the first association (RFC 5944 3.8.2.1 a)."""
         code = ReplyCode.HA_MOBILE_NODE_AUTHENTICATION
         self._count[CODE_COUNTERS[code]] += 1
-        if self._may_deny(request.home_address, now):
-            self._reply(
+        if self._writer.may_deny(request.home_address, now):
+            self._writer.reply(
                 request,
                 arrival,
                 host.associations.outbound(),
                 self._policy.foreign_agents(arrival.source.address),
                 code,
-                self._grant(request, host),
+                self._writer.grant(request, host),
                 request.identification,
                 effects,
             )
@@ -327,11 +312,11 @@ class HomeAgent:
             return None
         self._count[names.DUPLICATES] += 1
         effects: list[Effect] = []
-        if self._may_deny(request.home_address, case.now):
+        if self._writer.may_deny(request.home_address, case.now):
             identification = request.identification
             if case.uses_nonces:
                 identification = nonce_reply(identification, node.nonce)
-            self._answer_case(case, _success_code(case), remaining, identification, effects)
+            self._writer.answer(case, _success_code(case), remaining, identification, effects)
         return effects
 
     def _refuse(self, node: Node, case: Case, refusal: Refusal) -> list[Effect]:
@@ -340,12 +325,12 @@ class HomeAgent:
         request = case.request
         if refusal.violation is not None:
             spi = case.association.spi
-            self._report(request, case.arrival, spi, refusal.violation, case.now, effects)
+            self._writer.report(request, case.arrival, spi, refusal.violation, case.now, effects)
         if refusal.code == SILENT:
             self._count[refusal.counter] += 1
             return effects
         self._count[CODE_COUNTERS[refusal.code]] += 1
-        if not self._may_deny(request.home_address, case.now):
+        if not self._writer.may_deny(request.home_address, case.now):
             return effects
         identification = request.identification
         if case.uses_nonces:
@@ -366,15 +351,15 @@ class HomeAgent:
             identification = nonce_reply(identification, nonce)
         elif refusal is IDENTIFICATION_MISMATCH:
             identification = rejected_timestamp_reply(identification, case.now.wall_ns)
-        lifetime = self._grant(request, case.host)
-        self._answer_case(case, refusal.code, lifetime, identification, effects)
+        lifetime = self._writer.grant(request, case.host)
+        self._writer.answer(case, refusal.code, lifetime, identification, effects)
         return effects
 
     def _accept(self, node: Node, case: Case) -> list[Effect]:
         """Turn an accepted request into the node's next state (RFC 5944 3.8.2.2)."""
         request = case.request
         home_address = request.home_address
-        lifetime = self._grant(request, case.host)
+        lifetime = self._writer.grant(request, case.host)
         if lifetime:
             bindings = (self._new_binding(case, lifetime), *case.kept)
         elif request.care_of_address == home_address:
@@ -410,13 +395,6 @@ class HomeAgent:
             request.flags,
             _IP_IN_IP,
         )
-
-    def _grant(self, request: RegistrationRequest, host: Host) -> int:
-        """The lifetime to grant: never more than requested or allowed (RFC 5944 3.8.2.2)."""
-        limit = host.max_lifetime_s
-        if limit is None:
-            limit = self._policy.max_lifetime_s
-        return min(request.lifetime, limit)
 
     def _new_nonce(self, node: Node) -> int:
         return new_nonce(node.nonce, lambda bits: int.from_bytes(self._random(bits // 8)))
@@ -461,8 +439,7 @@ class HomeAgent:
             self._committed(node, work, now, effects)
         else:
             self._failed(node, work, now, effects)
-        if node.withdraw:
-            node.withdraw = False
+        if node.withdraw and (work.case is not None or outcome is CommitOutcome.COMMITTED):
             effects += self._withdraw(node, work.row.home_address)
         if node.held is not None and node.work is None:
             held, node.held = node.held, None
@@ -478,73 +455,50 @@ class HomeAgent:
         node.unsaved_nonce = False
         self._bindings += len(new) - len(old)
         home_address = work.row.home_address
-        if new:
-            self._schedule(node, home_address, old, new)
         case = work.case
         if case is None:
+            self._expiry.schedule(node, home_address, (), new)
             expired = [b for b in old if b.expires_boot_ns <= now.boot_ns]
             self._count[names.EXPIRED] += len(expired)
             if old and not new and self._policy.home_interface:
                 effects.append(StopProxyArp(home_address))
             return
+        self._expiry.schedule(node, home_address, old, new)
         identification = case.request.identification
         if case.uses_nonces:
             identification = nonce_reply(identification, node.nonce)
         if work.code in _ACCEPTED:
             self._count[CODE_COUNTERS[work.code]] += 1
             node.repeatable = work.row.identification
-            self._move_arp(case, old, new, effects)
-            self._answer_case(case, work.code, work.lifetime_s, identification, effects)
+            moved = arp_effects(case, old, new)
+            self._count[names.GRATUITOUS_ARPS] += sum(isinstance(e, GratuitousArp) for e in moved)
+            effects += moved
+            self._writer.answer(case, work.code, work.lifetime_s, identification, effects)
         else:
-            lifetime = self._grant(case.request, case.host)
-            self._answer_case(case, work.code, lifetime, identification, effects)
-
-    def _move_arp(
-        self,
-        case: Case,
-        old: tuple[Binding, ...],
-        new: tuple[Binding, ...],
-        effects: list[Effect],
-    ) -> None:
-        """Gratuitous and proxy ARP in the order of RFC 5944 4.6; none on a virtual network."""
-        interface = case.policy.home_interface
-        if not interface:
-            return
-        request = case.request
-        home_address = request.home_address
-        if new:
-            if not case.live:
-                self._count[names.GRATUITOUS_ARPS] += 1
-                effects.append(GratuitousArp(home_address, None, interface))
-                effects.append(StartProxyArp(home_address))
-            return
-        came_home = _is_from_home(request, case.arrival) and case.arrival.interface == interface
-        if old or came_home:
-            effects.append(StopProxyArp(home_address))
-        if came_home and case.arrival.mac is not None:
-            self._count[names.GRATUITOUS_ARPS] += 1
-            effects.append(GratuitousArp(home_address, case.arrival.mac, interface))
+            lifetime = self._writer.grant(case.request, case.host)
+            self._writer.answer(case, work.code, lifetime, identification, effects)
 
     def _failed(self, node: Node, work: Work, now: Now, effects: list[Effect]) -> None:
         """The stored state stays in force; a request is answered 130 (or its own denial)."""
         self._count[names.COMMITS_FAILED] += 1
         case = work.case
         if case is None:
-            self._retry_later(node, work.row.home_address, now)
+            node.withdraw |= work.withdraws
+            self._expiry.put_off(node, work.row.home_address, now.boot_ns, _RETRY_S)
             return
         code = work.code
         if code in _ACCEPTED:
             code = int(ReplyCode.HA_INSUFFICIENT_RESOURCES)
             self._count[CODE_COUNTERS[code]] += 1
-            if not self._may_deny(case.request.home_address, now):
+            if not self._writer.may_deny(case.request.home_address, now):
                 return
         identification = case.request.identification
         if case.uses_nonces:
             node.nonce = work.row.nonce
             node.unsaved_nonce = True
             identification = nonce_reply(identification, node.nonce)
-        lifetime = self._grant(case.request, case.host)
-        self._answer_case(case, code, lifetime, identification, effects)
+        lifetime = self._writer.grant(case.request, case.host)
+        self._writer.answer(case, code, lifetime, identification, effects)
 
     def _resume(self, node: Node, held: Held, now: Now) -> list[Effect]:
         """Answer a held request, if its sender is still one of our hosts."""
@@ -555,99 +509,6 @@ class HomeAgent:
             return []
         return self._answer(node, held.request, held.data, held.arrival, host, association, now)
 
-    # replies --------------------------------------------------------------------------------
-
-    def _answer_case(
-        self,
-        case: Case,
-        code: int,
-        lifetime: int,
-        identification: int,
-        effects: list[Effect],
-    ) -> None:
-        self._reply(
-            case.request,
-            case.arrival,
-            case.host.associations.outbound(case.association.spi),
-            case.foreign_agent,
-            code,
-            lifetime,
-            identification,
-            effects,
-        )
-
-    def _reply(
-        self,
-        request: RegistrationRequest,
-        arrival: Arrival,
-        association: SecurityAssociation | None,
-        foreign_agent: AssociationSet | None,
-        code: int,
-        lifetime: int,
-        identification: int,
-        effects: list[Effect],
-    ) -> None:
-        """Add the signed Registration Reply (RFC 5944 3.8.3)."""
-        policy = self._policy
-        if association is None:
-            self._count[names.NO_REPLY_ASSOCIATION] += 1
-            return
-        home_agent = request.home_agent
-        message = RegistrationReply(
-            code,
-            lifetime,
-            request.home_address,
-            home_agent if policy.is_own(home_agent) else policy.home_agent_address,
-            identification,
-        ).encode()
-        message = append_authentication(
-            message, ExtensionType.MOBILE_HOME_AUTHENTICATION, association
-        )
-        if foreign_agent is not None and request.lifetime:
-            shared = foreign_agent.outbound()
-            if shared is not None:
-                message = append_authentication(
-                    message, ExtensionType.FOREIGN_HOME_AUTHENTICATION, shared
-                )
-        source = arrival.destination
-        if is_broadcast(source.address, policy):
-            source = Endpoint(policy.home_agent_address, source.port)
-        self._count[names.REPLIES] += 1
-        if not request.lifetime:
-            self._count[names.DEREGISTRATION_REPLIES] += 1
-        interface = policy.home_interface
-        if interface and _is_from_home(request, arrival):
-            # Straight onto the home link, whatever is bound (RFC 5944 3.8.3.1).
-            mac = arrival.mac if arrival.interface == interface else None
-            effects.append(SendDatagram(message, source, arrival.source, interface, mac))
-        else:
-            effects.append(SendDatagram(message, source, arrival.source))
-
-    def _may_deny(self, home_address: int, now: Now) -> bool:
-        """Whether another denial may go out now (SEC-20); counts a suppressed one."""
-        if self._denials.allow(home_address, now.boot_ns, self._policy.denials_per_second):
-            return True
-        self._count[names.REPLIES_SUPPRESSED] += 1
-        return False
-
-    def _report(
-        self,
-        request: RegistrationRequest,
-        arrival: Arrival,
-        spi: int,
-        reason: ViolationReason,
-        now: Now,
-        effects: list[Effect],
-    ) -> None:
-        """Add a security violation, within the limit."""
-        if self._reports.spend(now.boot_ns, self._policy.reports_per_second):
-            peer = arrival.source.address
-            effects.append(
-                Violation(request.home_address, peer, spi, request.identification, reason.text)
-            )
-        else:
-            self._count[names.VIOLATIONS_SUPPRESSED] += 1
-
     # lifetimes ------------------------------------------------------------------------------
 
     def handle_timer(self, now: Now) -> list[Effect]:
@@ -655,27 +516,24 @@ class HomeAgent:
 
         Does a bounded part; when more is due, ``next_deadline`` is already past.
         """
-        second = now.boot_ns // _SECOND
         effects: list[Effect] = []
-        for home_address in self._wheel.due(second, _EXPIRIES_PER_CALL):
-            effects += self._look_at(home_address, second, now)
+        for home_address in self._expiry.due(now.boot_ns, _EXPIRIES_PER_CALL):
+            effects += self._look_at(home_address, now)
         return effects
 
-    def _look_at(self, home_address: int, second: int, now: Now) -> list[Effect]:
-        """A hint of the wheel came due: drop what has expired, put the rest further on."""
+    def _look_at(self, home_address: int, now: Now) -> list[Effect]:
+        """A hint came due: drop what has expired, put the rest further on."""
         node = self._nodes.get(home_address, now)
-        if node.wheel_second > second:
-            return []  # Another hint will come, and in time.
-        node.wheel_second = 0
+        if self._expiry.is_superseded(node, now.boot_ns):
+            return []
         if node.work is not None:
-            self._add_hint(node, home_address, second + 1)
+            self._expiry.put_off(node, home_address, now.boot_ns, 1)
             return []
         if node.withdraw:
-            node.withdraw = False
             return self._withdraw(node, home_address)
         live = node.live(now.boot_ns)
         if len(live) == len(node.bindings):
-            self._schedule(node, home_address, (), live)
+            self._expiry.schedule(node, home_address, (), live)
             return []
         effects: list[Effect] = []
         if not live and self._policy.home_interface:
@@ -686,46 +544,14 @@ class HomeAgent:
 
     def next_deadline(self) -> int | None:
         """CLOCK_BOOTTIME nanoseconds at which ``handle_timer`` has something to do."""
-        second = self._wheel.next_second()
-        return None if second is None else second * _SECOND
-
-    def _schedule(
-        self,
-        node: Node,
-        home_address: int,
-        old: tuple[Binding, ...],
-        new: tuple[Binding, ...],
-    ) -> None:
-        """Make sure the wheel holds a hint no later than the earliest expiry.
-
-        A node that was loaded with bindings has one no later than their earliest expiry,
-        though this process may not know the second.
-        """
-        expires_ns = _earliest(new)
-        if expires_ns == NEVER:
-            return
-        second = second_of(expires_ns)
-        if node.wheel_second:
-            if node.wheel_second <= second:
-                return
-        elif old and _earliest(old) <= expires_ns:
-            return
-        self._add_hint(node, home_address, second)
-
-    def _add_hint(self, node: Node, home_address: int, second: int) -> None:
-        self._wheel.add(second, home_address)
-        node.wheel_second = second
-
-    def _retry_later(self, node: Node, home_address: int, now: Now) -> None:
-        """Come back to a removal that was refused."""
-        self._add_hint(node, home_address, now.boot_ns // _SECOND + _RETRY_S)
+        return self._expiry.next_deadline()
 
     # administration -------------------------------------------------------------------------
 
     def schedule_expiries(self, tunnels: npt.NDArray[np.void]) -> None:
         """Take over restored bindings: records of TUNNEL_DTYPE as the engine got them."""
         self._bindings += len(tunnels)
-        self._wheel.add_many(tunnels["home_address"], tunnels["expires_ns"])
+        self._expiry.restore(tunnels["home_address"], tunnels["expires_ns"])
 
     def bindings_of(self, home_address: int) -> list[Binding]:
         """Bindings of a node as stored, newest first; expired ones not yet removed included."""
@@ -748,14 +574,15 @@ class HomeAgent:
         return self.clear_binding(home_address, now)
 
     def _withdraw(self, node: Node, home_address: int) -> list[Effect]:
+        node.withdraw = False
         if not node.bindings:
             return []
         row = NodeRow(home_address, node.identification, node.nonce, b"")
-        return [self._commit(Work(node, row, ()), ())]
+        return [self._commit(Work(node, row, (), withdraws=True), ())]
 
     def set_policy(self, policy: HomeAgentPolicy) -> None:
         """Replace the policy; bindings already granted stay as they are."""
-        self._policy = policy
+        self._policy = self._writer.policy = policy
 
     def counters(self) -> dict[str, int]:
         """Counters and gauges of ``home_counters.HOME_COUNTERS``."""
@@ -771,16 +598,3 @@ _ACCEPTED = (int(ReplyCode.ACCEPTED), int(ReplyCode.ACCEPTED_NO_SIMULTANEOUS))
 def _success_code(case: Case) -> int:
     """0, or 1 where simultaneous bindings are turned off (RFC 5944 3.8.2.2, C-05)."""
     return _ACCEPTED[0] if case.binding_limit > 1 else _ACCEPTED[1]
-
-
-def _earliest(bindings: tuple[Binding, ...]) -> int:
-    return min([b.expires_boot_ns for b in bindings])
-
-
-def _is_from_home(request: RegistrationRequest, arrival: Arrival) -> bool:
-    """Whether a mobile node deregisters from its home network (RFC 5944 3.8.3.1)."""
-    return (
-        not request.lifetime
-        and request.care_of_address == request.home_address
-        and arrival.source.address == request.home_address
-    )

@@ -19,6 +19,8 @@ from fastmip.auth.freshness import NEVER_ACCEPTED
 from fastmip.wire.registration import RegistrationRequest
 
 _EVICTION_TRIES = 8
+_LEAST_CAPACITY = 16
+"""So that the node in hand is never the least recently used one."""
 
 
 class Held:
@@ -44,7 +46,7 @@ class Held:
 class Work:
     """A commit under way: what the node becomes when it succeeds, and whom to answer."""
 
-    __slots__ = ("bindings", "case", "code", "lifetime_s", "node", "row")
+    __slots__ = ("bindings", "case", "code", "lifetime_s", "node", "row", "withdraws")
 
     def __init__(
         self,
@@ -54,6 +56,8 @@ class Work:
         case: Case | None = None,
         code: int = 0,
         lifetime_s: int = 0,
+        *,
+        withdraws: bool = False,
     ) -> None:
         self.node = node
         self.row = row
@@ -63,6 +67,8 @@ class Work:
         self.code = code
         """The reply code on success: 0, 1, or the denial that spent a nonce."""
         self.lifetime_s = lifetime_s
+        self.withdraws = withdraws
+        """It takes bindings away before their time."""
 
 
 class Node:
@@ -128,9 +134,10 @@ class NodeCache:
         self._nodes: OrderedDict[int, Node] = OrderedDict()
         self._load = load
         self._boot = boot
-        self._capacity = capacity
+        self._capacity = max(capacity, _LEAST_CAPACITY)
         self.started = started
-        """Clocks that convert expiries of earlier boots; the first ones seen if not given."""
+        """Clocks of the restart: they convert expiries of earlier boots, and what had expired by
+        them is gone. The first ones seen if not given."""
 
     def __len__(self) -> int:
         """Nodes held."""
@@ -150,7 +157,9 @@ class NodeCache:
             if self.started is None:
                 self.started = now
             found = unpack_bindings(row.bindings, boot=self._boot, started=self.started)
-            node = Node(row.identification, row.nonce, tuple(found))
+            # What had expired by then never reached the engine nor the count of bindings.
+            alive = [b for b in found if b.expires_boot_ns > self.started.boot_ns]
+            node = Node(row.identification, row.nonce, tuple(alive))
         nodes[home_address] = node
         if len(nodes) > self._capacity:
             self._evict(home_address)

@@ -168,6 +168,22 @@ def foreign_agent_is_authentic(
     return association is not None and verify_authentication(data, found[0], association)
 
 
+def may_tell_stranger(
+    data: bytes, request: RegistrationRequest, arrival: Arrival, policy: HomeAgentPolicy
+) -> bool:
+    """Whether a wrong Mobile-Home authenticator is answered with 131 (RFC 5944 3.8.2.1 a).
+
+    It must be when a foreign agent proved itself, must not when one failed to, and may be
+    when no foreign agent is known.
+    """
+    shared = policy.foreign_agents(arrival.source.address)
+    if shared is not None:
+        return foreign_agent_is_authentic(data, request, shared)
+    if request.authentications(ExtensionType.FOREIGN_HOME_AUTHENTICATION):
+        return False
+    return policy.answer_bad_authentication
+
+
 def foreign_agent(case: Case) -> Refusal | None:
     """Foreign-Home authentication (RFC 5944 3.8.2.1 c and d, 3.5.4): 132, or silence.
 

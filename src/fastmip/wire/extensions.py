@@ -183,6 +183,11 @@ class ExtensionRegistry:
             raise ValueError(f"extension {entry.type} subtype {entry.subtype}: listed twice")
         family.decoders[entry.subtype] = entry.decode
 
+    @property
+    def types(self) -> frozenset[int]:
+        """The registered type bytes."""
+        return frozenset(self._families)
+
     def decode(self, data: bytes, start: int) -> Decoded:
         """Decode ``data[start:]`` as extensions.
 

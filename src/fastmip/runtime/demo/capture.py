@@ -37,6 +37,7 @@ _SO_RCVBUFFORCE = 33
 _CSUM_NOT_READY = 1 << 3
 _TIMESPEC = struct.Struct("=qq")
 _CLONE_NEWNET = 0x40000000
+_BUFFER_BYTES = 8 << 20
 _BURST = 128
 
 
@@ -98,7 +99,10 @@ def enter_namespace(path: Path) -> None:
 def _open_tap(tap: Tap) -> socket.socket:
     enter_namespace(Path("/run/netns", tap.namespace))
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    except PermissionError:  # in a user namespace the machine's own limit holds
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
     sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
     sock.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
     sock.bind((tap.interface, _ETH_P_ALL))

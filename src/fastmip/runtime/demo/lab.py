@@ -257,7 +257,7 @@ class Lab:
 
     def popen(
         self,
-        node: str,
+        node: str | None,
         argv: Sequence[str],
         *,
         stdin: int | None = subprocess.DEVNULL,
@@ -267,9 +267,12 @@ class Lab:
     ) -> subprocess.Popen[bytes]:
         """Start a process in a machine; it ends with the lab, at the latest with its maker.
 
+        Without a machine it runs where the maker runs.
+
         Call it from the main thread only: the kernel ties the process to the calling thread.
         """
-        command = ["ip", "netns", "exec", self.ns(node), "setpriv", "--pdeathsig", "KILL", *argv]
+        inside = ["ip", "netns", "exec", self.ns(node)] if node else []
+        command = [*inside, "setpriv", "--pdeathsig", "KILL", *argv]
         process = subprocess.Popen(
             command,
             stdin=stdin,

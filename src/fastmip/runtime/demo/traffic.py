@@ -25,6 +25,7 @@ from typing import Literal
 import msgspec
 
 REPORT_INTERVAL_NS = 100_000_000
+_RECEIVED_INTERVAL_NS = 20_000_000
 _STAMP = struct.Struct("!QQ")
 _SO_TIMESTAMPNS = 35
 _SO_MAX_PACING_RATE = 47
@@ -77,6 +78,7 @@ class TcpProgress(msgspec.Struct, tag="tcp-progress"):
     flow: str
     at_ns: int
     bytes: int
+    receiving: bool
     state: str
     """``waiting``, ``open``, ``done`` or ``failed: reason``."""
     digest: str = ""
@@ -211,9 +213,8 @@ def _tcp_send(flow: Flow, machine: _Machine) -> None:
     sent = 0
 
     def report(state: str, digest: str = "", retransmits: int = 0) -> None:
-        machine.report(
-            TcpProgress(flow.name, time.monotonic_ns(), sent, state, digest, retransmits)
-        )
+        now = time.monotonic_ns()
+        machine.report(TcpProgress(flow.name, now, sent, False, state, digest, retransmits))
 
     report("waiting")
     sock = _tcp_open(flow, machine)
@@ -253,7 +254,8 @@ def _tcp_receive(flow: Flow, machine: _Machine) -> None:
     received = 0
 
     def report(state: str, digest: str = "") -> None:
-        machine.report(TcpProgress(flow.name, time.monotonic_ns(), received, state, digest))
+        now = time.monotonic_ns()
+        machine.report(TcpProgress(flow.name, now, received, True, state, digest))
 
     report("waiting")
     sock = _tcp_open(flow, machine)
@@ -279,7 +281,7 @@ def _tcp_receive(flow: Flow, machine: _Machine) -> None:
             now = time.monotonic_ns()
             if now >= next_report:
                 report("open")
-                next_report = now + REPORT_INTERVAL_NS
+                next_report = now + _RECEIVED_INTERVAL_NS
         report("failed: the sender never closed")
     except OSError as error:
         report(f"failed: {error.strerror or error}")

@@ -1,0 +1,55 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The packet engine: what Python sees of it. See engine/README.md for a packet's walk."""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+from posix.time cimport CLOCK_BOOTTIME, clock_gettime, timespec
+
+from fastmip.engine.api cimport *
+
+
+cdef extern from "stdlib.h" nogil:
+    void *aligned_alloc(size_t alignment, size_t size)
+
+from os import urandom
+
+from fastmip.errors import EngineFull
+
+HOME = FM_HOME
+TUNNEL = FM_TUNNEL
+TUNNEL_RECORD_SIZE = sizeof(fm_record)
+FLAG_REVERSE = 1
+FLAG_FIRST_ONLY = 2
+TOS_NORMAL = 0
+TOS_COMPATIBILITY = 1
+DONE_TTL = 1
+DONE_CHECKSUM = 2
+DONE_REASSEMBLY = 4
+DONE_MARTIAN = 8
+
+_STAGES = ("rx", "check", "lookup", "encapsulate", "decapsulate", "tx")
+
+cdef enum:
+    _MEMORY_FRAME = 66048  # a whole IPv4 packet with headroom, aligned to cache lines
+
+
+def verdicts():
+    """Every verdict in order: (name, severity, sentence)."""
+    return [_outcome(fm_verdict_table[number]) for number in range(FM_NONE + 1, FM_VERDICT_COUNT)]
+
+
+def event_names():
+    """Every event in order: (name, severity, sentence)."""
+    return [_outcome(fm_event_table[number]) for number in range(FM_EVENT_COUNT)]
+
+
+cdef object _outcome(fm_outcome outcome):
+    severity = ("info", "warning", "security")[outcome.severity]
+    return _text(outcome.name), severity, _text(outcome.sentence)
+
+
+include "engine/bindings.pxi"
+include "engine/kernel.pxi"
+include "engine/memory.pxi"

@@ -1,0 +1,198 @@
+"""What the home agent may hold for a mobile node: its care-of addresses and their tunnels.
+
+A care-of address passes through three stages:
+
+1. *asked for*: a request was sent. The home agent may have accepted it although no reply came,
+   so its tunnel is already accepted from, but nothing is sent through it.
+2. *accepted*: the remaining lifetime runs from the time the request was sent (RFC 5944
+   3.6.2.2).
+3. *released*: the home agent dropped it. Packets it sent before are still under way; they are
+   accepted for a moment longer while the link is up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from fastmip.agents.effects import NEVER, Tunnel
+
+SECOND_NS = 1_000_000_000
+INFINITE_LIFETIME = 0xFFFF
+
+LINGER_NS = 2 * SECOND_NS
+"""Ours: how long packets under way to a released care-of address are still accepted."""
+
+
+def lifetime_end_ns(sent_ns: int, lifetime_s: int) -> int:
+    """When a lifetime that started at ``sent_ns`` ends."""
+    return NEVER if lifetime_s == INFINITE_LIFETIME else sent_ns + lifetime_s * SECOND_NS
+
+
+def granted_lifetime_s(requested_s: int, replied_s: int) -> int:
+    """The lifetime in force: a reply may lower the requested one, never raise it (3.4).
+
+    0xffff is infinite and larger than all others, so the smaller number is right for it too.
+    """
+    return min(requested_s, replied_s)
+
+
+@dataclass(slots=True)
+class CareOfBinding:
+    """One care-of address at the home agent."""
+
+    care_of_address: int
+    interface: str
+    home_agent: int
+    held_until_ns: int
+    """The home agent may hold the binding until then, NEVER for an infinite lifetime."""
+    accepted: bool = False
+    reverse: bool = False
+    """Reverse tunnelling was granted."""
+    encapsulation: int = 4
+    lifetime_s: int = 0
+    """Granted, in seconds."""
+    sent_ns: int = 0
+    """When the accepted request was sent."""
+    expires_ns: int = 0
+    refresh_ns: int = NEVER
+    """When to register again."""
+    unanswered_releases: int = 0
+    """Releases (deregistrations of this address alone) that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lingering:
+    interface: str
+    tunnel: Tunnel
+
+
+class CareOfBindings:
+    """All care-of addresses the home agent may hold, keyed by address."""
+
+    def __init__(self) -> None:
+        self._bindings: dict[int, CareOfBinding] = {}
+        self._lingering: dict[int, _Lingering] = {}
+
+    def __len__(self) -> int:
+        return len(self._bindings)
+
+    def __iter__(self) -> Iterator[CareOfBinding]:
+        return iter(tuple(self._bindings.values()))
+
+    def get(self, care_of_address: int) -> CareOfBinding | None:
+        """The binding of a care-of address, also one that was only asked for."""
+        return self._bindings.get(care_of_address)
+
+    def accepted(self, care_of_address: int) -> CareOfBinding | None:
+        """The binding of a care-of address if the home agent accepted it."""
+        binding = self._bindings.get(care_of_address)
+        return binding if binding is not None and binding.accepted else None
+
+    def others(self, care_of_address: int) -> list[CareOfBinding]:
+        """Every binding but this one."""
+        return [b for b in self._bindings.values() if b.care_of_address != care_of_address]
+
+    def asked(
+        self, care_of_address: int, interface: str, home_agent: int, encapsulation: int, end_ns: int
+    ) -> None:
+        """A request for this address was sent; the home agent may now hold it until ``end_ns``."""
+        self._lingering.pop(care_of_address, None)
+        binding = self._bindings.get(care_of_address)
+        if binding is None:
+            binding = CareOfBinding(
+                care_of_address, interface, home_agent, 0, encapsulation=encapsulation
+            )
+            self._bindings[care_of_address] = binding
+        binding.held_until_ns = max(binding.held_until_ns, end_ns)
+
+    def accept(
+        self,
+        care_of_address: int,
+        *,
+        home_agent: int,
+        sent_ns: int,
+        lifetime_s: int,
+        margin_ns: int,
+        reverse: bool,
+    ) -> CareOfBinding:
+        """The request sent at ``sent_ns`` was accepted: its lifetime runs since then.
+
+        The refresh is due ``margin_ns`` before the end, but not before half the lifetime; an
+        infinite lifetime needs none.
+        """
+        binding = self._bindings[care_of_address]
+        binding.accepted = True
+        binding.home_agent, binding.reverse = home_agent, reverse
+        binding.sent_ns, binding.lifetime_s = sent_ns, lifetime_s
+        binding.expires_ns = binding.held_until_ns = lifetime_end_ns(sent_ns, lifetime_s)
+        binding.refresh_ns = NEVER
+        if lifetime_s != INFINITE_LIFETIME:
+            half_ns = lifetime_s * SECOND_NS // 2
+            binding.refresh_ns = max(binding.expires_ns - margin_ns, sent_ns + half_ns)
+        binding.unanswered_releases = 0
+        return binding
+
+    def release(self, care_of_address: int, now_ns: int) -> None:
+        """The home agent no longer holds this address."""
+        binding = self._bindings.pop(care_of_address, None)
+        if binding is not None and binding.accepted:
+            tunnel = _tunnel(binding, now_ns + LINGER_NS, reverse=False)
+            self._lingering[care_of_address] = _Lingering(binding.interface, tunnel)
+
+    def expire(self, now_ns: int) -> list[CareOfBinding]:
+        """Drop what ended; returns the accepted bindings that expired."""
+        expired = [b for b in self._bindings.values() if b.held_until_ns <= now_ns]
+        for binding in expired:
+            del self._bindings[binding.care_of_address]
+        ended = [a for a, late in self._lingering.items() if late.tunnel.expires_ns <= now_ns]
+        for address in ended:
+            del self._lingering[address]
+        return [binding for binding in expired if binding.accepted]
+
+    def next_deadline(self) -> int | None:
+        """When ``expire`` has something to do."""
+        times = [b.held_until_ns for b in self._bindings.values() if b.held_until_ns != NEVER]
+        times += [late.tunnel.expires_ns for late in self._lingering.values()]
+        return min(times, default=None)
+
+    def sending(
+        self, preferred: int | None, usable: Callable[[str, int], bool]
+    ) -> CareOfBinding | None:
+        """The binding to send through: accepted, its link up, the preferred one if it can be."""
+        first = next(iter(self._in_order(preferred, usable)), None)
+        return first if first is not None and first.accepted else None
+
+    def tunnels(
+        self, preferred: int | None, usable: Callable[[str, int], bool]
+    ) -> tuple[Tunnel, ...]:
+        """The tunnels to have, the one to send through first.
+
+        Tunnels of lost links are left out: nothing can arrive there.
+        """
+        tunnels = [
+            _tunnel(b, b.expires_ns if b.accepted else b.held_until_ns, reverse=b.reverse)
+            for b in self._in_order(preferred, usable)
+        ]
+        tunnels += [
+            late.tunnel
+            for late in self._lingering.values()
+            if usable(late.interface, late.tunnel.local)
+        ]
+        return tuple(tunnels)
+
+    def _in_order(
+        self, preferred: int | None, usable: Callable[[str, int], bool]
+    ) -> list[CareOfBinding]:
+        bindings = [b for b in self._bindings.values() if usable(b.interface, b.care_of_address)]
+        return sorted(bindings, key=lambda b: (not b.accepted, b.care_of_address != preferred))
+
+
+def _tunnel(binding: CareOfBinding, expires_ns: int, *, reverse: bool) -> Tunnel:
+    return Tunnel(
+        remote=binding.home_agent,
+        local=binding.care_of_address,
+        expires_ns=expires_ns,
+        encapsulation=binding.encapsulation,
+        reverse=reverse,
+    )

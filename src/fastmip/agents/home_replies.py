@@ -1,0 +1,128 @@
+"""Registration Replies of the home agent, and the limits on what strangers can elicit.
+
+RFC 5944 3.8.3: addresses and ports swapped from the request, our unicast address where it was
+sent to a broadcast, Mobile-Home authentication on every reply, Foreign-Home authentication
+where the sender is a foreign agent we share a security association with.
+"""
+
+from __future__ import annotations
+
+from fastmip.agents import home_counters as names
+from fastmip.agents.effects import Arrival, Effect, Endpoint, Now, SendDatagram, Violation
+from fastmip.agents.home_arp import is_from_home
+from fastmip.agents.home_counters import ViolationReason
+from fastmip.agents.hosts import HomeAgentPolicy, Host
+from fastmip.agents.reply_policy import Case, is_broadcast
+from fastmip.agents.throttle import Allowance, DenialThrottle
+from fastmip.auth.associations import AssociationSet, SecurityAssociation
+from fastmip.auth.authenticators import append_authentication
+from fastmip.wire.codes import ExtensionType
+from fastmip.wire.registration import RegistrationReply, RegistrationRequest
+
+
+class ReplyWriter:
+    """Builds replies and violations, counts them, and keeps to the rate limits."""
+
+    __slots__ = ("_count", "_denials", "_reports", "policy")
+
+    def __init__(self, policy: HomeAgentPolicy, count: dict[str, int]) -> None:
+        self.policy = policy
+        self._count = count
+        self._reports = Allowance()
+        self._denials = DenialThrottle()
+
+    def grant(self, request: RegistrationRequest, host: Host) -> int:
+        """The lifetime to grant: never more than requested or allowed (RFC 5944 3.8.2.2)."""
+        limit = host.max_lifetime_s
+        if limit is None:
+            limit = self.policy.max_lifetime_s
+        return min(request.lifetime, limit)
+
+    def answer(
+        self, case: Case, code: int, lifetime: int, identification: int, effects: list[Effect]
+    ) -> None:
+        """Add the reply to an authentic request, signed as the request was."""
+        self.reply(
+            case.request,
+            case.arrival,
+            case.host.associations.outbound(case.association.spi),
+            case.foreign_agent,
+            code,
+            lifetime,
+            identification,
+            effects,
+        )
+
+    def reply(
+        self,
+        request: RegistrationRequest,
+        arrival: Arrival,
+        association: SecurityAssociation | None,
+        foreign_agent: AssociationSet | None,
+        code: int,
+        lifetime: int,
+        identification: int,
+        effects: list[Effect],
+    ) -> None:
+        """Add the signed Registration Reply to the effects."""
+        policy = self.policy
+        count = self._count
+        if association is None:
+            count[names.NO_REPLY_ASSOCIATION] += 1
+            return
+        home_agent = request.home_agent
+        message = RegistrationReply(
+            code,
+            lifetime,
+            request.home_address,
+            home_agent if policy.is_own(home_agent) else policy.home_agent_address,
+            identification,
+        ).encode()
+        message = append_authentication(
+            message, ExtensionType.MOBILE_HOME_AUTHENTICATION, association
+        )
+        if foreign_agent is not None and request.lifetime:
+            # None on a deregistration, whose request carries none either (C-06).
+            shared = foreign_agent.outbound()
+            if shared is not None:
+                message = append_authentication(
+                    message, ExtensionType.FOREIGN_HOME_AUTHENTICATION, shared
+                )
+        source = arrival.destination
+        if is_broadcast(source.address, policy):
+            source = Endpoint(policy.home_agent_address, source.port)
+        count[names.REPLIES] += 1
+        if not request.lifetime:
+            count[names.DEREGISTRATION_REPLIES] += 1
+        interface = policy.home_interface
+        if interface and is_from_home(request, arrival):
+            # Straight onto the home link, whatever is bound (RFC 5944 3.8.3.1).
+            mac = arrival.mac if arrival.interface == interface else None
+            effects.append(SendDatagram(message, source, arrival.source, interface, mac))
+        else:
+            effects.append(SendDatagram(message, source, arrival.source))
+
+    def may_deny(self, home_address: int, now: Now) -> bool:
+        """Whether another denial may go out now (SEC-20); counts a suppressed one."""
+        if self._denials.allow(home_address, now.boot_ns, self.policy.denials_per_second):
+            return True
+        self._count[names.REPLIES_SUPPRESSED] += 1
+        return False
+
+    def report(
+        self,
+        request: RegistrationRequest,
+        arrival: Arrival,
+        spi: int,
+        reason: ViolationReason,
+        now: Now,
+        effects: list[Effect],
+    ) -> None:
+        """Add a security violation to the effects, within the limit."""
+        if self._reports.spend(now.boot_ns, self.policy.reports_per_second):
+            peer = arrival.source.address
+            effects.append(
+                Violation(request.home_address, peer, spi, request.identification, reason.text)
+            )
+        else:
+            self._count[names.VIOLATIONS_SUPPRESSED] += 1

@@ -1,0 +1,119 @@
+"""Where a mobile node shows its home address: routing, ARP, tunnels.
+
+The agent says what should hold; ``Presence`` remembers what the world was told and returns
+the difference as effects, so nothing is done twice and nothing is forgotten. The order is
+that of RFC 5944 4.6: coming home, routing first, then ARP, then gratuitous ARP (the request
+follows); leaving, ARP stops before the request. A new way for packets is put up before the
+old one is taken down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fastmip.agents.effects import (
+    ConfigureHome,
+    Effect,
+    GratuitousArp,
+    InstallTunnels,
+    RouteThroughTunnel,
+    SetArp,
+    Tunnel,
+)
+
+SECOND_NS = 1_000_000_000
+
+GRATUITOUS_ARP_DELAYS_NS = (0, SECOND_NS // 2, SECOND_NS, 2 * SECOND_NS)
+"""Ours: RFC 5944 4.6 wants "a small number" of repeats, in parallel with the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Where packets with the home address as their source go."""
+
+    at_home: bool
+    """Onto the home link; else into the tunnel device, or out natively without ``reverse``."""
+    interface: str
+    """The home link, or the link of the care-of address; empty while there is none."""
+    reverse: bool = False
+
+
+class Presence:
+    """What the world was told about the home address."""
+
+    def __init__(self, home_address: int) -> None:
+        self._home_address = home_address
+        self._arp: dict[str, bool] = {}
+        self._announcements: list[int] = []
+        self._tunnels: tuple[Tunnel, ...] = ()
+        self.routing: Routing | None = None
+        """As told last."""
+        self.gratuitous_arps = 0
+        """Sent so far."""
+
+    def forget_arp(self, interface: str) -> None:
+        """The link may be a new device now, which was told nothing."""
+        self._arp.pop(interface, None)
+
+    def announce_from(self, now_ns: int) -> None:
+        """Send gratuitous ARP now and a few times more (4.6)."""
+        self._announcements = [now_ns + delay for delay in GRATUITOUS_ARP_DELAYS_NS]
+
+    def next_announcement(self) -> int | None:
+        """When the next gratuitous ARP is due."""
+        return self._announcements[0] if self._announcements else None
+
+    def arrange_link(
+        self, home: str | None, interfaces: Iterable[str], now_ns: int
+    ) -> list[Effect]:
+        """Routing and ARP that have to be right before a request is sent.
+
+        ``home`` is the home link the node is on, or None away from home; ``interfaces`` are
+        all links.
+        """
+        effects: list[Effect] = []
+        if home is not None:
+            effects += self.route(Routing(True, home))
+        for interface in interfaces:
+            # First the links that stop: two must not answer for one address at a time.
+            if interface != home:
+                effects += self._answer_arp(interface, False)
+        if home is None:
+            self._announcements.clear()
+            return effects
+        effects += self._answer_arp(home, True)
+        while self._announcements and self._announcements[0] <= now_ns:
+            self._announcements.pop(0)
+            self.gratuitous_arps += 1
+            effects.append(GratuitousArp(self._home_address, None, home))
+        return effects
+
+    def _answer_arp(self, interface: str, enabled: bool) -> list[Effect]:
+        if self._arp.get(interface) == enabled:
+            return []
+        self._arp[interface] = enabled
+        return [SetArp(interface, enabled)]
+
+    def install(self, tunnels: tuple[Tunnel, ...]) -> list[Effect]:
+        """Have exactly these tunnels."""
+        if tunnels == self._tunnels:
+            return []
+        self._tunnels = tunnels
+        return [InstallTunnels(self._home_address, tunnels)]
+
+    def route(self, wanted: Routing) -> list[Effect]:
+        """Send packets of the home address this way."""
+        old, self.routing = self.routing, wanted
+        if old == wanted:
+            return []
+        effects: list[Effect] = []
+        if wanted.at_home:
+            effects.append(ConfigureHome(wanted.interface, True))
+            if old is None or not old.at_home:
+                effects.append(RouteThroughTunnel(False, False))
+        else:
+            effects.append(RouteThroughTunnel(True, wanted.reverse, wanted.interface))
+        if old is not None and old.at_home:
+            effects.append(ConfigureHome(old.interface, False))
+        return effects

@@ -1,0 +1,155 @@
+# What the Cython boundary sees of the C engine: only what it touches.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "control.h" nogil:
+    enum:
+        FM_BATCH
+        FM_FRAME_SIZE
+        FM_HEADROOM_HOME
+        FM_HEADROOM_TUNNEL
+        FM_MAX_COPIES
+        FM_LOCAL_MAX
+        FM_WORKERS_MAX
+        FM_HOME
+        FM_TUNNEL
+        FM_HOME_AGENT
+        FM_MOBILE_NODE
+        FM_VERDICT_COUNT
+        FM_EVENT_COUNT
+        FM_STAGES
+        FM_NONE
+        FM_STAGE_RX
+        FM_STAGE_TX
+        FM_SOFT_LIFE_S
+        FM_SCRATCH_SIZE
+
+    struct fm_desc:
+        uint8_t *data
+        uint32_t len
+        uint32_t line
+        uint32_t hash
+        uint16_t verdict
+        uint8_t done
+        uint8_t side
+
+    struct fm_out:
+        uint32_t count[2]
+        fm_desc *packets[2][4096]
+
+    struct fm_outcome:
+        const char *name
+        const char *sentence
+        int severity
+
+    const fm_outcome fm_verdict_table[]
+    const fm_outcome fm_event_table[]
+
+    struct fm_tally:
+        uint64_t packets
+        uint64_t bytes
+
+    struct fm_cost:
+        uint64_t calls
+        uint64_t packets
+        uint64_t sampled_packets
+        uint64_t sampled_ticks
+
+    struct fm_index:
+        uint32_t bucket_count
+
+    struct fm_line:
+        uint32_t home
+        uint32_t remote
+        uint32_t local
+        uint32_t next
+        uint64_t expires
+        uint16_t budget
+
+    struct fm_soft:
+        uint16_t budget
+        uint8_t pending_code
+        uint8_t unreachable
+        uint32_t learnt_s
+
+    struct fm_prefixes:
+        uint32_t *entry
+        uint8_t *length
+        uint32_t *group_entry
+        uint8_t *group_length
+        uint32_t count
+
+    struct fm_worker:
+        uint64_t heartbeat
+        uint64_t inputs
+        uint64_t generated
+        uint64_t copies
+        fm_tally *sent
+        fm_tally *received
+        fm_tally *verdicts
+        uint64_t *events
+        fm_cost *costs
+        uint8_t *scratch
+        uint32_t is_sampled
+
+    struct fm_engine:
+        fm_index by_home
+        fm_index by_remote
+        fm_line *lines
+        fm_prefixes prefixes
+        int role
+        uint32_t local_count
+        uint32_t *local_be
+        uint32_t worker_count
+        fm_worker **workers
+
+    ctypedef void (*fm_find_fn)(const fm_index *, const uint32_t *, uint32_t *, uint32_t)
+
+    struct fm_control:
+        fm_engine e
+        uint32_t max_bindings
+        uint32_t line_count
+        uint32_t published
+        uint32_t prepared
+        const char *loops
+        fm_find_fn find
+        uint64_t started_ticks
+        uint64_t started_ns
+
+    struct fm_record:
+        uint32_t home
+        uint32_t remote
+        uint32_t local
+        uint16_t mtu
+        uint8_t encapsulation
+        uint8_t flags
+        uint64_t expires
+
+    uint32_t swap32(uint32_t v)
+    fm_soft line_soft(const fm_line *line)
+    uint32_t line_budget(const fm_line *line, fm_soft soft, uint64_t now_ns)
+    int control_create(fm_control *c, uint32_t max_bindings, int role, uint32_t workers,
+                       const uint64_t *seed, uint64_t icmp_per_s, uint64_t icmp_burst)
+    void control_destroy(fm_control *c)
+    const char *control_reject(const fm_record *r)
+    int64_t control_prepare(fm_control *c, const fm_record *r, uint32_t n, int keep_slot)
+    void control_publish(fm_control *c, uint32_t head)
+    void control_abandon(fm_control *c, uint32_t head, int keep_slot)
+    int control_remove(fm_control *c, uint32_t home_be, int keep_slot)
+    int control_extend(fm_control *c, uint32_t home_be, uint32_t remote_be, uint64_t expires)
+    uint32_t control_head(const fm_control *c, uint32_t home_be)
+    uint64_t control_memory(const fm_control *c)
+    int64_t control_restore(fm_control *c, const fm_record *r, uint64_t n, uint64_t *at,
+                            const char **reason)
+    void control_clear_counters(fm_control *c)
+    void control_widen(fm_engine *e, uint32_t lowest, uint32_t highest)
+    const char *fm_choose_loops(fm_engine *e, fm_find_fn *find, int is_scalar)
+    int prefixes_apply(fm_prefixes *t, uint32_t prefix, uint8_t length, int is_clear,
+                       uint32_t value, uint8_t value_length)
+    void fm_run_batch(fm_worker *w, fm_desc *batch, uint32_t n, int side, uint64_t now_ns,
+                      fm_out *out)
+    void fm_worker_online(fm_worker *w)
+    void fm_worker_offline(fm_worker *w)
+    uint64_t fm_stage_start(const fm_worker *w)
+    uint64_t fm_stage_end(fm_worker *w, int stage, uint32_t packets, uint64_t start)
+    uint64_t fm_ticks()

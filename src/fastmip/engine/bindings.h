@@ -1,0 +1,131 @@
+/* The binding cache: home address -> index -> 64-byte binding line.
+ *
+ * Index: 64-byte buckets of 8 keys and 8 line numbers; a key lives in its own bucket or, when
+ * that is full, in one of the next ones. A reader stops at the first bucket with an empty slot.
+ *
+ * Ownership: the control thread is the only writer. A line is complete before its number is
+ * release-stored into the index, and afterwards immutable but for two atomic 8-byte words:
+ * `expires` (control thread) and `soft` (the worker that heard an ICMP error). A reader checks
+ * line.home against its key, because a slot may change hands between the two loads. A line is
+ * reused only when every worker has announced a later epoch (epochs.h).
+ */
+#ifndef FASTMIP_BINDINGS_H
+#define FASTMIP_BINDINGS_H
+
+#include "ipip.h"
+
+#define FM_SLOTS 8
+#define FM_PROBE_MAX 32 /* buckets looked at for one key */
+#define FM_NO_KEY 0u    /* 0.0.0.0 is no home address */
+#define FM_NO_HOME 0xffffffffu /* home of line 0, which has expired at all times */
+#define FM_NO_LINE 0u
+
+struct fm_bucket {
+    uint32_t key[FM_SLOTS]; /* network order */
+    uint32_t line[FM_SLOTS];
+} __attribute__((aligned(64)));
+
+/* Control thread's notes about a bucket, kept off the readers' cache lines. */
+struct fm_bucket_note {
+    uint16_t passed; /* live keys of earlier buckets that went past this one */
+    uint8_t live;    /* slots reserved or published */
+    uint8_t unused;
+};
+
+struct fm_index {
+    struct fm_bucket *buckets;
+    struct fm_bucket_note *notes;
+    uint32_t bucket_count;
+    uint32_t key0;
+    uint64_t key1, key2;
+};
+
+#define FM_LINE_REVERSE 1    /* reverse tunnelling granted (record flag) */
+#define FM_LINE_FIRST_ONLY 2 /* send on the head of the chain only (record flag) */
+#define FM_LINE_COPIES 4     /* head of a chain that gets a copy each */
+
+struct fm_line {
+    uint32_t home, remote, local; /* network order */
+    uint32_t next;                /* next line of the chain, FM_NO_LINE at its end */
+    uint64_t expires;             /* CLOCK_BOOTTIME ns, atomic */
+    uint64_t soft;                /* struct fm_soft packed, atomic; 0 = nothing learnt */
+    uint32_t constant_sum;        /* ipip_constant_sum */
+    uint16_t budget;              /* largest inner packet before anything was learnt */
+    uint8_t ttl;                  /* of the outer header */
+    uint8_t tos_mask;             /* 0xff RFC 6040 normal mode, 0xfc compatibility mode */
+    uint8_t flags;
+    uint8_t encapsulation;
+    uint16_t chain_length; /* head only */
+    uint32_t link;         /* control thread: free list, retirement queue */
+    uint64_t retired;      /* control thread: epoch of retirement */
+} __attribute__((aligned(64)));
+
+_Static_assert(sizeof(struct fm_bucket) == 64, "a bucket is one cache line");
+_Static_assert(sizeof(struct fm_line) == 64, "a binding line is one cache line");
+
+/* What ICMP taught about a tunnel (RFC 2003 section 5), in one atomic word. */
+struct fm_soft {
+    uint16_t budget;      /* largest inner packet; 0 = not learnt */
+    uint8_t pending_code; /* destination unreachable to tell the next sender, plus 1; 0 = none */
+    uint8_t unreachable;  /* last reported unreachable code plus 1; 0 = reachable */
+    uint32_t learnt_s;    /* CLOCK_BOOTTIME seconds */
+};
+
+#define FM_SOFT_LIFE_S 600u /* RFC 1191 6.3: try a larger MTU again after ten minutes */
+
+FM_INLINE struct fm_soft line_soft(const struct fm_line *line)
+{
+    struct fm_soft soft;
+    uint64_t word = __atomic_load_n(&line->soft, __ATOMIC_RELAXED);
+    memcpy(&soft, &word, 8);
+    return soft;
+}
+
+FM_INLINE void line_set_soft(struct fm_line *line, struct fm_soft soft)
+{
+    uint64_t word;
+    memcpy(&word, &soft, 8);
+    __atomic_store_n(&line->soft, word, __ATOMIC_RELAXED);
+}
+
+FM_INLINE int line_is_alive(const struct fm_line *line, uint64_t now_ns)
+{
+    return __atomic_load_n(&line->expires, __ATOMIC_RELAXED) > now_ns;
+}
+
+FM_INLINE uint32_t index_bucket(const struct fm_index *x, uint32_t key)
+{
+    uint64_t h = (uint64_t)(key ^ x->key0) * x->key1;
+    h = (h ^ h >> 32) * x->key2;
+    return (uint32_t)((h >> 32) * x->bucket_count >> 32);
+}
+
+FM_INLINE uint32_t index_next(const struct fm_index *x, uint32_t bucket)
+{
+    return bucket + 1 == x->bucket_count ? 0 : bucket + 1;
+}
+
+/* The scalar twin of every other find: line number of key, or FM_NO_LINE. */
+FM_FN uint32_t index_find_from(const struct fm_index *x, uint32_t key, uint32_t bucket)
+{
+    for (int probe = 0; probe < FM_PROBE_MAX; probe++, bucket = index_next(x, bucket)) {
+        const struct fm_bucket *b = &x->buckets[bucket];
+        int is_full = 1;
+        for (int slot = 0; slot < FM_SLOTS; slot++) {
+            uint32_t found = __atomic_load_n(&b->key[slot], __ATOMIC_ACQUIRE);
+            if (found == key)
+                return __atomic_load_n(&b->line[slot], __ATOMIC_ACQUIRE);
+            is_full &= found != FM_NO_KEY;
+        }
+        if (!is_full)
+            return FM_NO_LINE;
+    }
+    return FM_NO_LINE;
+}
+
+FM_INLINE uint32_t index_find(const struct fm_index *x, uint32_t key)
+{
+    return index_find_from(x, key, index_bucket(x, key));
+}
+
+#endif

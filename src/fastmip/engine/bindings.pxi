@@ -1,0 +1,296 @@
+# The binding cache and its counters as Python sees them. The control thread is the only
+# caller; nothing here is called by a worker. Bodies are thin: control.h does the work.
+
+cdef object _text(const char *chars):
+    return chars.decode("ascii")
+
+
+cdef uint64_t _boot_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_BOOTTIME, &now)
+    return <uint64_t>now.tv_sec * 1000000000u + <uint64_t>now.tv_nsec
+
+
+cdef class BindingCache:
+    """The binding cache, its workers and its counters.
+
+    ``max_bindings`` is fixed for life: memory is reserved for it here and touched as bindings
+    come. ``icmp_per_second`` and ``icmp_burst`` bound our own ICMP errors per worker
+    (RFC 1812 4.3.2.8). Raises ValueError for bad arguments, MemoryError when the system
+    refuses the address space.
+    """
+
+    cdef fm_control control
+    cdef readonly int workers
+    cdef dict _prepared  # ticket -> home address
+    cdef dict _reserved  # home address -> prepared chains
+    cdef dict _prefixes  # (prefix, length) -> home address
+    cdef bint _is_port_busy
+
+    def __cinit__(self, *, max_bindings, role="home-agent", workers=1, local_addresses=(),
+                  icmp_per_second=100, icmp_burst=50):
+        cdef uint64_t seed[6]
+        if not 1 <= max_bindings <= 1 << 27:
+            raise ValueError(f"max_bindings {max_bindings}: expected 1 to {1 << 27}")
+        if role not in ("home-agent", "mobile-node"):
+            raise ValueError(f"role {role!r}: expected 'home-agent' or 'mobile-node'")
+        if not 1 <= workers < FM_WORKERS_MAX:
+            raise ValueError(f"workers {workers}: expected 1 to {FM_WORKERS_MAX - 1}")
+        if len(local_addresses) > FM_LOCAL_MAX:
+            raise ValueError(f"{len(local_addresses)} local addresses: at most {FM_LOCAL_MAX}")
+        random = urandom(sizeof(seed))
+        memcpy(seed, <const char *>random, sizeof(seed))
+        self.workers = workers
+        self._prepared = {}
+        self._reserved = {}
+        self._prefixes = {}
+        cdef int code = control_create(
+            &self.control, max_bindings, FM_HOME_AGENT if role == "home-agent" else FM_MOBILE_NODE,
+            workers + 1, seed, icmp_per_second, icmp_burst)
+        if code != 0:
+            raise MemoryError(f"no address space for {max_bindings} bindings")
+        for number, address in enumerate(local_addresses):
+            self.control.e.local_be[number] = swap32(address)
+        self.control.e.local_count = len(local_addresses)
+        self.control.started_ticks = fm_ticks()
+        self.control.started_ns = _boot_ns()
+
+    def __dealloc__(self):
+        control_destroy(&self.control)
+
+    # binding cache
+
+    cdef int _keeps_slot(self, home_address):
+        return 1 if home_address in self._reserved else 0
+
+    cdef object _settle(self, ticket):
+        home_address = self._prepared.pop(ticket)
+        left = self._reserved.pop(home_address) - 1
+        if left:
+            self._reserved[home_address] = left
+        return home_address
+
+    def prepare(self, tunnels):
+        """Allocate the chain of one home address; returns a ticket.
+
+        ``tunnels`` is 1 to 8 records (``TUNNEL_RECORD_SIZE``). Nothing a worker sees changes.
+        Raises EngineFull without room, ValueError for records that cannot be a tunnel.
+        """
+        cdef Py_buffer view
+        cdef int64_t ticket
+        cdef const char *reason
+        cdef Py_ssize_t count
+        cdef const fm_record *records
+        PyObject_GetBuffer(tunnels, &view, PyBUF_SIMPLE)
+        try:
+            count = view.len // <Py_ssize_t>sizeof(fm_record)
+            if view.len != count * <Py_ssize_t>sizeof(fm_record) or not 1 <= count <= FM_MAX_COPIES:
+                raise ValueError(f"{view.len} bytes are no 1 to {FM_MAX_COPIES} tunnel records")
+            records = <const fm_record *>view.buf
+            for number in range(count):
+                reason = control_reject(&records[number])
+                if reason != NULL:
+                    raise ValueError(f"tunnel record {number}: {_text(reason)}")
+                if records[number].home != records[0].home:
+                    raise ValueError(f"tunnel record {number}: another home address")
+            home_address = records[0].home
+            ticket = control_prepare(&self.control, records, <uint32_t>count,
+                                     self._keeps_slot(home_address))
+        finally:
+            PyBuffer_Release(&view)
+        if ticket < 0:
+            raise EngineFull(f"no room for {count} more of {self.control.max_bindings} bindings")
+        self._prepared[ticket] = home_address
+        self._reserved[home_address] = self._reserved.get(home_address, 0) + 1
+        return ticket
+
+    def publish(self, ticket):
+        """Make a prepared chain visible to workers with one store; retires the old one.
+
+        Raises KeyError for a ticket that is not prepared; cannot fail otherwise.
+        """
+        self._settle(ticket)
+        control_publish(&self.control, ticket)
+
+    def abandon(self, ticket):
+        """Give a prepared chain back. Raises KeyError for a ticket that is not prepared."""
+        home_address = self._settle(ticket)
+        control_abandon(&self.control, ticket, self._keeps_slot(home_address))
+
+    def remove(self, home_address):
+        """Withdraw a home address; False if it was not there."""
+        return bool(control_remove(&self.control, swap32(home_address),
+                                   self._keeps_slot(home_address)))
+
+    def extend(self, home_address, remote, expires_ns):
+        """Refresh one tunnel: a single atomic store. False if there is no such tunnel."""
+        return bool(control_extend(&self.control, swap32(home_address), swap32(remote),
+                                   expires_ns))
+
+    def restore(self, tunnels):
+        """Prepare and publish many records, chains adjacent; returns records installed.
+
+        Raises EngineFull or ValueError at the first record that cannot be installed; the
+        records before it stay installed.
+        """
+        cdef Py_buffer view
+        cdef int64_t installed
+        cdef uint64_t at = 0, count
+        cdef const char *reason = NULL
+        PyObject_GetBuffer(tunnels, &view, PyBUF_SIMPLE)
+        try:
+            count = <uint64_t>view.len // sizeof(fm_record)
+            if <uint64_t>view.len != count * sizeof(fm_record):
+                raise ValueError(f"{view.len} bytes are no whole tunnel records")
+            with nogil:
+                installed = control_restore(&self.control, <const fm_record *>view.buf, count,
+                                            &at, &reason)
+        finally:
+            PyBuffer_Release(&view)
+        if reason != NULL:
+            raise ValueError(f"tunnel record {at}: {_text(reason)}")
+        if <uint64_t>installed != count:
+            raise EngineFull(f"no room for record {installed} of {count}: "
+                             f"{self.control.max_bindings} bindings")
+        return installed
+
+    def bindings(self):
+        """Published bindings; simultaneous bindings count each."""
+        return self.control.published
+
+    def memory_bytes(self):
+        """Bytes in memory (not merely reserved) for bindings, indexes, counters and scratch."""
+        return control_memory(&self.control)
+
+    # mobile networks
+
+    def set_prefix(self, prefix, length, home_address):
+        """Lead a prefix of 1 to 32 bits to the chain of a home address (longest match wins).
+
+        Raises ValueError for a prefix with host bits or a bad length, EngineFull when more
+        than 65536 /24s hold longer prefixes.
+        """
+        self._check_prefix(prefix, length)
+        if not 0 < home_address < 0xe0000000:
+            raise ValueError("home address is no unicast address")
+        if prefixes_apply(&self.control.e.prefixes, prefix, length, 0, home_address, length) != 0:
+            raise EngineFull("no room for another prefix longer than 24 bits")
+        self._prefixes[prefix, length] = home_address
+        control_widen(&self.control.e, prefix, prefix | (0xffffffff >> length))
+        self.control.e.prefixes.count = <uint32_t>len(self._prefixes)
+
+    def clear_prefix(self, prefix, length):
+        """Forget a prefix; False if it was not set."""
+        self._check_prefix(prefix, length)
+        if self._prefixes.pop((prefix, length), None) is None:
+            return False
+        value, value_length = 0, 0
+        for shorter in range(length - 1, 0, -1):
+            covering = prefix & ~(0xffffffff >> shorter) & 0xffffffff
+            if (covering, shorter) in self._prefixes:
+                value, value_length = self._prefixes[covering, shorter], shorter
+                break
+        prefixes_apply(&self.control.e.prefixes, prefix, length, 1, value, value_length)
+        self.control.e.prefixes.count = <uint32_t>len(self._prefixes)
+        return True
+
+    cdef int _check_prefix(self, prefix, length) except -1:
+        if not 1 <= length <= 32:
+            raise ValueError(f"prefix length {length}: expected 1 to 32")
+        if not 0 <= prefix <= 0xffffffff or (length < 32 and prefix & (0xffffffff >> length)):
+            raise ValueError(f"prefix {prefix:#x} has bits beyond length {length}")
+        return 0
+
+    # seeing it
+
+    def counters(self):
+        """Verdict name -> (packets, bytes), summed over workers."""
+        result = {}
+        for verdict in range(FM_NONE + 1, FM_VERDICT_COUNT):
+            packets, octets = 0, 0
+            for number in range(self.control.e.worker_count):
+                packets += self.control.e.workers[number].verdicts[verdict].packets
+                octets += self.control.e.workers[number].verdicts[verdict].bytes
+            result[_text(fm_verdict_table[verdict].name)] = (packets, octets)
+        return result
+
+    def events(self):
+        """Event name -> count: things beside the outcome (fragments made, errors withheld)."""
+        result = {}
+        for event in range(FM_EVENT_COUNT):
+            count = 0
+            for number in range(self.control.e.worker_count):
+                count += self.control.e.workers[number].events[event]
+            result[_text(fm_event_table[event].name)] = count
+        return result
+
+    def balance(self):
+        """inputs, generated, copies, verdicts: inputs + generated + copies == verdicts.
+
+        Exact when no worker is inside a batch.
+        """
+        inputs, generated, copies = 0, 0, 0
+        for number in range(self.control.e.worker_count):
+            inputs += self.control.e.workers[number].inputs
+            generated += self.control.e.workers[number].generated
+            copies += self.control.e.workers[number].copies
+        verdicts = sum(packets for packets, _ in self.counters().values())
+        return {"inputs": inputs, "generated": generated, "copies": copies, "verdicts": verdicts}
+
+    def traffic(self, home_address):
+        """Per tunnel: remote, packets and bytes in each direction, and its soft state."""
+        result = []
+        cdef uint32_t number = control_head(&self.control, swap32(home_address))
+        cdef fm_line *line
+        cdef fm_soft soft
+        cdef uint64_t now_ns = _boot_ns()
+        while number:
+            line = &self.control.e.lines[number]
+            soft = line_soft(line)
+            row = {
+                "remote": swap32(line.remote),
+                "local": swap32(line.local),
+                "expires_ns": line.expires,
+                "mtu": line_budget(line, soft, now_ns) + 20,
+                "unreachable": int(soft.unreachable != 0
+                                   and now_ns // 1000000000u - soft.learnt_s < FM_SOFT_LIFE_S),
+                "sent_packets": 0, "sent_bytes": 0, "received_packets": 0, "received_bytes": 0,
+            }
+            for worker in range(self.control.e.worker_count):
+                row["sent_packets"] += self.control.e.workers[worker].sent[number].packets
+                row["sent_bytes"] += self.control.e.workers[worker].sent[number].bytes
+                row["received_packets"] += self.control.e.workers[worker].received[number].packets
+                row["received_bytes"] += self.control.e.workers[worker].received[number].bytes
+            result.append(row)
+            number = line.next
+        return result
+
+    def stages(self):
+        """Stage name -> calls, packets, ns_per_packet (sampled; 0.0 before the first sample)."""
+        ticks = fm_ticks() - self.control.started_ticks
+        ns_per_tick = (_boot_ns() - self.control.started_ns) / max(ticks, 1)
+        result = {}
+        for stage in range(FM_STAGES):
+            calls, packets, sampled, spent = 0, 0, 0, 0
+            for number in range(self.control.e.worker_count):
+                calls += self.control.e.workers[number].costs[stage].calls
+                packets += self.control.e.workers[number].costs[stage].packets
+                sampled += self.control.e.workers[number].costs[stage].sampled_packets
+                spent += self.control.e.workers[number].costs[stage].sampled_ticks
+            result[_STAGES[stage]] = {
+                "calls": calls, "packets": packets,
+                "ns_per_packet": spent * ns_per_tick / sampled if sampled else 0.0,
+            }
+        return result
+
+    def clear_counters(self):
+        """Set verdicts, events and stage costs to zero; per-tunnel traffic stays."""
+        control_clear_counters(&self.control)
+
+    def loops(self):
+        """Instruction set of the fast loops: ``avx2`` or ``scalar``."""
+        return _text(self.control.loops)
+
+    def use_scalar_loops(self, bint is_scalar):
+        """Choose the scalar twin of the fast loops, for tests and comparison."""
+        self.control.loops = fm_choose_loops(&self.control.e, &self.control.find, is_scalar)

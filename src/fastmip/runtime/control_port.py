@@ -1,0 +1,178 @@
+"""UDP port 434: datagrams in with where they really came from, replies from that address.
+
+One socket on all addresses, so that requests to a broadcast address arrive too; IP_PKTINFO
+tells destination and interface of each datagram and sets source and interface of each reply.
+The kernel verifies UDP checksums: a bad one never gets here, zero does (RFC 5944 3.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Callable
+
+from fastmip.agents.effects import Arrival, Endpoint, SendDatagram
+from fastmip.runtime.logging import get_logger
+from fastmip.runtime.service import StartError
+
+PORT = 434
+"""RFC 5944 3.1."""
+BATCH = 64
+"""Datagrams taken before the loop gets a turn and what they caused is carried out."""
+
+_RECEIVE_BUFFER = 8 << 20
+_SO_RCVBUFFORCE = 33
+_SO_RXQ_OVFL = 40
+_IP_PKTINFO = 8
+_PKTINFO = struct.Struct("=i4sI")
+"""in_pktinfo: interface index, source to use (out), destination of the header (in)."""
+_ANCILLARY = socket.CMSG_SPACE(_PKTINFO.size) + socket.CMSG_SPACE(4)
+_MAX_DATAGRAM = 65536
+_MAX_NAMES = 4096
+
+Deliver = Callable[[list[tuple[bytes, Arrival]]], None]
+
+log = get_logger("control-port")
+
+
+class ControlPort:
+    """The registration port of this machine; driven by the event loop."""
+
+    def __init__(self, deliver: Deliver, *, port: int = PORT) -> None:
+        self.counters = {"received": 0, "sent": 0, "send-failures": 0, "receive-overflows": 0}
+        self._deliver = deliver
+        self._port = port
+        self._buffer = bytearray(_MAX_DATAGRAM)
+        self._view = memoryview(self._buffer)
+        self._names: dict[int, str] = {}
+        self._indices: dict[str, int] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._socket: socket.socket | None = None
+        self._paused = False
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Bind and start to read. Raises StartError when the port is taken or forbidden."""
+        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        opened = socket.socket(socket.AF_INET, kind)
+        try:
+            opened.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            opened.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
+            try:
+                opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+            except PermissionError:  # unprivileged user namespace: what rmem_max allows
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            opened.bind(("", self._port))
+        except OSError as error:
+            opened.close()
+            remedy = {
+                errno.EADDRINUSE: "another Mobile IP agent runs here: stop it",
+                errno.EACCES: "needs CAP_NET_BIND_SERVICE",
+            }.get(error.errno or 0, "see the system's log")
+            raise StartError(f"UDP port {self._port}: {error.strerror}: {remedy}") from error
+        self._socket = opened
+        self._loop = loop
+        loop.add_reader(opened, self._drain)
+
+    def close(self) -> None:
+        """Stop reading and close."""
+        if self._socket is not None and self._loop is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def pause(self) -> None:
+        """Leave datagrams in the socket's buffer until ``resume``."""
+        if self._socket is not None and self._loop is not None and not self._paused:
+            self._paused = True
+            self._loop.remove_reader(self._socket)
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._socket is not None and self._loop is not None and self._paused:
+            self._paused = False
+            self._loop.add_reader(self._socket, self._drain)
+
+    def _drain(self) -> None:
+        port = self._socket
+        if port is None:
+            return
+        batch: list[tuple[bytes, Arrival]] = []
+        receive, targets, view = port.recvmsg_into, [self._buffer], self._view
+        inet_aton, to_int = socket.inet_aton, int.from_bytes
+        for _ in range(BATCH):
+            try:
+                size, ancillary, _, (host, source_port) = receive(targets, _ANCILLARY)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                log.warning("receive-failed", reason=str(error))
+                break
+            index, destination = self._read_ancillary(ancillary)
+            arrival = Arrival(
+                Endpoint(to_int(inet_aton(host), "big"), source_port),
+                Endpoint(destination, self._port),
+                self._names.get(index) or self._name(index),
+            )
+            batch.append((bytes(view[:size]), arrival))
+        if batch:
+            self.counters["received"] += len(batch)
+            self._deliver(batch)
+
+    def _read_ancillary(self, ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int]:
+        index = destination = 0
+        for level, kind, data in ancillary:
+            if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
+                index, _, network_order = _PKTINFO.unpack(data)
+                destination = socket.ntohl(network_order)
+            elif level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL:
+                self.counters["receive-overflows"] = struct.unpack("=I", data)[0]
+        return index, destination
+
+    def _name(self, index: int) -> str:
+        if len(self._names) > _MAX_NAMES:
+            self._names.clear()
+        try:
+            name = socket.if_indextoname(index)
+        except OSError:  # the interface went away while the datagram waited
+            return ""
+        self._names[index] = name
+        return name
+
+    def forget_interfaces(self) -> None:
+        """Look names and indices up afresh: an interface was made, renamed or removed."""
+        self._names.clear()
+        self._indices.clear()
+
+    def send(self, message: SendDatagram) -> None:
+        """Send from exactly ``message.source``; with ``interface``, onto that link.
+
+        An interface index bends the route lookup: the rule towards the tunnel device does
+        not match a packet that must leave elsewhere, so a node that is back home is reached
+        although its binding still stands (RFC 5944 3.8.3.1). A failure is counted; the
+        mobile node asks again.
+        """
+        if self._socket is None:
+            return
+        index = self._index(message.interface) if message.interface else 0
+        source = message.source.address.to_bytes(4, "big")
+        host = socket.inet_ntoa(message.destination.address.to_bytes(4, "big"))
+        control = (socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(index, source, 0))
+        try:
+            self._socket.sendmsg([message.data], [control], 0, (host, message.destination.port))
+        except OSError as error:
+            self.counters["send-failures"] += 1
+            log.warning("reply-not-sent", destination=host, reason=str(error))
+            self.forget_interfaces()
+        else:
+            self.counters["sent"] += 1
+
+    def _index(self, name: str) -> int:
+        index = self._indices.get(name)
+        if index is None:
+            try:
+                index = self._indices[name] = socket.if_nametoindex(name)
+            except OSError:
+                return 0
+        return index

@@ -1,0 +1,246 @@
+"""From reports of the traffic programs to the table: what each move cost.
+
+``Recorder`` collects reports while the demo runs (any thread); ``judge_move`` looks at one
+move afterwards. All times are CLOCK_MONOTONIC nanoseconds. A move owns the time from its
+first action to the first action of the next one; a datagram belongs to the move in whose
+time it was due to be sent.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from fastmip.runtime.demo.capture import ArpAnnouncement, Registration, Sighting, Totals
+from fastmip.runtime.demo.traffic import Flow, Report, TcpProgress, UdpArrivals, UdpSent
+
+_NS = 1_000_000_000
+_ALIVE_WINDOW_NS = _NS
+
+
+@dataclass(slots=True)
+class UdpRecord:
+    """Everything known of one paced stream."""
+
+    interval_ns: int
+    first_ns: int = 0
+    sent: int = 0
+    refused: int = 0
+    arrivals: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def due_ns(self, number: int) -> int:
+        """When a datagram was to be sent."""
+        return self.first_ns + number * self.interval_ns
+
+    def numbers_due(self, start_ns: int, end_ns: int) -> range:
+        """Numbers of the datagrams that belonged into this time."""
+        first = max(0, -(-(start_ns - self.first_ns) // self.interval_ns))
+        last = max(0, -(-(end_ns - self.first_ns) // self.interval_ns))
+        return range(first, min(last, self.sent))
+
+
+@dataclass(slots=True)
+class TcpRecord:
+    """Progress of one transfer, both ends."""
+
+    received: list[tuple[int, int]] = field(default_factory=list)
+    """(time, bytes verified by the receiver)."""
+    sender: TcpProgress | None = None
+    receiver: TcpProgress | None = None
+
+    def bytes_at(self, at_ns: int) -> int:
+        """Bytes the receiver had verified at a time."""
+        index = bisect_left(self.received, (at_ns + 1,))
+        return self.received[index - 1][1] if index else 0
+
+    def failure(self) -> str:
+        """Why the transfer is broken, or an empty string."""
+        for end in (self.sender, self.receiver):
+            if end and end.state.startswith("failed"):
+                return end.state.removeprefix("failed: ")
+        return ""
+
+    def verdict(self) -> str:
+        """After the run: empty when every byte sent arrived, unchanged, over one connection."""
+        sender, receiver = self.sender, self.receiver
+        if self.failure():
+            return self.failure()
+        if sender is None or receiver is None or not receiver.bytes:
+            return "it never ran"
+        if sender.state != "done" or receiver.state != "done":
+            return "it did not end in order"
+        if (sender.bytes, sender.digest) != (receiver.bytes, receiver.digest):
+            return "what arrived is not what was sent"
+        return ""
+
+
+@dataclass(slots=True)
+class Move:
+    """One change of attachment, with the times of its steps; 0 for a step that was not."""
+
+    style: str
+    """``break-before-make`` or ``make-before-break``."""
+    source: str
+    target: str
+    port: str
+    """Port that is attached afterwards."""
+    start_ns: int
+    link_down_ns: int = 0
+    link_up_ns: int = 0
+    address_ns: int = 0
+    settled_ns: int = 0
+    """When the script saw the home agent agree with the new attachment."""
+    end_ns: int = 0
+
+    @property
+    def title(self) -> str:
+        """``home -> A``."""
+        return f"{self.source} -> {self.target}"
+
+
+@dataclass(slots=True)
+class StreamLoss:
+    """How one direction of the paced stream fared during a move."""
+
+    gap_ms: float
+    """Longest silence at the receiver beyond the pacing interval."""
+    lost: int
+    duplicated: int
+    reordered: int
+
+
+@dataclass(slots=True)
+class MoveResult:
+    """The row of the final table."""
+
+    move: Move
+    down: StreamLoss
+    up: StreamLoss
+    goodput_down: float
+    """Verified TCP bytes per second, correspondent to mobile node, over the move's time."""
+    goodput_up: float
+    registrations: int
+    requests: int
+    registration_ms: float
+    """First request to its acceptance, as seen beside the home agent; 0 without one."""
+    tcp_survived: bool
+
+
+class Recorder:
+    """Collect what the programs of the lab report."""
+
+    def __init__(self, flows: Sequence[Flow]) -> None:
+        self._lock = threading.Lock()
+        self.udp = {
+            flow.name: UdpRecord(round(flow.interval_s * 1e9))
+            for flow in flows
+            if flow.kind == "udp-send"
+        }
+        self.tcp = {flow.name: TcpRecord() for flow in flows if flow.kind == "tcp-receive"}
+        self.registrations: list[Registration] = []
+        self.announcements: list[ArpAnnouncement] = []
+        self.capture: Totals | None = None
+
+    def take(self, report: Report | Sighting) -> None:
+        """File one report; called from the reader threads."""
+        with self._lock:
+            match report:
+                case UdpSent():
+                    record = self.udp[report.flow]
+                    record.first_ns, record.sent = report.first_ns, report.sent
+                    record.refused = report.refused
+                case UdpArrivals():
+                    self.udp[report.flow].arrivals.extend(report.arrivals)
+                case Registration():
+                    self.registrations.append(report)
+                case ArpAnnouncement():
+                    self.announcements.append(report)
+                case Totals():
+                    self.capture = report
+                case TcpProgress():
+                    self._take_tcp(report)
+
+    def _take_tcp(self, report: TcpProgress) -> None:
+        record = self.tcp[report.flow]
+        if report.receiving:
+            record.receiver = report
+            record.received.append((report.at_ns, report.bytes))
+        else:
+            record.sender = report
+
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """Per flow (datagrams or bytes received so far, last arrival ns): for the live view."""
+        with self._lock:
+            seen = {
+                name: (len(record.arrivals), record.arrivals[-1][2] if record.arrivals else 0)
+                for name, record in self.udp.items()
+            }
+            for name, tcp in self.tcp.items():
+                seen[name] = (tcp.receiver.bytes, tcp.receiver.at_ns) if tcp.receiver else (0, 0)
+            return seen
+
+
+def judge_stream(record: UdpRecord, start_ns: int, end_ns: int) -> StreamLoss:
+    """Gap, loss, duplicates and reordering of a stream in a stretch of time."""
+    due = record.numbers_due(start_ns, end_ns)
+    seen: set[int] = set()
+    duplicated = reordered = 0
+    highest = -1
+    times: list[int] = []
+    for number, _, received_ns in record.arrivals:
+        if start_ns - record.interval_ns <= received_ns < end_ns:
+            times.append(received_ns)
+        if number not in due:
+            continue
+        if number in seen:
+            duplicated += 1
+        elif number < highest:
+            reordered += 1
+        seen.add(number)
+        highest = max(highest, number)
+    times = [start_ns, *sorted(times), end_ns] if not times else sorted(times)
+    silence = max((later - sooner for sooner, later in pairwise(times)), default=0)
+    gap_ns = max(0, silence - record.interval_ns)
+    return StreamLoss(gap_ns / 1e6, len(due) - len(seen), duplicated, reordered)
+
+
+def judge_move(recorder: Recorder, move: Move, taps: tuple[str, ...]) -> MoveResult:
+    """Work out a move's row; ``taps`` are the capture points beside the home agent."""
+    requests = [
+        seen
+        for seen in recorder.registrations
+        if seen.is_request and seen.tap in taps and move.start_ns <= seen.at_ns < move.end_ns
+    ]
+    asked = {seen.identification: seen.at_ns for seen in requests}
+    accepted = {
+        seen.identification & 0xFFFFFFFF: seen.at_ns
+        for seen in recorder.registrations
+        if not seen.is_request
+        and seen.code in (0, 1)
+        and seen.tap in taps
+        and move.start_ns <= seen.at_ns < move.end_ns
+    }
+    first = min(accepted.values(), default=0)
+    first_asked = min(asked.values(), default=0)
+    seconds = (move.end_ns - move.start_ns) / 1e9
+    transfers = [recorder.tcp["tcp-down"], recorder.tcp["tcp-up"]]
+    down, up = ((t.bytes_at(move.end_ns) - t.bytes_at(move.start_ns)) / seconds for t in transfers)
+    survived = all(
+        not transfer.failure()
+        and transfer.bytes_at(move.end_ns) > transfer.bytes_at(move.end_ns - _ALIVE_WINDOW_NS)
+        for transfer in transfers
+    )
+    return MoveResult(
+        move,
+        judge_stream(recorder.udp["udp-down"], move.start_ns, move.end_ns),
+        judge_stream(recorder.udp["udp-up"], move.start_ns, move.end_ns),
+        down,
+        up,
+        len(accepted),
+        len(asked),
+        (first - first_asked) / 1e6 if first and first_asked else 0.0,
+        survived,
+    )

@@ -1,0 +1,156 @@
+"""Who may register here: hosts of the configuration file and hosts added on the run.
+
+The file's hosts stand in memory and cannot be changed but by a reload. Those added with
+``fastmip host add`` stand in the store and are looked up on first use; the cache is bounded,
+so that a million of them cost nothing until they register.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from fastmip.agents.hosts import Host
+from fastmip.auth.associations import (
+    Algorithm,
+    AssociationSet,
+    Direction,
+    ReplayStyle,
+    SecurityAssociation,
+)
+from fastmip.runtime.config import HostConfig
+
+CACHE_HOSTS = 65536
+"""Hosts of the directory kept ready; about 1 KiB each."""
+
+_COLUMNS = "spi, direction, key, algorithm, replay, replay_window"
+
+
+@dataclass(frozen=True, slots=True)
+class HostEntry:
+    """A host for the operator's eye: no key."""
+
+    home_address: int
+    spi: int
+    algorithm: str
+    replay: str
+    replay_window_s: int
+    direction: str
+    origin: str = field(default="directory")
+    """``file`` or ``directory``."""
+
+
+class HostDirectory:
+    """Looks hosts up by home address."""
+
+    def __init__(self, reader: sqlite3.Connection, static: Iterable[HostConfig] = ()) -> None:
+        self._reader = reader
+        self._cache: OrderedDict[int, Host | None] = OrderedDict()
+        self._static: dict[int, Host] = {}
+        self.set_static(static)
+
+    def set_static(self, hosts: Iterable[HostConfig]) -> None:
+        """Replace the hosts of the configuration file."""
+        self._static = {
+            int(host.home_address): Host(int(host.home_address), host.association_set())
+            for host in hosts
+        }
+
+    def set_reader(self, reader: sqlite3.Connection) -> None:
+        """Read from another connection."""
+        self._reader = reader
+        self._cache.clear()
+
+    def is_static(self, home_address: int) -> bool:
+        """Whether the host stands in the configuration file."""
+        return home_address in self._static
+
+    def lookup(self, home_address: int) -> Host | None:
+        """The host with this home address; the file's before the directory's."""
+        host = self._static.get(home_address)
+        if host is not None:
+            return host
+        cache = self._cache
+        if home_address in cache:
+            cache.move_to_end(home_address)
+            return cache[home_address]
+        # Strangers are cached as None: guessing addresses costs them one look-up each, and
+        # the cache is bounded.
+        host = cache[home_address] = self._read(home_address)
+        if len(cache) > CACHE_HOSTS:
+            cache.popitem(last=False)
+        return host
+
+    def forget(self, home_address: int) -> None:
+        """The directory's row changed."""
+        self._cache.pop(home_address, None)
+
+    def _read(self, home_address: int) -> Host | None:
+        rows = self._reader.execute(
+            f"SELECT {_COLUMNS} FROM host WHERE home_address=?",  # noqa: S608 - a constant
+            (home_address,),
+        ).fetchall()
+        if not rows:
+            return None
+        return Host(home_address, AssociationSet(_association(row) for row in rows))
+
+    def entries(self, limit: int) -> Iterator[HostEntry]:
+        """Hosts in order of home address, the file's first, one entry an association."""
+        for host in self._static.values():
+            for member in host.associations:
+                yield HostEntry(
+                    host.home_address,
+                    member.spi,
+                    member.algorithm.value,
+                    member.replay.value,
+                    member.window_s,
+                    member.direction.value,
+                    "file",
+                )
+        rows = self._reader.execute(
+            "SELECT home_address, spi, algorithm, replay, replay_window, direction"
+            " FROM host ORDER BY home_address, spi LIMIT ?",
+            (limit,),
+        ).fetchall()
+        for row in rows:
+            yield HostEntry(*row)
+
+
+def insert_host(connection: sqlite3.Connection, host: HostConfig) -> None:
+    """Write a host into the directory, replacing what it had. For ``Store.run``."""
+    connection.execute("DELETE FROM host WHERE home_address=?", (int(host.home_address),))
+    connection.executemany(
+        f"INSERT INTO host(home_address, {_COLUMNS}) VALUES(?,?,?,?,?,?,?)",  # noqa: S608 - a constant
+        [
+            (
+                int(host.home_address),
+                item.spi,
+                item.direction,
+                item.secret,
+                item.algorithm,
+                item.replay,
+                item.replay_window,
+            )
+            for item in host.associations
+        ],
+    )
+
+
+def delete_host(connection: sqlite3.Connection, home_address: int) -> bool:
+    """Remove a host from the directory; False if it was not there. For ``Store.run``."""
+    cursor = connection.execute("DELETE FROM host WHERE home_address=?", (home_address,))
+    return cursor.rowcount > 0
+
+
+def _association(row: tuple[int, str, bytes, str, str, int]) -> SecurityAssociation:
+    spi, direction, key, algorithm, replay, window_s = row
+    return SecurityAssociation(
+        spi=spi,
+        key=key,
+        algorithm=Algorithm(algorithm),
+        replay=ReplayStyle(replay),
+        window_s=window_s,
+        direction=Direction(direction),
+    )
