@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from tests.helpers.namespaces import Namespaces
+
 from fastmip._dataplane import FLAG_REVERSE, Engine
 from fastmip.runtime.devices import open_icmp_socket, open_tun, open_tunnel_socket, set_tun_policy
-from tests.helpers.namespaces import Namespaces
 
 HOME_ADDRESS, CARE_OF_ADDRESS, AGENT = "10.1.0.5", "10.3.0.5", "10.3.0.1"
 CORRESPONDENT, HOME_HOST = "10.9.0.7", "10.1.0.50"

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP, fragment
 from scapy.packet import Raw
-
 from tests.helpers.namespaces import wait_for
 from tests.helpers.tunnel_lab import (
     AGENT,
@@ -27,8 +26,11 @@ from tests.helpers.tunnel_lab import (
     TUN,
     TunnelLab,
     number,
+    record,
     tunnel_lab,
 )
+
+from fastmip._dataplane import Engine
 
 pytestmark = pytest.mark.netns
 
@@ -306,8 +308,6 @@ def test_unreachable_care_of_address_is_told_to_the_sender_rfc2003_4(lab: Tunnel
 
 def test_packet_that_cannot_be_sent_is_counted_and_stalls_nobody(lab: TunnelLab) -> None:
     """One refused care-of address among good ones: counted by reason, the others arrive."""
-    from tests.helpers.tunnel_lab import record
-
     reasons = {
         "10.1.0.21": ("198.51.100.1", 1500, "tunnel-unreachable"),
         "10.1.0.22": ("10.3.0.99", 9000, "tunnel-too-big"),
@@ -367,8 +367,8 @@ class Flood:
         while not self.ending.is_set():
             try:
                 self.socket.send(b"flood")
-            except OSError as error:  # ICMP errors of the scenario come back here
-                assert error.errno in {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH}
+            except (ConnectionRefusedError, TimeoutError):
+                continue  # nobody listens at the far end, and it says so
 
     def __enter__(self) -> Flood:
         self.thread.start()
@@ -488,8 +488,6 @@ def test_two_workers_share_the_traffic_without_duplicates() -> None:
 
 
 def test_descriptors_of_another_kind_are_refused() -> None:
-    from fastmip._dataplane import Engine
-
     engine = Engine(max_bindings=10)
     with pytest.raises(OSError, match="Bad file descriptor"):
         engine.attach_kernel(tun_fd=-1, raw_fd=-1)

@@ -95,7 +95,8 @@ cdef class Engine(BindingCache):
 
     def port_counters(self):
         """Counter name -> packets, summed over the kernel ports."""
-        cdef uint32_t number, counter
+        cdef uint32_t number
+        cdef int counter
         cdef uint64_t total
         result = {}
         for counter in range(PORT_COUNTER_COUNT):
