@@ -62,7 +62,7 @@ def cut(probe: ctypes.CDLL, header: bytes, data: bytes) -> list[bytes] | None:
 def ones_sum(data: bytes) -> int:
     """RFC 1071 by the book, 16 bits at a time."""
     data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = int(sum(struct.unpack(f"!{len(data) // 2}H", data)))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total

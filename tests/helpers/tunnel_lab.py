@@ -127,8 +127,9 @@ class TunnelLab(Namespaces):
         self.agent = Side(self, "ha", "home-agent", AGENT, 65535, workers)
         self.node = Side(self, "mn", "mobile-node", CARE_OF_ADDRESS, NODE_MTU)
         self.ip("ha", "route", "add", "default", "dev", TUN, "table", "100")
-        rule = ["rule", "add", "not", "iif", TUN, "to", "10.1.0.0/24", "lookup", "100"]
-        self.ip("ha", *rule, "priority", "100")
+        # Written-back packets go the normal way; "not iif" would invert the whole selector.
+        self.ip("ha", "rule", "add", "iif", TUN, "lookup", "main", "priority", "99")
+        self.ip("ha", "rule", "add", "to", "10.1.0.0/24", "lookup", "100", "priority", "100")
         self.ip("mn", "addr", "add", f"{HOME_ADDRESS}/32", "dev", TUN)
         self.ip("mn", "route", "add", "default", "dev", TUN, "table", "100")
         self.ip("mn", "rule", "add", "from", HOME_ADDRESS, "lookup", "100", "priority", "100")

