@@ -245,7 +245,7 @@ def test_too_big_packet_without_df_arrives_whole(lab: TunnelLab) -> None:
 def test_fragmented_outer_packet_is_reassembled(lab: TunnelLab) -> None:
     payload = os.urandom(40000)
     inner = IP(src=HOME_ADDRESS, dst=CORRESPONDENT) / UDP(sport=1, dport=5000) / payload
-    outer = IP(src=CARE_OF_ADDRESS, dst=AGENT, proto=4, id=7) / Raw(bytes(inner))
+    outer: Any = IP(src=CARE_OF_ADDRESS, dst=AGENT, proto=4, id=7) / Raw(bytes(inner))
     pieces = outer.fragment(1400)
     assert len(pieces) > 20
     with (
