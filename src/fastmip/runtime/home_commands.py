@@ -181,7 +181,9 @@ class HomeCommands:
     async def show_runtime(self, _arguments: Arguments) -> Answer:
         """Cost of each stage of the engine, and what the process holds."""
         service = self._service
-        rows: list[Any] = list(service.engine.stages())
+        rows: list[dict[str, Any]] = [
+            {"stage": name, **costs} for name, costs in service.engine.stages().items()
+        ]
         summary = {
             **service.status(),
             "engine_bindings": service.engine.bindings(),
