@@ -38,6 +38,9 @@ def verdicts() -> list[tuple[str, str, str]]:
 def event_names() -> list[tuple[str, str, str]]:
     """Every event in order: (name, severity, sentence)."""
 
+def port_counter_names() -> list[tuple[str, str]]:
+    """Every counter of the kernel port in order: (name, sentence)."""
+
 @disjoint_base
 class BindingCache:
     """The binding cache and its counters: an engine without a kernel port."""
@@ -92,6 +95,7 @@ class BindingCache:
     def use_scalar_loops(self, is_scalar: bool) -> None:
         """Choose the scalar twin of the fast loops."""
 
+@disjoint_base
 class Engine(BindingCache):
     """The binding cache, its workers and its counters."""
 
@@ -101,12 +105,22 @@ class Engine(BindingCache):
     ) -> None:
         """Give the next worker its TUN queue, its protocol-4 raw socket, its ICMP raw socket.
 
-        The descriptors stay owned by the caller, who closes them after ``stop``.
+        The descriptors stay owned by the caller, who closes them after ``stop``. They become
+        non-blocking. Raises OSError for a descriptor that is none, ValueError for one worker
+        too many.
         """
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
+    def start(self) -> None:
+        """Start a thread per worker, again after ``stop``. Raises OSError; ValueError when a
+        worker has no descriptors."""
+    def stop(self) -> None:
+        """End all threads; returns when the batches in hand are done. May be called again."""
     def heartbeats(self) -> list[int]:
         """Per worker: a number that grows at least once a second while it lives."""
+    def worker_status(self) -> list[dict[str, str | int]]:
+        """Per worker: state (ready running stopped failed), descriptor (tun tunnel icmp) and
+        error of a failure, heartbeat, batches, sleeps."""
+    def port_counters(self) -> dict[str, int]:
+        """Counter name -> packets, summed over the kernel ports."""
 
 @disjoint_base
 class MemoryPort:

@@ -108,6 +108,39 @@ def test_hidden_words_do_not_make_others_ambiguous(tmp_path: Path) -> None:
     assert server.requests[0]["command"] == "show interface"
 
 
+def test_rows_can_be_chosen(tmp_path: Path) -> None:
+    path, server = served(tmp_path, lambda _request: result(BINDINGS))
+    with server:
+        assert invoke(path, "show", "binding", "10.1.0.5").exit_code == 0
+        assert invoke(path, "show", "tunnel", "--after", "10.1.0.9", "--limit", "5").exit_code == 0
+        assert invoke(path, "show", "host", "--limit", "7").exit_code == 0
+        assert invoke(path, "show", "host", "10.1.0.5").exit_code == 2
+        assert invoke(path, "show", "binding", "10.1.0").exit_code == 2
+        assert invoke(path, "show", "traffic", "--limit", "5").exit_code == 2
+    assert [request["args"] for request in server.requests] == [
+        {"home_address": "10.1.0.5"},
+        {"after": "10.1.0.9", "limit": 5},
+        {"limit": 7},
+    ]
+
+
+def test_all_bindings_come_page_by_page(tmp_path: Path) -> None:
+    def pages(request: dict[str, Any]) -> bytes:
+        arguments = request["args"]
+        assert arguments["limit"] == 10_000
+        following = {None: "10.1.0.5", "10.1.0.5": "10.1.0.6"}.get(arguments.get("after"))
+        rows = [{"home_address": following}] if following else []
+        return result({"rows": rows, "summary": {"bindings": 2, "shown": len(rows)}})
+
+    path, server = served(tmp_path, pages)
+    with server:
+        shown = invoke(path, "show", "binding", "--all", "--json")
+    document = json.loads(shown.output)
+    assert document["rows"] == [{"home_address": "10.1.0.5"}, {"home_address": "10.1.0.6"}]
+    assert document["summary"] == {"bindings": 2, "shown": 2}
+    assert len(server.requests) == 3
+
+
 def test_nothing_to_show_says_so(tmp_path: Path) -> None:
     path, server = served(tmp_path, lambda _request: result({"rows": []}))
     with server:

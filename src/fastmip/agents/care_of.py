@@ -141,20 +141,28 @@ class CareOfBindings:
             self._lingering[care_of_address] = _Lingering(binding.interface, tunnel)
 
     def expire(self, now_ns: int) -> list[CareOfBinding]:
-        """Drop what ended; returns the accepted bindings that expired."""
-        expired = [b for b in self._bindings.values() if b.held_until_ns <= now_ns]
+        """Let lifetimes end; returns the accepted bindings that expired.
+
+        One that was asked for again meanwhile stays as asked for: the home agent may have
+        accepted that, only we do not know it.
+        """
+        expired = [b for b in self._bindings.values() if b.accepted and b.expires_ns <= now_ns]
         for binding in expired:
-            del self._bindings[binding.care_of_address]
+            binding.accepted = False
+            binding.refresh_ns = NEVER
+        for binding in self:
+            if binding.held_until_ns <= now_ns:
+                del self._bindings[binding.care_of_address]
         ended = [a for a, late in self._lingering.items() if late.tunnel.expires_ns <= now_ns]
         for address in ended:
             del self._lingering[address]
-        return [binding for binding in expired if binding.accepted]
+        return expired
 
     def next_deadline(self) -> int | None:
         """When ``expire`` has something to do."""
-        times = [b.held_until_ns for b in self._bindings.values() if b.held_until_ns != NEVER]
+        times = [b.expires_ns if b.accepted else b.held_until_ns for b in self._bindings.values()]
         times += [late.tunnel.expires_ns for late in self._lingering.values()]
-        return min(times, default=None)
+        return min((time for time in times if time != NEVER), default=None)
 
     def sending(
         self, preferred: int | None, usable: Callable[[str, int], bool]

@@ -195,10 +195,9 @@ class Conversation:
         elif not is_accepted(reply.code):
             self._counters.add("mnRepliesUnknownCode")
         mended = self._mend(reply) and self._repairs < MAX_REPAIRS
-        if reply.code not in (
-            ReplyCode.HA_IDENTIFICATION_MISMATCH,
-            ReplyCode.HA_UNKNOWN_HOME_AGENT,
-        ):
+        if self._writer.repeats_bytes:
+            # Every authentic reply brings the next nonce. With timestamps a denial proves
+            # nothing: the home agent may not have looked at the time before it denied.
             self._writer.identifications.accept(reply.identification)
         if mended:
             self._repairs += 1

@@ -53,6 +53,8 @@ class ExpiryWheel:
         """Add restored bindings in bulk; infinite ones are left out."""
         finite = expires_ns != np.uint64(NEVER)
         addresses = home_addresses[finite]
+        if not len(addresses):
+            return
         seconds = -(-expires_ns[finite].astype(np.int64) // _SECOND)
         order = np.argsort(seconds, kind="stable")
         addresses = np.ascontiguousarray(addresses[order], dtype=np.uint32)

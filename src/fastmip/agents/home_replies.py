@@ -75,7 +75,7 @@ class ReplyWriter:
             code,
             lifetime,
             request.home_address,
-            home_agent if policy.is_own(home_agent) else policy.home_agent_address,
+            home_agent if home_agent in policy.own else policy.home_agent_address,
             identification,
         ).encode()
         message = append_authentication(

@@ -97,7 +97,12 @@ class HomeAgentPolicy:
         default=_no_foreign_agent, repr=False
     )
     """Mobility security associations shared with the foreign agent at an address."""
+    own: frozenset[int] = field(init=False, repr=False, compare=False)
+    """All our unicast addresses."""
+    broadcast: int = field(init=False, repr=False, compare=False)
+    """The home network's broadcast address."""
 
-    def is_own(self, address: int) -> bool:
-        """Whether an address is one of this home agent's unicast addresses."""
-        return address == self.home_agent_address or address in self.addresses
+    def __post_init__(self) -> None:
+        """Derive what every request asks for."""
+        object.__setattr__(self, "own", self.addresses | {self.home_agent_address})
+        object.__setattr__(self, "broadcast", self.home_network.broadcast)

@@ -15,7 +15,7 @@ SECOND_NS = 1_000_000_000
 
 
 class State(Enum):
-    """See the table at the head of ``mobile.py``; the words of RFC 2006 mnState where it has one."""
+    """See the table at the head of ``mobile.py``; the words are those of RFC 2006 mnState."""
 
     ISOLATED = "isolated"
     PENDING = "pending"

@@ -222,26 +222,24 @@ def form(case: Case) -> Refusal | None:
 def home_agent_address(case: Case) -> Refusal | None:
     """Sent to a broadcast, or naming another home agent (RFC 5944 3.8.2.1, 3.8.3.2): 136."""
     policy = case.policy
-    if policy.is_own(case.request.home_agent) and not is_broadcast(
+    if case.request.home_agent not in policy.own or is_broadcast(
         case.arrival.destination.address, policy
     ):
-        return None
-    return UNKNOWN_HOME_AGENT
+        return UNKNOWN_HOME_AGENT
+    return None
 
 
 def is_broadcast(address: int, policy: HomeAgentPolicy) -> bool:
     """Whether a datagram to this address was not sent to us alone."""
-    return (
-        address == LIMITED_BROADCAST
-        or is_multicast(address)
-        or (address == policy.home_network.broadcast and address != policy.home_agent_address)
+    return address not in policy.own and (
+        address in (LIMITED_BROADCAST, policy.broadcast) or is_multicast(address)
     )
 
 
 def home_address(case: Case) -> Refusal | None:
     """A home address that cannot be served although it is configured (3.8.3.2): 129."""
     address = case.request.home_address
-    if case.policy.is_own(address) or not is_unicast(address):
+    if address in case.policy.own or not is_unicast(address):
         return PROHIBITED
     return None
 
@@ -298,7 +296,7 @@ def care_of_address(case: Case) -> Refusal | None:
         address == request.home_address
         or not is_unicast(address)
         or is_loopback(address)
-        or policy.is_own(address)
+        or address in policy.own
     ):
         return PROHIBITED
     home = policy.home_network

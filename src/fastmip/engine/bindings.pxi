@@ -140,7 +140,7 @@ cdef class BindingCache:
         PyObject_GetBuffer(tunnels, &view, PyBUF_SIMPLE)
         try:
             count = view.len // <Py_ssize_t>sizeof(fm_record)
-            if view.len != count * <Py_ssize_t>sizeof(fm_record):
+            if view.len % <Py_ssize_t>sizeof(fm_record):
                 raise ValueError(f"{view.len} bytes are no whole tunnel records")
             with nogil:
                 installed = control_restore(&self.control, <const fm_record *>view.buf,

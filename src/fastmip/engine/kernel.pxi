@@ -1,4 +1,107 @@
-# The engine with its kernel port and worker threads.
+# The engine with its kernel port and worker threads. Python starts, stops and watches them;
+# the threads themselves are C (workers.h) and never come here.
+
+from libc.errno cimport errno
+
+from fastmip.engine.workers cimport *
+
+from os import set_blocking, strerror
+
+_WORKER_STATES = ("ready", "running", "stopped", "failed")
+_PORT_DESCRIPTORS = ("", "tun", "tunnel", "icmp")
+
+
+def port_counter_names():
+    """Every counter of the kernel port in order: (name, sentence)."""
+    return [(_text(port_counter_table[number].name), _text(port_counter_table[number].sentence))
+            for number in range(PORT_COUNTER_COUNT)]
+
 
 cdef class Engine(BindingCache):
     """The binding cache, its workers and its counters."""
+
+    cdef port_worker *threads[FM_WORKERS_MAX]
+    cdef uint32_t attached
+
+    def __dealloc__(self):
+        # Workers end before the binding cache they read is freed by the base class.
+        cdef uint32_t number
+        with nogil:
+            for number in range(self.attached):
+                worker_ask_stop(self.threads[number])
+            for number in range(self.attached):
+                worker_join(self.threads[number])
+                worker_free(self.threads[number])
+
+    def attach_kernel(self, *, int tun_fd, int raw_fd, int icmp_fd=-1, bint tun_vnet_hdr=True):
+        """Give the next worker its TUN queue, its protocol-4 raw socket, its ICMP raw socket."""
+        cdef port_worker *thread
+        if self.attached == <uint32_t>self.workers:
+            raise ValueError(f"attach_kernel: all {self.attached} workers have their descriptors")
+        set_blocking(tun_fd, False)
+        set_blocking(raw_fd, False)
+        if icmp_fd != -1:
+            set_blocking(icmp_fd, False)
+        thread = worker_new(self.control.e.workers[self.attached], tun_fd, raw_fd, icmp_fd,
+                            tun_vnet_hdr)
+        if thread is NULL:
+            raise OSError(errno, strerror(errno))
+        self.threads[self.attached] = thread
+        self.attached += 1
+
+    def start(self):
+        """Start a thread for every attached worker."""
+        cdef uint32_t number
+        cdef int error = 0
+        if self.attached != <uint32_t>self.workers:
+            raise ValueError(f"start: {self.attached} of {self.workers} workers "
+                             "have descriptors")
+        for number in range(self.attached):
+            error = worker_start(self.threads[number], <int>number)
+            if error:
+                self.stop()
+                raise OSError(error, f"starting worker {number}: {strerror(error)}")
+
+    def stop(self):
+        """End all threads; returns when the batches in hand are done. May be called again."""
+        cdef uint32_t number
+        with nogil:
+            for number in range(self.attached):
+                worker_ask_stop(self.threads[number])
+            for number in range(self.attached):
+                worker_join(self.threads[number])
+
+    def heartbeats(self):
+        """Per worker: a number that grows at least once a second while it lives."""
+        cdef uint32_t number
+        return [self.threads[number].heartbeat for number in range(self.attached)]
+
+    def worker_status(self):
+        """Per worker: what it is doing, or which descriptor failed and why."""
+        cdef uint32_t number
+        status = []
+        for number in range(self.attached):
+            thread = self.threads[number]
+            failed = thread.port.failed
+            status.append({
+                "state": _WORKER_STATES[thread.state],
+                "descriptor": _PORT_DESCRIPTORS[failed],
+                "error": strerror(thread.port.error) if failed else "",
+                "heartbeat": thread.heartbeat,
+                "batches": thread.batches,
+                "sleeps": thread.sleeps,
+            })
+        return status
+
+    def port_counters(self):
+        """Counter name -> packets, summed over the kernel ports."""
+        cdef uint32_t number
+        cdef int counter
+        cdef uint64_t total
+        result = {}
+        for counter in range(PORT_COUNTER_COUNT):
+            total = 0
+            for number in range(self.attached):
+                total += self.threads[number].port.counters[counter]
+            result[_text(port_counter_table[counter].name)] = total
+        return result

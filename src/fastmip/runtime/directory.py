@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastmip.agents.hosts import Host
 from fastmip.auth.associations import (
@@ -25,6 +26,8 @@ from fastmip.runtime.config import HostConfig
 CACHE_HOSTS = 65536
 """Hosts of the directory kept ready; about 1 KiB each."""
 
+Query = Callable[[str, tuple[object, ...]], list[tuple[Any, ...]]]
+"""``Store.query``."""
 _COLUMNS = "spi, direction, key, algorithm, replay, replay_window"
 
 
@@ -45,8 +48,8 @@ class HostEntry:
 class HostDirectory:
     """Looks hosts up by home address."""
 
-    def __init__(self, reader: sqlite3.Connection, static: Iterable[HostConfig] = ()) -> None:
-        self._reader = reader
+    def __init__(self, query: Query, static: Iterable[HostConfig] = ()) -> None:
+        self._query = query
         self._cache: OrderedDict[int, Host | None] = OrderedDict()
         self._static: dict[int, Host] = {}
         self.set_static(static)
@@ -57,11 +60,6 @@ class HostDirectory:
             int(host.home_address): Host(int(host.home_address), host.association_set())
             for host in hosts
         }
-
-    def set_reader(self, reader: sqlite3.Connection) -> None:
-        """Read from another connection."""
-        self._reader = reader
-        self._cache.clear()
 
     def is_static(self, home_address: int) -> bool:
         """Whether the host stands in the configuration file."""
@@ -88,10 +86,10 @@ class HostDirectory:
         self._cache.pop(home_address, None)
 
     def _read(self, home_address: int) -> Host | None:
-        rows = self._reader.execute(
+        rows = self._query(
             f"SELECT {_COLUMNS} FROM host WHERE home_address=?",  # noqa: S608 - a constant
             (home_address,),
-        ).fetchall()
+        )
         if not rows:
             return None
         return Host(home_address, AssociationSet(_association(row) for row in rows))
@@ -109,11 +107,11 @@ class HostDirectory:
                     member.direction.value,
                     "file",
                 )
-        rows = self._reader.execute(
+        rows = self._query(
             "SELECT home_address, spi, algorithm, replay, replay_window, direction"
             " FROM host ORDER BY home_address, spi LIMIT ?",
             (limit,),
-        ).fetchall()
+        )
         for row in rows:
             yield HostEntry(*row)
 
@@ -122,7 +120,7 @@ def insert_host(connection: sqlite3.Connection, host: HostConfig) -> None:
     """Write a host into the directory, replacing what it had. For ``Store.run``."""
     connection.execute("DELETE FROM host WHERE home_address=?", (int(host.home_address),))
     connection.executemany(
-        f"INSERT INTO host(home_address, {_COLUMNS}) VALUES(?,?,?,?,?,?,?)",  # noqa: S608 - a constant
+        f"INSERT INTO host(home_address, {_COLUMNS}) VALUES(?,?,?,?,?,?,?)",
         [
             (
                 int(host.home_address),

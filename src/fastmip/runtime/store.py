@@ -11,9 +11,10 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 from fastmip.agents.effects import NodeRow
+from fastmip.errors import StoreError
 from fastmip.runtime import clock, store_schema
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.service import StartError
@@ -108,18 +109,22 @@ class Store(Generic[C]):
     # one node
 
     def load(self, home_address: int) -> NodeRow | None:
-        """The durable row of a node; None when it never registered or the file is unreadable."""
-        row = (
-            self._read()
-            .execute(
-                "SELECT identification, nonce, bindings FROM node WHERE home_address=?",
-                (home_address,),
-            )
-            .fetchone()
+        """The durable row of a node, None when it never registered. Raises StoreError."""
+        rows = self.query(
+            "SELECT identification, nonce, bindings FROM node WHERE home_address=?",
+            (home_address,),
         )
-        if row is None:
+        if not rows:
             return None
-        return NodeRow(home_address, store_schema.to_unsigned(row[0]), row[1], row[2])
+        identification, nonce, bindings = rows[0]
+        return NodeRow(home_address, store_schema.to_unsigned(identification), nonce, bindings)
+
+    def query(self, sql: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """Read; the transaction ends with the call. Raises StoreError."""
+        try:
+            return self._read().execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"{type(error).__name__}: {error}") from error
 
     # writing
 

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from fastmip.runtime.cli.clear import Ipv4Address
 from fastmip.runtime.cli.client import ControlClient, control_options
 from fastmip.runtime.cli.groups import AbbreviatingGroup
 from fastmip.runtime.cli.render import json_option, print_result
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
 
 SUBJECTS = {
     "binding": "Mobile nodes away from home: care-of addresses and lifetimes.",
@@ -28,6 +32,11 @@ SUBJECTS = {
     "host": "Mobile nodes that may register here.",
     "handover": "Moves of the mobile node: from, to, how long.",
 }
+
+LIMITED = {"binding", "tunnel", "host", "secure"}
+BY_ADDRESS = {"binding", "tunnel"}
+PAGE = 10_000
+"""Rows of one answer at most; the daemon holds no longer list together."""
 
 
 @click.group(cls=AbbreviatingGroup)
@@ -45,15 +54,66 @@ def mobile() -> None:
     """Accept the router's longer words."""
 
 
-def _command(subject: str, explanation: str) -> click.Command:
-    @click.command(subject, help=explanation)
-    @json_option
-    @control_options
-    def command(socket_path: Path, timeout_s: float, *, as_json: bool) -> None:
-        words = f"show {subject}"
-        print_result(words, ControlClient(socket_path, timeout_s).ask(words), as_json=as_json)
+class _Show(NamedTuple):
+    """What the options of one ``show`` command ask for."""
 
+    client: ControlClient
+    words: str
+    arguments: dict[str, Any]
+
+    def ask(self, *, everything: bool) -> Any:
+        """Ask once, or page by page until a page is empty."""
+        if not everything:
+            return self.client.ask(self.words, self.arguments)
+        rows: list[dict[str, Any]] = []
+        summary: dict[str, Any] = {}
+        arguments = {**self.arguments, "limit": PAGE}
+        while True:
+            page = self.client.ask(self.words, arguments)
+            found = page.get("rows", []) if isinstance(page, dict) else []
+            if not found:
+                return {"rows": rows, "summary": {**summary, "shown": len(rows)}}
+            rows += found
+            summary = page.get("summary", {})
+            arguments["after"] = found[-1].get("home_address")
+
+
+def _paging(subject: str, command: _F) -> _F:
+    """Add the options that choose rows, where the daemon understands them."""
+    if subject in LIMITED:
+        command = click.option(
+            "--limit",
+            type=click.IntRange(1, PAGE),
+            help="Longest list to answer with.  [default: 1000]",
+        )(command)
+    if subject in BY_ADDRESS:
+        command = click.argument("home_address", type=Ipv4Address(), required=False)(command)
+        command = click.option(
+            "--after", type=Ipv4Address(), help="Begin behind this home address."
+        )(command)
+    if subject == "binding":
+        command = click.option("--all", "everything", is_flag=True, help="List all of them.")(
+            command
+        )
     return command
+
+
+def _command(subject: str, explanation: str) -> click.Command:
+    def command(
+        socket_path: Path,
+        timeout_s: float,
+        *,
+        as_json: bool,
+        everything: bool = False,
+        **chosen: object,
+    ) -> None:
+        words = f"show {subject}"
+        arguments = {name: value for name, value in chosen.items() if value is not None}
+        show_it = _Show(ControlClient(socket_path, timeout_s), words, arguments)
+        print_result(words, show_it.ask(everything=everything), as_json=as_json)
+
+    decorated = _paging(subject, json_option(control_options(command)))
+    return click.command(subject, help=explanation)(decorated)
 
 
 for _subject, _explanation in SUBJECTS.items():

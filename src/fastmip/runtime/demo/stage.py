@@ -27,6 +27,8 @@ STREAM_INTERVAL_S = 0.002
 """Between two datagrams of the measured stream: the resolution of the handover gap."""
 STAY_INTERVAL_S = 0.005
 
+_COMMAND_LINE = "from fastmip.runtime.cli.main import main; main()"
+
 _HOME_AGENT_TOML = """\
 [daemon]
 state_dir = "{directory}/ha-state"
@@ -111,7 +113,10 @@ class Daemon:
         _write_private(path, configuration)
         with self.log.open("wb") as log:
             self.process = lab.popen(
-                node, [sys.executable, "-m", "fastmip", "run", str(path)], stdout=log, stderr=log
+                node,
+                [sys.executable, "-c", _COMMAND_LINE, "run", str(path)],
+                stdout=log,
+                stderr=log,
             )
 
     def is_ready(self) -> bool:

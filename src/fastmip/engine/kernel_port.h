@@ -1,0 +1,469 @@
+/* The kernel port: a TUN queue on the home side, a raw socket on the tunnel side.
+ *
+ * Home in    TUN with IFF_VNET_HDR: super-frames are cut to wire size here (vnet.h), partial
+ *            checksums completed. Packets the pipeline sees are ordinary IPv4 packets.
+ * Tunnel out SOCK_RAW, protocol 4, IP_HDRINCL: sendmmsg, destination from each outer header.
+ * Tunnel in  the same socket: recvmmsg. The kernel has reassembled (up to 64 kB).
+ * Home out   written to the TUN device, routed by the kernel: decapsulated packets, ICMP
+ *            errors, and packets without a binding ("written back").
+ * ICMP in    SOCK_RAW, protocol 1, filter 3/11/12: errors about our outer packets, given to
+ *            the pipeline whole as packets of the tunnel side.
+ *
+ * What the kernel does, and so the pipeline must not (fm_done):
+ *   home in    forwarded into the TUN device: TTL decremented, header checksum verified,
+ *              martians refused. Packets of this machine itself: TTL untouched, which is right.
+ *   tunnel in  outer header verified, reassembled, outer martians refused. What leaves on the
+ *              home side is forwarded by the kernel, which decrements the inner TTL then (or
+ *              delivers it here, without). What leaves through another tunnel is the pipeline's.
+ *   written back: forwarded a second time; returned.h puts the hop back.
+ * TTL thus drops exactly once per path: cn->mn on entering the TUN device, mn->cn on leaving
+ * it, mn->mn in the pipeline, written back on the way in.
+ *
+ * Buffers. A slot holds a wire-size packet with headroom and tailroom; an odd number of cache
+ * lines apart, so that starts spread over all cache sets. What exceeds a slot runs on into a
+ * `large` buffer, then its beginning is copied in front: one readv or recvmmsg serves both
+ * sizes. Parts of super-frames are written to the arena, valid for one batch.
+ *
+ * Nothing here blocks, allocates (but kernel_port_init) or touches Python. A descriptor that
+ * fails for good sets `failed`; anything else is counted by reason and the batch goes on.
+ */
+#ifndef FASTMIP_KERNEL_PORT_H
+#define FASTMIP_KERNEL_PORT_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* recvmmsg, sendmmsg */
+#endif
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "frames.h"
+#include "returned.h"
+#include "verdicts.h"
+#include "vnet.h"
+
+#define PORT_SLOT (FM_FRAME_SIZE + 64) /* 33 cache lines */
+#define PORT_LARGE_MAX 65536           /* an IPv4 packet, rounded up */
+#define PORT_LARGE (PORT_SLOT + PORT_LARGE_MAX + 64)
+#define PORT_ARENA (4 * PORT_LARGE_MAX)
+#define PORT_HOME_ROOM (PORT_SLOT - FM_HEADROOM_HOME - FM_TAILROOM)
+#define PORT_TUNNEL_ROOM (PORT_SLOT - FM_HEADROOM_TUNNEL - FM_TAILROOM)
+/* Inner packets of this size are made from what GRO merged; the original size is not told. */
+#define PORT_MERGED_SIZE 1400
+#define PORT_ERRORS_MAX 1000 /* errors in a row that make a descriptor count as failed */
+
+#define PORT_COUNTERS(X)                                                                          \
+    X(HOME_READ, "home-read", "Packets and super-frames read from the TUN device.")               \
+    X(HOME_SUPER_FRAMES, "home-super-frames", "TCP and UDP super-frames among them.")             \
+    X(HOME_SEGMENTS, "home-segments", "Wire-size packets cut from super-frames.")                 \
+    X(HOME_COMPLETED, "home-checksums-completed", "Whole packets whose checksum was partial.")    \
+    X(HOME_BAD_OFFLOAD, "home-bad-offload", "Offload header that does not fit its packet.")       \
+    X(HOME_READ_ERRORS, "home-read-errors", "Reads of the TUN device that failed.")               \
+    X(HOME_WRITTEN, "home-written", "Packets written to the TUN device.")                         \
+    X(HOME_HOPS_RETURNED, "home-hops-returned", "Packets written back with their hop put back.")  \
+    X(HOME_CIRCLING, "home-circling", "Packets written back that were so before: routing loop?")  \
+    X(HOME_DOWN, "home-device-down", "Lost on writing: the TUN device is down.")                  \
+    X(HOME_REFUSED, "home-refused", "Lost on writing: the kernel refused the packet.")            \
+    X(HOME_NO_BUFFER, "home-no-buffer", "Lost on writing: no kernel memory.")                     \
+    X(TUNNEL_READ, "tunnel-read", "Packets read from the tunnel socket.")                         \
+    X(TUNNEL_LARGE, "tunnel-large", "Larger than a slot: reassembled or merged by GRO.")          \
+    X(TUNNEL_MERGED, "tunnel-merged", "Merged by GRO, cut again: GRO should be off.")             \
+    X(TUNNEL_SEGMENTS, "tunnel-segments", "Wire-size packets cut from merged ones.")              \
+    X(TUNNEL_COMPLETED, "tunnel-checksums-completed", "Inner checksums that were partial.")       \
+    X(TUNNEL_READ_ERRORS, "tunnel-read-errors", "Reads of the tunnel socket that failed.")        \
+    X(TUNNEL_SENT, "tunnel-sent", "Packets sent through the tunnel socket.")                      \
+    X(TUNNEL_TOO_BIG, "tunnel-too-big", "Not sent (EMSGSIZE): beyond the MTU of the interface.")  \
+    X(TUNNEL_NO_BUFFER, "tunnel-no-buffer", "Not sent (ENOBUFS, ENOMEM): queue full.")            \
+    X(TUNNEL_FORBIDDEN, "tunnel-forbidden", "Not sent (EPERM, EACCES): firewall or policy.")      \
+    X(TUNNEL_WOULD_BLOCK, "tunnel-would-block", "Not sent (EAGAIN): socket buffer full.")         \
+    X(TUNNEL_UNREACHABLE, "tunnel-unreachable", "Not sent: no route, or the link is down.")       \
+    X(TUNNEL_REFUSED, "tunnel-refused", "Not sent for another reason, such as a bad address.")    \
+    X(ICMP_READ, "icmp-read", "ICMP errors read from the ICMP socket.")                           \
+    X(ICMP_READ_ERRORS, "icmp-read-errors", "Reads of the ICMP socket that failed.")
+
+enum port_counter {
+#define X(name, text, sentence) PORT_##name,
+    PORT_COUNTERS(X)
+#undef X
+        PORT_COUNTER_COUNT
+};
+
+struct port_counter_text {
+    const char *name;
+    const char *sentence;
+};
+
+#define X(name, text, sentence) {text, sentence},
+static const struct port_counter_text port_counter_table[PORT_COUNTER_COUNT] = {PORT_COUNTERS(X)};
+#undef X
+
+enum port_descriptor { PORT_NONE, PORT_TUN, PORT_RAW, PORT_ICMP };
+
+struct kernel_port {
+    int tun_fd, raw_fd, icmp_fd; /* icmp_fd -1: another worker reads it */
+    uint32_t vnet_len;           /* 10, or 0 without IFF_VNET_HDR */
+    int failed;                  /* enum port_descriptor */
+    int error;                   /* errno of the failure */
+    uint32_t errors_in_a_row;
+    uint8_t *memory;
+    size_t memory_len;
+    uint8_t *home_slots, *tunnel_slots, *home_large, *tunnel_large, *arena;
+    uint32_t arena_used;
+    struct super_frame home_super, tunnel_super;
+    uint32_t received, taken; /* of the last recvmmsg */
+    struct mmsghdr rx[FM_BATCH], tx[FM_BATCH];
+    struct iovec rx_iov[FM_BATCH][2], tx_iov[FM_BATCH];
+    struct sockaddr_in tx_to[FM_BATCH];
+    uint64_t counters[PORT_COUNTER_COUNT]; /* written by the worker, read by anyone */
+    struct returned_memory returned;
+};
+
+static inline void port_count(struct kernel_port *k, enum port_counter which, uint64_t more)
+{
+    __atomic_store_n(&k->counters[which], k->counters[which] + more, __ATOMIC_RELAXED);
+}
+
+static inline void port_fail(struct kernel_port *k, enum port_descriptor which, int error)
+{
+    k->failed = which;
+    k->error = error;
+}
+
+/* An error on reading. Descriptors that are gone fail at once, others when they stay so. */
+static inline void port_read_error(struct kernel_port *k, enum port_descriptor which,
+                                   enum port_counter counter, int error)
+{
+    port_count(k, counter, 1);
+    if (error == EBADF || error == EBADFD || error == ENOTSOCK || error == ENODEV ||
+        ++k->errors_in_a_row > PORT_ERRORS_MAX)
+        port_fail(k, which, error);
+}
+
+/* 0, or -1 with errno. The descriptors stay the caller's. */
+static inline int kernel_port_init(struct kernel_port *k, int tun_fd, int raw_fd, int icmp_fd,
+                                   int vnet_hdr)
+{
+    size_t slots = (size_t)FM_BATCH * PORT_SLOT;
+    memset(k, 0, sizeof *k);
+    k->tun_fd = tun_fd;
+    k->raw_fd = raw_fd;
+    k->icmp_fd = icmp_fd;
+    k->vnet_len = vnet_hdr ? VNET_HDR_LEN : 0;
+    /* Large buffers are touched, and so backed by memory, only as far as packets reach. */
+    k->memory_len = 2 * slots + (size_t)(FM_BATCH + 1) * PORT_LARGE + PORT_ARENA;
+    k->memory = (uint8_t *)mmap(NULL, k->memory_len, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (k->memory == (uint8_t *)MAP_FAILED) {
+        k->memory = NULL;
+        return -1;
+    }
+    k->home_slots = k->memory;
+    k->tunnel_slots = k->home_slots + slots;
+    k->arena = k->tunnel_slots + slots;
+    k->home_large = k->arena + PORT_ARENA;
+    k->tunnel_large = k->home_large + PORT_LARGE;
+    for (uint32_t i = 0; i < FM_BATCH; i++) {
+        k->rx_iov[i][0].iov_base = k->tunnel_slots + (size_t)i * PORT_SLOT + FM_HEADROOM_TUNNEL;
+        k->rx_iov[i][0].iov_len = PORT_TUNNEL_ROOM;
+        k->rx_iov[i][1].iov_base = k->tunnel_large + (size_t)i * PORT_LARGE + PORT_SLOT;
+        k->rx_iov[i][1].iov_len = PORT_LARGE_MAX;
+        k->rx[i].msg_hdr.msg_iov = k->rx_iov[i];
+        k->rx[i].msg_hdr.msg_iovlen = 2;
+        k->tx_to[i].sin_family = AF_INET;
+        k->tx[i].msg_hdr.msg_name = &k->tx_to[i];
+        k->tx[i].msg_hdr.msg_namelen = sizeof k->tx_to[i];
+        k->tx[i].msg_hdr.msg_iov = &k->tx_iov[i];
+        k->tx[i].msg_hdr.msg_iovlen = 1;
+    }
+    return 0;
+}
+
+static inline void kernel_port_free(struct kernel_port *k)
+{
+    if (k->memory) munmap(k->memory, k->memory_len);
+    k->memory = NULL;
+}
+
+static inline void port_describe(struct fm_desc *d, uint8_t *data, uint32_t len, int side)
+{
+    d->data = data;
+    d->len = len;
+    d->line = 0;
+    d->hash = 0;
+    d->verdict = FM_NONE;
+    d->done = FM_DONE_TTL | FM_DONE_CHECKSUM | FM_DONE_REASSEMBLY | FM_DONE_MARTIAN;
+    d->side = (uint8_t)side;
+}
+
+/* The first `room` bytes of a packet lie in a slot, the rest in `large`: make it one piece. */
+static inline uint8_t *port_join(const uint8_t *slot, uint8_t *large, uint32_t room)
+{
+    return (uint8_t *)memcpy(large + PORT_SLOT - room, slot, room);
+}
+
+/* Cut as much of a super-frame as batch and arena hold; the new number of packets in batch. */
+static inline uint32_t port_cut(struct kernel_port *k, struct super_frame *f,
+                                struct fm_desc *batch, uint32_t n, int side)
+{
+    uint32_t headroom = side == FM_HOME ? FM_HEADROOM_HOME : FM_HEADROOM_TUNNEL;
+    uint32_t before = n;
+    while (n < FM_BATCH && super_frame_pending(f)) {
+        uint32_t stride = (headroom + super_frame_peek(f) + FM_TAILROOM + 127u) & ~63u;
+        stride |= 64; /* an odd number of cache lines */
+        if (k->arena_used + stride > PORT_ARENA) break;
+        uint8_t *room = k->arena + k->arena_used + headroom;
+        port_describe(&batch[n++], room, super_frame_next(f, room), side);
+        k->arena_used += stride;
+    }
+    port_count(k, side == FM_HOME ? PORT_HOME_SEGMENTS : PORT_TUNNEL_SEGMENTS, n - before);
+    return n;
+}
+
+/* One read from the TUN device. > 0: bytes without offload header; 0: nothing there. */
+static inline uint32_t port_read_tun(struct kernel_port *k, uint8_t *slot, struct vnet_hdr *h)
+{
+    struct iovec iov[2] = {
+        {slot + FM_HEADROOM_HOME - k->vnet_len, k->vnet_len + PORT_HOME_ROOM},
+        {k->home_large + PORT_SLOT, PORT_LARGE_MAX},
+    };
+    for (;;) {
+        ssize_t got = readv(k->tun_fd, iov, 2);
+        if (got > (ssize_t)k->vnet_len) {
+            memset(h, 0, sizeof *h);
+            if (k->vnet_len) memcpy(h, iov[0].iov_base, VNET_HDR_LEN);
+            port_count(k, PORT_HOME_READ, 1);
+            k->errors_in_a_row = 0;
+            return (uint32_t)got - k->vnet_len;
+        }
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
+        port_read_error(k, PORT_TUN, PORT_HOME_READ_ERRORS, got < 0 ? errno : EIO);
+        return 0;
+    }
+}
+
+/* Fill batch from the home side; the number of packets. */
+static inline uint32_t kernel_port_receive_home(struct kernel_port *k, struct fm_desc *batch)
+{
+    uint32_t n = 0;
+    int large_in_batch = 0;
+    k->arena_used = 0;
+    for (;;) {
+        n = port_cut(k, &k->home_super, batch, n, FM_HOME);
+        if (n == FM_BATCH || super_frame_pending(&k->home_super) || large_in_batch) return n;
+        struct vnet_hdr h;
+        uint8_t *slot = k->home_slots + (size_t)n * PORT_SLOT;
+        uint8_t *data = slot + FM_HEADROOM_HOME;
+        uint32_t len = port_read_tun(k, slot, &h);
+        if (!len) return n;
+        int is_super = h.gso_type != VNET_GSO_NONE;
+        if (len > PORT_HOME_ROOM) {
+            data = port_join(data, k->home_large, PORT_HOME_ROOM);
+        } else if (is_super) { /* its slot is needed again before it is cut */
+            data = (uint8_t *)memcpy(k->home_large + PORT_SLOT, data, len);
+        }
+        if (is_super) {
+            port_count(k, PORT_HOME_SUPER_FRAMES, 1);
+            if (super_frame_open(&k->home_super, &h, data, len))
+                port_count(k, PORT_HOME_BAD_OFFLOAD, 1);
+            continue;
+        }
+        if (h.flags & VNET_NEEDS_CSUM) {
+            int bad = vnet_complete(&h, data, len);
+            port_count(k, bad ? PORT_HOME_BAD_OFFLOAD : PORT_HOME_COMPLETED, 1);
+            if (bad) continue;
+        }
+        large_in_batch = len > PORT_HOME_ROOM;
+        port_describe(&batch[n++], data, len, FM_HOME);
+    }
+}
+
+/* Inner TCP or UDP with a bare pseudo-header sum: complete it, or take it up for cutting.
+ * True if it was taken up. */
+static inline int port_mend_inner(struct kernel_port *k, uint8_t *data, uint32_t len)
+{
+    uint32_t outer = (uint32_t)(data[0] & 15) * 4;
+    if (len < outer + 20 || data[VNET_IP_PROTOCOL] != 4) return 0;
+    uint8_t *ip = data + outer;
+    uint32_t field = transport_partial(ip, len - outer);
+    if (!field) return 0;
+    uint32_t total = vnet_get16(ip + VNET_IP_TOTAL), ip_len = (uint32_t)(ip[0] & 15) * 4;
+    if (ip[VNET_IP_PROTOCOL] == VNET_PROTO_TCP && total > PORT_MERGED_SIZE) {
+        uint32_t headers = ip_len + (uint32_t)(ip[ip_len + VNET_TCP_OFFSET] >> 4) * 4;
+        if (super_frame_adopt(&k->tunnel_super, VNET_PROTO_TCP, data, outer + total, outer,
+                              PORT_MERGED_SIZE - headers) == 0) {
+            port_count(k, PORT_TUNNEL_MERGED, 1);
+            return 1;
+        }
+    }
+    struct vnet_hdr h = {.flags = VNET_NEEDS_CSUM,
+                         .csum_start = (uint16_t)ip_len,
+                         .csum_offset = (uint16_t)(field - ip_len)};
+    if (vnet_complete(&h, ip, total) == 0) port_count(k, PORT_TUNNEL_COMPLETED, 1);
+    return 0;
+}
+
+/* Read up to a batch from a raw socket into the tunnel slots; their number. */
+static inline uint32_t port_read_raw(struct kernel_port *k, int fd, enum port_descriptor which,
+                                     enum port_counter read, enum port_counter errors)
+{
+    int got = recvmmsg(fd, k->rx, FM_BATCH, MSG_DONTWAIT, NULL);
+    if (got > 0) {
+        port_count(k, read, (uint64_t)got);
+        k->errors_in_a_row = 0;
+        return (uint32_t)got;
+    }
+    if (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+        port_read_error(k, which, errors, errno);
+    return 0;
+}
+
+static inline uint8_t *port_received(struct kernel_port *k, uint32_t i, uint32_t len)
+{
+    uint8_t *data = (uint8_t *)k->rx_iov[i][0].iov_base;
+    if (len <= PORT_TUNNEL_ROOM) return data;
+    port_count(k, PORT_TUNNEL_LARGE, 1);
+    return port_join(data, k->tunnel_large + (size_t)i * PORT_LARGE, PORT_TUNNEL_ROOM);
+}
+
+/* Fill batch from the tunnel side; the number of packets. */
+static inline uint32_t kernel_port_receive_tunnel(struct kernel_port *k, struct fm_desc *batch)
+{
+    uint32_t n = 0;
+    k->arena_used = 0;
+    if (k->taken == k->received && !super_frame_pending(&k->tunnel_super)) {
+        k->received = port_read_raw(k, k->raw_fd, PORT_RAW, PORT_TUNNEL_READ,
+                                    PORT_TUNNEL_READ_ERRORS);
+        k->taken = 0;
+    }
+    for (;;) {
+        n = port_cut(k, &k->tunnel_super, batch, n, FM_TUNNEL);
+        if (n == FM_BATCH || super_frame_pending(&k->tunnel_super) || k->taken == k->received)
+            return n;
+        uint32_t i = k->taken++, len = k->rx[i].msg_len;
+        uint8_t *data = port_received(k, i, len);
+        if (len && port_mend_inner(k, data, len)) continue;
+        port_describe(&batch[n++], data, len, FM_TUNNEL);
+    }
+}
+
+/* Fill batch with ICMP errors; only when no tunnel packets are left to take (shared slots). */
+static inline uint32_t kernel_port_receive_icmp(struct kernel_port *k, struct fm_desc *batch)
+{
+    if (k->icmp_fd < 0 || k->taken != k->received || super_frame_pending(&k->tunnel_super))
+        return 0;
+    uint32_t n = port_read_raw(k, k->icmp_fd, PORT_ICMP, PORT_ICMP_READ, PORT_ICMP_READ_ERRORS);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t len = k->rx[i].msg_len;
+        port_describe(&batch[i], port_received(k, i, len), len, FM_TUNNEL);
+    }
+    return n;
+}
+
+/* A packet the kernel is to route as if it had never left it. */
+static inline void port_put_hop_back(struct kernel_port *k, struct fm_desc *d)
+{
+    if (d->len < 20) return;
+    if (returned_before(&k->returned, d->data, d->len)) {
+        port_count(k, PORT_HOME_CIRCLING, 1);
+        return;
+    }
+    returned_add_hop(d->data);
+    port_count(k, PORT_HOME_HOPS_RETURNED, 1);
+}
+
+static inline void port_write_error(struct kernel_port *k, int error)
+{
+    if (error == EBADF || error == EBADFD) port_fail(k, PORT_TUN, error);
+    port_count(k,
+               error == EIO                         ? PORT_HOME_DOWN
+               : error == ENOMEM || error == ENOBUFS || error == EAGAIN ? PORT_HOME_NO_BUFFER
+                                                    : PORT_HOME_REFUSED,
+               1);
+}
+
+static inline void kernel_port_send_home(struct kernel_port *k, struct fm_desc **packets,
+                                         uint32_t count)
+{
+    static const struct vnet_hdr whole = {0};
+    uint64_t written = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct fm_desc *d = packets[i];
+        if (d->verdict == FM_RETURNED_NO_BINDING || d->verdict == FM_RETURNED_EXPIRED)
+            port_put_hop_back(k, d);
+        struct iovec iov[2] = {{(void *)&whole, k->vnet_len}, {d->data, d->len}};
+        if (writev(k->tun_fd, iov, 2) >= 0)
+            written++;
+        else
+            port_write_error(k, errno);
+    }
+    port_count(k, PORT_HOME_WRITTEN, written);
+}
+
+static inline void port_send_error(struct kernel_port *k, int error)
+{
+    enum port_counter why = PORT_TUNNEL_REFUSED;
+    switch (error) {
+    case EMSGSIZE: why = PORT_TUNNEL_TOO_BIG; break;
+    case ENOBUFS:
+    case ENOMEM: why = PORT_TUNNEL_NO_BUFFER; break;
+    case EPERM:
+    case EACCES: why = PORT_TUNNEL_FORBIDDEN; break;
+    case EAGAIN: why = PORT_TUNNEL_WOULD_BLOCK; break;
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+    case ENETDOWN: why = PORT_TUNNEL_UNREACHABLE; break;
+    case EBADF:
+    case ENOTSOCK: port_fail(k, PORT_RAW, error); break;
+    }
+    port_count(k, why, 1);
+}
+
+/* Send up to FM_BATCH packets. The kernel stops at the first it refuses; that one is counted
+ * and the rest sent. A full socket buffer gets one wait of a millisecond per call. */
+static inline void port_send_chunk(struct kernel_port *k, uint32_t count)
+{
+    uint32_t sent = 0, lost = 0;
+    int waited = 0;
+    while (sent < count && !k->failed) {
+        int done = sendmmsg(k->raw_fd, k->tx + sent, count - sent, MSG_DONTWAIT);
+        if (done > 0) {
+            sent += (uint32_t)done;
+        } else if (errno == EINTR) {
+            continue;
+        } else if (errno == EAGAIN && !waited) {
+            struct pollfd writable = {.fd = k->raw_fd, .events = POLLOUT};
+            waited = 1;
+            poll(&writable, 1, 1);
+        } else {
+            port_send_error(k, errno);
+            sent++;
+            lost++;
+        }
+    }
+    port_count(k, PORT_TUNNEL_SENT, sent - lost);
+}
+
+static inline void kernel_port_send_tunnel(struct kernel_port *k, struct fm_desc **packets,
+                                           uint32_t count)
+{
+    while (count && !k->failed) {
+        uint32_t chunk = count < FM_BATCH ? count : FM_BATCH;
+        for (uint32_t i = 0; i < chunk; i++) {
+            k->tx_iov[i].iov_base = packets[i]->data;
+            k->tx_iov[i].iov_len = packets[i]->len;
+            memcpy(&k->tx_to[i].sin_addr, packets[i]->data + VNET_IP_DESTINATION, 4);
+        }
+        port_send_chunk(k, chunk);
+        packets += chunk;
+        count -= chunk;
+    }
+}
+
+#endif

@@ -1,0 +1,197 @@
+/* Worker threads: native threads that move packets between a port and the pipeline.
+ *
+ * One loop per worker:
+ *   1. a batch from the home side: receive, fm_run_batch, send;
+ *   2. a batch from the tunnel side, likewise: neither side waits for the other to run dry;
+ *   3. every so often, and when idle, a batch of ICMP errors;
+ *   4. nothing at all arrived: offline for the epochs, sleep in poll, online.
+ * One clock reading per batch: the pipeline judges expiry by it. The heartbeat grows with every
+ * round and so at least every WORKER_SLEEP_MS.
+ *
+ * Threads never enter Python and take no signal. worker_stop() wakes and joins; a descriptor
+ * that fails for good ends its worker with state FAILED, for Python to see, and no heartbeat.
+ */
+#ifndef FASTMIP_WORKERS_H
+#define FASTMIP_WORKERS_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <time.h>
+
+#include "kernel_port.h"
+#include "pipeline.h"
+
+#define WORKER_SLEEP_MS 400    /* longest time without a heartbeat */
+#define WORKER_ICMP_ROUNDS 16  /* rounds under load between looks at the ICMP socket */
+#define WORKER_FALSE_WAKES 100 /* poll says "error" this often without one to read: failed */
+
+enum worker_state { WORKER_READY, WORKER_RUNNING, WORKER_STOPPED, WORKER_FAILED };
+
+/* Fields shared with the control thread are written by the worker with relaxed stores. */
+struct port_worker {
+    struct kernel_port port;
+    struct fm_worker *pipeline;
+    pthread_t thread;
+    int joinable;
+    int stop_fd;         /* eventfd: wakes poll */
+    int stop;            /* written by the control thread */
+    int state;           /* enum worker_state */
+    uint64_t heartbeat;  /* rounds */
+    uint64_t batches;    /* rounds' batches that held packets */
+    uint64_t sleeps;     /* times in poll */
+    uint32_t false_wakes;
+    struct fm_desc batch[FM_BATCH];
+    struct fm_out out;
+};
+
+static inline void worker_add(uint64_t *field)
+{
+    __atomic_store_n(field, *field + 1, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t worker_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+typedef uint32_t (*worker_receive_fn)(struct kernel_port *, struct fm_desc *);
+
+/* Receive a batch, run it through the pipeline, send what comes out; packets received. */
+static uint32_t worker_round(struct port_worker *p, worker_receive_fn receive, int side)
+{
+    struct fm_worker *w = p->pipeline;
+    struct fm_out *out = &p->out;
+    uint64_t start = fm_stage_start(w);
+    uint32_t n = receive(&p->port, p->batch);
+    if (!n) return 0;
+    fm_stage_end(w, FM_STAGE_RX, n, start);
+    worker_add(&p->batches);
+    fm_run_batch(w, p->batch, n, side, worker_now(), out);
+    start = fm_stage_start(w);
+    kernel_port_send_tunnel(&p->port, out->packets[FM_TUNNEL], out->count[FM_TUNNEL]);
+    kernel_port_send_home(&p->port, out->packets[FM_HOME], out->count[FM_HOME]);
+    fm_stage_end(w, FM_STAGE_TX, out->count[FM_HOME] + out->count[FM_TUNNEL], start);
+    out->count[FM_HOME] = out->count[FM_TUNNEL] = 0;
+    return n;
+}
+
+/* Sleep until something arrives, stop is wanted, or the heartbeat is due. */
+static void worker_sleep(struct port_worker *p)
+{
+    struct kernel_port *k = &p->port;
+    struct pollfd fds[4] = {
+        {.fd = p->stop_fd, .events = POLLIN},
+        {.fd = k->tun_fd, .events = POLLIN},
+        {.fd = k->raw_fd, .events = POLLIN},
+        {.fd = k->icmp_fd, .events = POLLIN}, /* -1 is skipped */
+    };
+    worker_add(&p->sleeps);
+    fm_worker_offline(p->pipeline);
+    int ready = poll(fds, 4, WORKER_SLEEP_MS);
+    fm_worker_online(p->pipeline);
+    if (ready <= 0) return;
+    for (int i = PORT_TUN; i <= PORT_ICMP; i++) {
+        if (!(fds[i].revents & (POLLERR | POLLHUP | POLLNVAL))) continue;
+        /* The next read tells which error and fails the port; if it never does, poll would
+         * return at once for ever. */
+        if (++p->false_wakes > WORKER_FALSE_WAKES) port_fail(k, (enum port_descriptor)i, EIO);
+        return;
+    }
+    p->false_wakes = 0;
+}
+
+static void *worker_main(void *argument)
+{
+    struct port_worker *p = (struct port_worker *)argument;
+    struct kernel_port *k = &p->port;
+    fm_worker_online(p->pipeline);
+    while (!__atomic_load_n(&p->stop, __ATOMIC_ACQUIRE) && !k->failed) {
+        uint32_t moved = worker_round(p, kernel_port_receive_home, FM_HOME);
+        moved += worker_round(p, kernel_port_receive_tunnel, FM_TUNNEL);
+        if (!moved || p->heartbeat % WORKER_ICMP_ROUNDS == 0)
+            moved += worker_round(p, kernel_port_receive_icmp, FM_TUNNEL);
+        worker_add(&p->heartbeat);
+        if (!moved && !k->failed) worker_sleep(p);
+    }
+    fm_worker_offline(p->pipeline);
+    __atomic_store_n(&p->state, k->failed ? WORKER_FAILED : WORKER_STOPPED, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+/* A worker for three descriptors, or NULL with errno. It is not started. */
+static struct port_worker *worker_new(struct fm_worker *pipeline, int tun_fd, int raw_fd,
+                                      int icmp_fd, int vnet_hdr)
+{
+    struct port_worker *p = NULL;
+    int error = posix_memalign((void **)&p, 64, sizeof *p);
+    if (error) {
+        errno = error;
+        return NULL;
+    }
+    memset(p, 0, sizeof *p);
+    p->pipeline = pipeline;
+    p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (p->stop_fd >= 0 && kernel_port_init(&p->port, tun_fd, raw_fd, icmp_fd, vnet_hdr) == 0)
+        return p;
+    error = errno;
+    if (p->stop_fd >= 0) close(p->stop_fd);
+    free(p);
+    errno = error;
+    return NULL;
+}
+
+/* 0 or an errno. Signals stay with the threads that can run Python handlers. */
+static int worker_start(struct port_worker *p, int number)
+{
+    sigset_t all, before;
+    char name[16];
+    if (p->joinable) return EALREADY;
+    snprintf(name, sizeof name, "fastmip-%d", number & 0xffff);
+    __atomic_store_n(&p->stop, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&p->state, WORKER_RUNNING, __ATOMIC_RELAXED);
+    p->port.failed = PORT_NONE;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&p->thread, NULL, worker_main, p);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error) {
+        __atomic_store_n(&p->state, WORKER_READY, __ATOMIC_RELAXED);
+        return error;
+    }
+    p->joinable = 1;
+    pthread_setname_np(p->thread, name);
+    return 0;
+}
+
+/* Ask the thread to end; it does after the batch in hand. */
+static void worker_ask_stop(struct port_worker *p)
+{
+    uint64_t one = 1;
+    __atomic_store_n(&p->stop, 1, __ATOMIC_RELEASE);
+    if (write(p->stop_fd, &one, sizeof one) < 0) return; /* EAGAIN: already signalled */
+}
+
+/* Wait for the thread; blocks for at most the batch in hand. */
+static void worker_join(struct port_worker *p)
+{
+    uint64_t spent;
+    if (!p->joinable) return;
+    pthread_join(p->thread, NULL);
+    p->joinable = 0;
+    if (read(p->stop_fd, &spent, sizeof spent) < 0) return; /* EAGAIN: nothing was signalled */
+}
+
+static void worker_free(struct port_worker *p)
+{
+    if (!p) return;
+    kernel_port_free(&p->port);
+    close(p->stop_fd);
+    free(p);
+}
+
+#endif

@@ -1,0 +1,281 @@
+"""The process: configuration -> roles -> event loop -> clean stop.
+
+1. ``run_daemon`` loads the file; any refusal is one line on standard error and exit code 2.
+2. ``Daemon.run`` locks the state directory, undoes what a crash left behind, starts each role
+   and the control socket, and says READY.
+3. Then it serves: SIGTERM and SIGINT stop, SIGHUP reloads, the watchdog looks at the workers.
+4. Roles stop in reverse order; whatever of the journal is left is undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from fastmip import __version__
+from fastmip.errors import FastmipError
+from fastmip.runtime.config import Config, load_config
+from fastmip.runtime.control_socket import ControlSocket
+from fastmip.runtime.home_service import HomeService
+from fastmip.runtime.journal import Journal
+from fastmip.runtime.logging import configure_logging, get_logger
+from fastmip.runtime.netlink import Kernel
+from fastmip.runtime.notify import notify, watchdog_interval_s
+from fastmip.runtime.service import (
+    Arguments,
+    Command,
+    CommandError,
+    ReloadRefused,
+    Service,
+    StartError,
+)
+
+EXIT_REFUSED = 2
+"""The configuration or the machine does not allow a start; standard error says why."""
+WEDGED_S = 10.0
+"""A worker whose heartbeat stands still this long will never move again: abort."""
+SWITCH_INTERVAL_S = 0.0005
+"""The store's writer waits at most this long for the interpreter, ten times less than usual."""
+_LOCK_NAME = "lock"
+_FIXED_DAEMON_KEYS = ("state_dir", "control_socket")
+
+log = get_logger("daemon")
+
+
+def run_daemon(config_path: str) -> int:
+    """Run until told to stop; returns the exit code."""
+    try:
+        config = load_config(config_path)
+        configure_logging(config.daemon.log_level, config.daemon.log_format)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        return asyncio.run(Daemon(config, config_path).run())
+    except FastmipError as error:
+        print(f"fastmip: {error}", file=sys.stderr)  # noqa: T201 - the one line of a refusal
+        return EXIT_REFUSED
+
+
+class Daemon:
+    """One process with its roles."""
+
+    def __init__(self, config: Config, file: str) -> None:
+        self._config = config
+        self._file = file
+        self._began = time.monotonic()
+        self._stopping = asyncio.Event()
+        self._services: list[Service] = []
+        self._reloading = asyncio.Lock()
+
+    async def run(self) -> int:
+        """Start, serve, stop. Raises FastmipError when the start is refused."""
+        state_dir = self._config.daemon.state_dir
+        lock = _lock(state_dir)
+        try:
+            journal = Journal(_journal_path(self._config.daemon.control_socket))
+            async with Kernel(journal) as kernel:
+                left = await kernel.undo_all()
+                if left:
+                    log.warning("leftovers-undone", changes=left)
+                try:
+                    await self._serve(kernel)
+                finally:
+                    await kernel.undo_all()
+        finally:
+            os.close(lock)
+        return 0
+
+    async def _serve(self, kernel: Kernel) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        control = ControlSocket(self._config.daemon.control_socket, self.dispatch)
+        watchdog: asyncio.Task[None] | None = None
+        try:
+            for service in self._build(kernel):
+                self._services.append(service)
+                await service.start()
+            await control.start()
+            watchdog = asyncio.create_task(self._watch())
+            notify(READY=1, STATUS=self._status_line(), MAINPID=os.getpid())
+            log.info("daemon-started", version=__version__, pid=os.getpid())
+            await self._stopping.wait()
+        finally:
+            notify(STOPPING=1)
+            if watchdog is not None:
+                watchdog.cancel()
+            await control.stop()
+            for service in reversed(self._services):
+                await service.stop()
+            log.info("daemon-stopped")
+
+    def _build(self, kernel: Kernel) -> list[Service]:
+        services: list[Service] = []
+        if self._config.home_agent is not None:
+            services.append(HomeService(self._config, kernel, file=self._file))
+        if self._config.mobile_node is not None:
+            from fastmip.runtime.mobile_service import MobileService  # noqa: PLC0415 - its role
+
+            services.append(MobileService(self._config, kernel, file=self._file))
+        return services
+
+    # watchdog
+
+    async def _watch(self) -> None:
+        """Feed the service manager's watchdog only while every worker moves."""
+        interval_s = watchdog_interval_s()
+        seen: dict[tuple[str, int], tuple[int, float]] = {}
+        while True:
+            await asyncio.sleep(interval_s)
+            now = time.monotonic()
+            oldest_s = 0.0
+            for service in self._services:
+                for worker, beat in enumerate(service.heartbeats()):
+                    key = (service.name, worker)
+                    known = seen.get(key)
+                    if known is None or known[0] != beat:
+                        seen[key] = known = (beat, now)
+                    oldest_s = max(oldest_s, now - known[1])
+            if oldest_s >= WEDGED_S:
+                log.error("worker-wedged", seconds=round(oldest_s, 1), remedy="aborting to restart")
+                os.abort()
+            # Workers beat at least once a second; two missed beats are no reason to feed.
+            if oldest_s < 2.0 + interval_s:
+                notify(WATCHDOG=1, STATUS=self._status_line())
+
+    def _status_line(self) -> str:
+        parts = []
+        for service in self._services:
+            facts = service.status()
+            parts.append(f"{service.name}: {facts.get('bindings', 0)} bindings")
+        return ", ".join(parts)
+
+    # reload
+
+    def _on_hangup(self) -> None:
+        task = asyncio.ensure_future(self._reload_logged())
+        self._pending = task  # the loop itself keeps only a weak reference
+
+    async def _reload_logged(self) -> None:
+        try:
+            changes = await self.reload(dry_run=False)
+        except FastmipError as error:
+            log.error("reload-refused", reason=str(error))  # noqa: TRY400 - the reason says it
+        else:
+            log.info("reloaded", changes=len(changes))
+
+    async def reload(self, *, dry_run: bool) -> list[str]:
+        """Apply the difference to the file, or refuse all of it. Returns the changes.
+
+        Raises ConfigError or ReloadRefused; then nothing was changed.
+        """
+        async with self._reloading:
+            new = load_config(self._file)
+            changes = self._plan_daemon(new)
+            for service in self._services:
+                changes += service.plan_reload(new)
+            if dry_run:
+                return changes
+            configure_logging(new.daemon.log_level, new.daemon.log_format)
+            for service in self._services:
+                await service.apply_reload(new)
+            self._config = new
+            return changes
+
+    def _plan_daemon(self, new: Config) -> list[str]:
+        old, fresh = self._config.daemon, new.daemon
+        fixed = [name for name in _FIXED_DAEMON_KEYS if getattr(old, name) != getattr(fresh, name)]
+        if fixed:
+            raise ReloadRefused(f"daemon: {', '.join(fixed)} cannot change: restart instead")
+        for role in ("home_agent", "mobile_node"):
+            if (getattr(self._config, role) is None) != (getattr(new, role) is None):
+                raise ReloadRefused(f"[{role}] was added or removed: restart instead")
+        return [
+            f"daemon.{name}: {getattr(old, name)} -> {getattr(fresh, name)}"
+            for name in ("log_level", "log_format")
+            if getattr(old, name) != getattr(fresh, name)
+        ]
+
+    # commands
+
+    async def dispatch(self, command: str, arguments: Arguments) -> object:
+        """Answer a control request. Raises CommandError and other FastmipErrors."""
+        if command == "status":
+            return self.status()
+        if command == "reload":
+            return {"changes": await self.reload(dry_run=bool(arguments.get("dry_run")))}
+        offered = [
+            (service.name, table[command])
+            for service in self._services
+            if command in (table := service.commands())
+        ]
+        if not offered:
+            raise CommandError(f"{command}: no role of this daemon knows this command")
+        return await _ask_all(offered, arguments)
+
+    def status(self) -> dict[str, object]:
+        """Flat facts of the daemon and its roles."""
+        facts: dict[str, object] = {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": int(time.monotonic() - self._began),
+            "roles": ", ".join(service.name for service in self._services),
+        }
+        for service in self._services:
+            facts |= service.status()
+        return facts
+
+
+async def _ask_all(offered: list[tuple[str, Command]], arguments: Arguments) -> object:
+    """Ask every role that knows a command; several answers become one, with a role column."""
+    if len(offered) == 1:
+        return await offered[0][1](arguments)
+    rows: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    for name, ask in offered:
+        answer: dict[str, Any] = await ask(arguments)
+        rows += [{"role": name, **row} for row in answer.get("rows", [])]
+        summary |= answer.get("summary", {})
+    return {"rows": rows, "summary": summary}
+
+
+def _journal_path(control_socket: Path) -> Path:
+    """Beside the control socket: under /run, which ends with the kernel state it describes."""
+    try:
+        control_socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(
+            f"{control_socket.parent}: {error.strerror}: let daemon.control_socket lie in a"
+            " writable directory"
+        ) from error
+    return control_socket.with_suffix(".journal")
+
+
+def _lock(state_dir: Path) -> int:
+    """Make the state directory and hold its lock; two daemons on one store would ruin it."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(state_dir / _LOCK_NAME, flags, 0o600)
+    except OSError as error:
+        # A read-only directory may still hold a store to forward by: lock the directory.
+        try:
+            descriptor = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            raise StartError(
+                f"{state_dir}: {error.strerror}: let daemon.state_dir name a writable directory"
+            ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StartError(
+            f"{state_dir}: another fastmip daemon uses this directory: stop it, or set"
+            " daemon.state_dir"
+        ) from None
+    return descriptor

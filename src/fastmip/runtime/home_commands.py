@@ -1,0 +1,342 @@
+"""What an operator can ask of the home agent: show, clear, host (control.md of the CLI).
+
+Rows are flat dictionaries of text and numbers; keys of associations never appear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from fastmip.agents.bindings import Binding, unpack_bindings
+from fastmip.agents.effects import NEVER
+from fastmip.agents.home_counters import BINDINGS, CACHED_NODES
+from fastmip.errors import ConfigError
+from fastmip.runtime import clock
+from fastmip.runtime.config import load_host
+from fastmip.runtime.directory import delete_host, insert_host
+from fastmip.runtime.home_pipeline import PAUSE_ABOVE
+from fastmip.runtime.netlink import read_sysctl
+from fastmip.runtime.service import Answer, Arguments, Command, CommandError
+from fastmip.wire.addresses import AddressError, format_address, parse_address
+
+if TYPE_CHECKING:
+    from fastmip.runtime.home_service import HomeService
+
+DEFAULT_ROWS = 1000
+MAX_ROWS = 10_000
+"""Rows of one answer: more would hold the loop up; ask again with ``after``."""
+_GAUGES = (BINDINGS, CACHED_NODES)
+_FLAGS = ((0x80, "S"), (0x40, "B"), (0x20, "D"), (0x10, "M"), (0x08, "G"), (0x02, "T"))
+_REASON_NUMBERS = {
+    "noMobilitySecurityAssociation": 1,
+    "badAuthenticator": 2,
+    "badIdentifier": 3,
+    "badSPI": 4,
+    "missingSecurityExtension": 5,
+}
+
+
+class HomeCommands:
+    """The control commands of one home agent."""
+
+    def __init__(self, service: HomeService) -> None:
+        self._service = service
+        self._cleared: dict[str, int] = {}
+        """Counters at the latest ``clear traffic``."""
+
+    def table(self) -> dict[str, Command]:
+        """Commands by name."""
+        return {
+            "show binding": self.show_binding,
+            "show tunnel": self.show_tunnel,
+            "show traffic": self.show_traffic,
+            "show errors": self.show_errors,
+            "show secure": self.show_secure,
+            "show runtime": self.show_runtime,
+            "show interface": self.show_interface,
+            "show violation": self.show_violation,
+            "show host": self.show_host,
+            "host list": self.show_host,
+            "host add": self.host_add,
+            "host remove": self.host_remove,
+            "clear binding": self.clear_binding,
+            "clear traffic": self.clear_traffic,
+        }
+
+    # bindings and tunnels
+
+    async def show_binding(self, arguments: Arguments) -> Answer:
+        """Bindings: of one node, or in order of home address from ``after`` on."""
+        service = self._service
+        now = clock.now()
+        rows = []
+        for binding in self._bindings(arguments):
+            endless = binding.expires_boot_ns == NEVER
+            remaining_s = (binding.expires_boot_ns - now.boot_ns) // 1_000_000_000
+            if not endless and remaining_s <= 0:
+                continue
+            rows.append(
+                {
+                    "home_address": format_address(binding.home_address),
+                    "care_of_address": format_address(binding.care_of_address),
+                    "home_agent": format_address(binding.home_agent),
+                    "source_address": format_address(binding.source_address),
+                    "source_port": binding.source_port,
+                    "lifetime_s": "infinite" if endless else binding.lifetime_s,
+                    "remaining_s": "infinite" if endless else remaining_s,
+                    "flags": "".join(name for bit, name in _FLAGS if binding.flags & bit),
+                    "encapsulation": "ipip" if binding.encapsulation == 4 else "?",
+                    "reverse_tunnel": binding.reverse,
+                    "spi": binding.spi,
+                    "identification": f"{binding.identification:016x}",
+                }
+            )
+        total = service.agent.counters()[BINDINGS]
+        return {"rows": rows, "summary": {"bindings": total, "shown": len(rows)}}
+
+    def _bindings(self, arguments: Arguments) -> Iterator[Binding]:
+        store = self._service.store
+        started = self._service.started
+        if "home_address" in arguments:
+            row = store.load(_address(arguments))
+            found = [] if row is None else [(row.home_address, row.bindings)]
+        else:
+            found = store.query(
+                "SELECT home_address, bindings FROM node WHERE home_address > ?"
+                " AND bindings <> x'' ORDER BY home_address LIMIT ?",
+                (_address(arguments, "after", 0), _limit(arguments)),
+            )
+        for _, records in found:
+            yield from unpack_bindings(records, boot=store.boot, started=started)
+
+    async def show_tunnel(self, arguments: Arguments) -> Answer:
+        """Tunnels by their end points, with users and packets."""
+        now = clock.now()
+        users: Counter[tuple[int, int, int]] = Counter()
+        sums: dict[tuple[int, int, int], Counter[str]] = {}
+        seen: set[int] = set()
+        for binding in self._bindings(arguments):
+            if binding.expires_boot_ns <= now.boot_ns:
+                continue
+            key = (binding.home_agent, binding.care_of_address, binding.encapsulation)
+            users[key] += 1
+            if binding.home_address in seen:
+                continue
+            seen.add(binding.home_address)
+            for tunnel in self._service.engine.traffic(binding.home_address):
+                counts = sums.setdefault((key[0], tunnel["remote"], key[2]), Counter())
+                counts.update({name: n for name, n in tunnel.items() if name != "remote"})
+        rows: list[dict[str, object]] = [
+            {
+                "local": format_address(key[0]),
+                "remote": format_address(key[1]),
+                "encapsulation": "ipip",
+                "users": count,
+                "path_mtu": self._service.path_mtu_bytes(key[1]),
+                **sums.get(key, {}),
+            }
+            for key, count in users.items()
+        ]
+        return {"rows": rows, "summary": {"tunnels": len(rows)}}
+
+    # counters
+
+    def _counters(self) -> dict[str, int]:
+        service = self._service
+        found = dict(service.agent.counters())
+        if service.arp is not None:
+            found |= service.arp.counters
+        if service.port is not None:
+            found |= {f"port-434-{name}": n for name, n in service.port.counters.items()}
+        found["rows-unreadable"] = service.pipeline.unreadable
+        return found
+
+    async def show_traffic(self, _arguments: Arguments) -> Answer:
+        """Registration counters since the latest ``clear traffic``, by their MIB names."""
+        rows = [
+            {"counter": name, "value": value - self._cleared.get(name, 0)}
+            for name, value in self._counters().items()
+        ]
+        return {"rows": rows, "summary": {}}
+
+    async def show_errors(self, _arguments: Arguments) -> Answer:
+        """Every verdict of the engine that has packets, and the balance of all."""
+        rows = [
+            {"verdict": name, "packets": packets, "bytes": size}
+            for name, (packets, size) in self._service.engine.counters().items()
+            if packets
+        ]
+        return {"rows": rows, "summary": dict(self._service.engine.balance())}
+
+    async def clear_traffic(self, _arguments: Arguments) -> Answer:
+        """Let counters start from zero; gauges stay."""
+        self._cleared = {n: v for n, v in self._counters().items() if n not in _GAUGES}
+        self._service.engine.clear_counters()
+        return {}
+
+    async def show_runtime(self, _arguments: Arguments) -> Answer:
+        """Cost of each stage of the engine, and what the process holds."""
+        service = self._service
+        rows: list[dict[str, Any]] = [
+            {"stage": name, **costs} for name, costs in service.engine.stages().items()
+        ]
+        summary = {
+            **service.status(),
+            "engine_bindings": service.engine.bindings(),
+            "engine_bytes": service.engine.memory_bytes(),
+            "workers": service.config.engine.workers,
+        }
+        return {"rows": rows, "summary": summary}
+
+    async def show_violation(self, _arguments: Arguments) -> Answer:
+        """RFC 2006 mipSecViolationTable, latest peer last."""
+        rows = [
+            {
+                "mipSecViolatorAddress": format_address(peer),
+                "mipSecViolationCounter": row.count,
+                "mipSecRecentViolationSPI": row.latest.spi,
+                "mipSecRecentViolationTime": _timestamp(row.wall_ns),
+                "mipSecRecentViolationIDLow": row.latest.identification & 0xFFFFFFFF,
+                "mipSecRecentViolationIDHigh": row.latest.identification >> 32,
+                "mipSecRecentViolationReason": row.latest.reason,
+                "reason_number": _REASON_NUMBERS.get(row.latest.reason, 6),
+                "home_address": format_address(row.latest.home_address),
+            }
+            for peer, row in self._service.pipeline.violations.items()
+        ]
+        total = sum(row.count for row in self._service.pipeline.violations.values())
+        return {"rows": rows, "summary": {"mipSecTotalViolations": total}}
+
+    async def show_interface(self, _arguments: Arguments) -> Answer:
+        """The home link and the tunnel device."""
+        service = self._service
+        names = [service.section.tunnel_device]
+        if service.section.interface is not None:
+            names.insert(0, service.section.interface)
+        rows: list[dict[str, object]] = []
+        for name in names:
+            found = await service.kernel.interface(name)
+            row: dict[str, object] = {"interface": name, "state": "missing"}
+            if found is not None:
+                row |= {
+                    "state": "up" if found.is_up else "down",
+                    "mac": found.mac.hex(":"),
+                    "mtu": found.mtu_bytes,
+                    "rp_filter": read_sysctl(f"net/ipv4/conf/{name}/rp_filter"),
+                }
+            row["role"] = "tunnel" if name == service.section.tunnel_device else "home link"
+            rows.append(row)
+        return {"rows": rows, "summary": {}}
+
+    # hosts
+
+    async def show_host(self, arguments: Arguments) -> Answer:
+        """Hosts that may register, without their security associations."""
+        entries = self._service.hosts.entries(_limit(arguments))
+        hosts = {entry.home_address: entry.origin for entry in entries}
+        rows = [{"home_address": format_address(a), "origin": o} for a, o in hosts.items()]
+        return {"rows": rows, "summary": {"shown": len(rows)}}
+
+    async def show_secure(self, arguments: Arguments) -> Answer:
+        """Mobility security associations; never a key."""
+        rows = [
+            {
+                "home_address": format_address(entry.home_address),
+                "spi": entry.spi,
+                "algorithm": entry.algorithm,
+                "replay": entry.replay,
+                "replay_window_s": entry.replay_window_s,
+                "direction": entry.direction,
+                "origin": entry.origin,
+            }
+            for entry in self._service.hosts.entries(_limit(arguments))
+        ]
+        return {"rows": rows, "summary": {"shown": len(rows)}}
+
+    async def host_add(self, arguments: Arguments) -> Answer:
+        """Add a host to the directory, or replace what the directory says of it."""
+        service = self._service
+        document = dict(arguments)
+        home_address = document.pop("home_address", None)
+        if "key_hex" in document:
+            document["key"] = document.pop("key_hex")
+        shaped = {"home_address": home_address, "association": [document]}
+        try:
+            host = load_host("host add", shaped, service.section)
+        except ConfigError as error:
+            raise CommandError(str(error)) from None
+        if service.hosts.is_static(int(host.home_address)):
+            raise CommandError(
+                f"{home_address} stands in the configuration file: change it there and reload"
+            )
+        await service.store.run(lambda connection: insert_host(connection, host))
+        service.hosts.forget(int(host.home_address))
+        return {"home_address": format_address(host.home_address)}
+
+    async def host_remove(self, arguments: Arguments) -> Answer:
+        """Remove a host from the directory and withdraw its bindings."""
+        service = self._service
+        home_address = _address(arguments)
+        if service.hosts.is_static(home_address):
+            raise CommandError(
+                f"{format_address(home_address)} stands in the configuration file: remove it"
+                " there and reload"
+            )
+        if not await service.store.run(lambda connection: delete_host(connection, home_address)):
+            raise CommandError(f"{format_address(home_address)} is not in the directory")
+        service.hosts.forget(home_address)
+        service.withdraw_host(home_address)
+        return {"home_address": format_address(home_address)}
+
+    # clearing
+
+    async def clear_binding(self, arguments: Arguments) -> Answer:
+        """Withdraw the bindings of one node, or of all."""
+        service = self._service
+        if not arguments.get("all"):
+            self._clear(_address(arguments))
+            return {"cleared": 1}
+        after, cleared = -1, 0
+        while found := service.store.query(
+            "SELECT home_address FROM node WHERE home_address > ? AND bindings <> x''"
+            " ORDER BY home_address LIMIT 256",
+            (after,),
+        ):
+            for (home_address,) in found:
+                self._clear(home_address)
+            after = found[-1][0]
+            cleared += len(found)
+            await asyncio.sleep(0)
+            while service.pipeline.outstanding > PAUSE_ABOVE:
+                await asyncio.sleep(0.01)
+        return {"cleared": cleared}
+
+    def _clear(self, home_address: int) -> None:
+        pipeline, now = self._service.pipeline, clock.now()
+        pipeline.carry_out(self._service.agent.clear_binding(home_address, now), now)
+        pipeline.flush()
+
+
+def _address(arguments: Arguments, name: str = "home_address", default: int | None = None) -> int:
+    text = arguments.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        return parse_address(str(text))
+    except AddressError:
+        raise CommandError(f"{name}: expected an IPv4 address, got {text!r}") from None
+
+
+def _limit(arguments: Arguments) -> int:
+    limit = arguments.get("limit", DEFAULT_ROWS)
+    if not isinstance(limit, int) or not 1 <= limit <= MAX_ROWS:
+        raise CommandError(f"limit: expected 1 to {MAX_ROWS}")
+    return limit
+
+
+def _timestamp(wall_ns: int) -> str:
+    return datetime.fromtimestamp(wall_ns / 1e9, UTC).isoformat(timespec="seconds")

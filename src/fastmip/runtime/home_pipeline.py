@@ -1,0 +1,297 @@
+"""Carry out what the home agent wants, in the order that is sacred (architecture, walk 2).
+
+1. ``deliver``: datagrams go to the agent; its Commits are prepared in the engine. An engine
+   without room ends a Commit here: nothing was stored, nothing changes.
+2. What a batch of datagrams prepared is handed to the store in one piece.
+3. ``_stored``: a group is durable (or refused). Publish, then tell the agent; only now it
+   returns ARP effects and the reply, and they are carried out as they come.
+
+Nothing here waits: the event loop goes on with the next batch while the disk works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from fastmip.agents.effects import (
+    Arrival,
+    Commit,
+    CommitOutcome,
+    Effect,
+    Event,
+    GratuitousArp,
+    NodeRow,
+    Now,
+    SendDatagram,
+    StartProxyArp,
+    StopProxyArp,
+    Tunnel,
+    Violation,
+)
+from fastmip.errors import EngineFull, StoreError
+from fastmip.runtime import clock
+from fastmip.runtime.logging import get_logger
+from fastmip.wire.addresses import format_address
+
+if TYPE_CHECKING:
+    from fastmip.agents.home import HomeAgent
+    from fastmip.runtime.arp import ArpResponder
+    from fastmip.runtime.path_mtu import PathMtu
+
+TUNNEL_RECORD = struct.Struct("=IIIHBBQBB6x")
+"""``_dataplane.TUNNEL_RECORD_SIZE`` bytes: home address, remote, local, outer path MTU,
+encapsulation, flags, expiry, outer TTL, TOS mode."""
+OUTER_TTL = 64
+PAUSE_ABOVE = 4096
+"""Commits waiting for the disk at which we stop reading requests."""
+RESUME_BELOW = 1024
+LONGEST_SLEEP_S = 1.0
+"""The loop's clock stands still while the machine is suspended, CLOCK_BOOTTIME does not."""
+VIOLATORS = 1024
+"""Peers remembered in the violation table."""
+
+log = get_logger("home-agent")
+
+
+class BindingCache(Protocol):
+    """What of ``_dataplane.Engine`` registrations need."""
+
+    def prepare(self, tunnels: bytes) -> int: ...
+    def publish(self, ticket: int) -> None: ...
+    def abandon(self, ticket: int) -> None: ...
+    def remove(self, home_address: int) -> bool: ...
+
+
+class Submit(Protocol):
+    """Where prepared commits go."""
+
+    def __call__(self, commits: Sequence[Prepared], /) -> None: ...
+
+
+class Port(Protocol):
+    """What of ``ControlPort`` registrations need."""
+
+    def send(self, message: SendDatagram) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class Prepared:
+    """A Commit whose chain stands ready in the engine."""
+
+    __slots__ = ("home_address", "row", "ticket", "token")
+
+    def __init__(self, token: int, home_address: int, ticket: int | None, row: NodeRow) -> None:
+        self.token = token
+        self.home_address = home_address
+        self.ticket = ticket
+        """None: the node leaves the engine."""
+        self.row = row
+
+
+@dataclasses.dataclass(slots=True)
+class ViolationRow:
+    """A row of RFC 2006's mipSecViolationTable."""
+
+    count: int
+    wall_ns: int
+    latest: Violation
+
+
+class HomePipeline:
+    """Drives one home agent; every method runs in the event loop."""
+
+    def __init__(
+        self,
+        agent: HomeAgent,
+        engine: BindingCache,
+        submit: Submit,
+        *,
+        arp: ArpResponder | None = None,
+        path_mtu: PathMtu | None = None,
+        flag_reverse: int = 1,
+        tos_mode: int = 0,
+        now: Callable[[], Now] = clock.now,
+    ) -> None:
+        self.agent = agent
+        self.violations: OrderedDict[int, ViolationRow] = OrderedDict()
+        self.outstanding = 0
+        """Commits handed to the store whose outcome is not known yet."""
+        self.unreadable = 0
+        """Datagrams dropped because the node's row could not be read."""
+        self._engine = engine
+        self._submit = submit
+        self._port: Port | None = None
+        self._arp = arp
+        self._path_mtu = path_mtu
+        self._flag_reverse = flag_reverse
+        self._tos_mode = tos_mode
+        self._now = now
+        self._prepared: list[Prepared] = []
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def use_port(self, port: Port) -> None:
+        """Send replies here."""
+        self._port = port
+
+    # in
+
+    def deliver(self, batch: Iterable[tuple[bytes, Arrival]]) -> None:
+        """Hand datagrams to the agent and carry out what it wants."""
+        now = self._now()
+        receive = self.agent.receive_datagram
+        for data, arrival in batch:
+            try:
+                effects = receive(data, self._with_mac(arrival), now)
+            except StoreError as error:  # a row that cannot be read: the node asks again
+                self.unreadable += 1
+                log.error("row-unreadable", reason=str(error))  # noqa: TRY400 - the reason says it
+                continue
+            if effects:
+                self.carry_out(effects, now)
+        self.flush()
+
+    def _with_mac(self, arrival: Arrival) -> Arrival:
+        """Add the sender's link-layer address when it is on the home link."""
+        arp = self._arp
+        if arp is None or arrival.interface != arp.interface:
+            return arrival
+        mac = arp.mac_of(arrival.source.address)
+        return arrival if mac is None else dataclasses.replace(arrival, mac=mac)
+
+    def stored(self, group: Sequence[Prepared], reason: str) -> None:
+        """The store's word on a group: "" or why it refused."""
+        self.outstanding -= len(group)
+        now = self._now()
+        engine, done = self._engine, self.agent.commit_done
+        outcome = CommitOutcome.STORE_FAILED if reason else CommitOutcome.COMMITTED
+        for item in group:
+            if item.ticket is None:
+                if not reason:
+                    engine.remove(item.home_address)
+            elif reason:
+                engine.abandon(item.ticket)
+            else:
+                engine.publish(item.ticket)
+            self.carry_out(done(item.token, outcome, now), now)
+        self.flush()
+
+    def flush(self) -> None:
+        """Give the store what was prepared, and look at the clock."""
+        if self._prepared:
+            prepared, self._prepared = self._prepared, []
+            self.outstanding += len(prepared)
+            self._submit(prepared)
+        if self._port is not None:
+            if self._paused and self.outstanding < RESUME_BELOW:
+                self._paused = False
+                self._port.resume()
+            elif not self._paused and self.outstanding > PAUSE_ABOVE:
+                self._paused = True
+                self._port.pause()
+        if self._timer is None:
+            self._arm()
+
+    # out
+
+    def carry_out(self, effects: Iterable[Effect], now: Now) -> None:
+        """Carry effects out in their order; ``flush`` afterwards."""
+        queue = list(effects)
+        for effect in queue:  # a Commit that fails at once appends what the agent answers
+            if isinstance(effect, SendDatagram):
+                if self._port is not None:
+                    self._port.send(effect)
+            elif isinstance(effect, Commit):
+                queue.extend(self._prepare(effect, now))
+            elif isinstance(effect, StartProxyArp | StopProxyArp | GratuitousArp):
+                self._move_arp(effect)
+            elif isinstance(effect, Violation):
+                self._note(effect, now)
+            elif isinstance(effect, Event):
+                log.info(effect.name, **dict(effect.fields))
+            else:
+                raise TypeError(f"a home agent has no business with {type(effect).__name__}")
+
+    def _prepare(self, commit: Commit, now: Now) -> list[Effect]:
+        ticket: int | None = None
+        if commit.tunnels:
+            records = b"".join(
+                [self._record(commit.home_address, tunnel) for tunnel in commit.tunnels]
+            )
+            try:
+                ticket = self._engine.prepare(records)
+            except EngineFull:
+                return self.agent.commit_done(commit.token, CommitOutcome.ENGINE_FULL, now)
+        self._prepared.append(Prepared(commit.token, commit.home_address, ticket, commit.row))
+        return []
+
+    def _record(self, home_address: int, tunnel: Tunnel) -> bytes:
+        path_mtu = self._path_mtu
+        return TUNNEL_RECORD.pack(
+            home_address,
+            tunnel.remote,
+            tunnel.local,
+            1500 if path_mtu is None else path_mtu.lookup_bytes(tunnel.remote),
+            tunnel.encapsulation,
+            self._flag_reverse if tunnel.reverse else 0,
+            tunnel.expires_ns,
+            OUTER_TTL,
+            self._tos_mode,
+        )
+
+    def _move_arp(self, effect: StartProxyArp | StopProxyArp | GratuitousArp) -> None:
+        arp = self._arp
+        if arp is None:
+            return
+        if isinstance(effect, StartProxyArp):
+            arp.start_proxy(effect.home_address)
+        elif isinstance(effect, StopProxyArp):
+            arp.stop_proxy(effect.home_address)
+        else:
+            arp.announce(effect.home_address, effect.mac)
+
+    def _note(self, violation: Violation, now: Now) -> None:
+        row = self.violations.pop(violation.peer, None)
+        count = 1 if row is None else row.count + 1
+        self.violations[violation.peer] = ViolationRow(count, now.wall_ns, violation)
+        if len(self.violations) > VIOLATORS:
+            self.violations.popitem(last=False)
+        log.warning(
+            "security-violation",
+            home_address=format_address(violation.home_address),
+            peer=format_address(violation.peer),
+            spi=violation.spi,
+            identification=f"{violation.identification:016x}",
+            reason=violation.reason,
+        )
+
+    # time
+
+    def _arm(self) -> None:
+        deadline = self.agent.next_deadline()
+        if deadline is None:
+            return
+        delay_s = min(max(0.0, (deadline - self._now().boot_ns) / 1e9), LONGEST_SLEEP_S)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._now()
+        deadline = self.agent.next_deadline()
+        if deadline is not None and deadline <= now.boot_ns:
+            self.carry_out(self.agent.handle_timer(now), now)
+        self.flush()
+        if self._timer is None:
+            self._arm()
+
+    def stop(self) -> None:
+        """Look at the clock no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

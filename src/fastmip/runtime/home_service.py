@@ -1,0 +1,344 @@
+"""The home agent role of the daemon.
+
+Start, in this order: what the machine must offer -> store -> engine filled from the store in
+bulk -> TUN device and sockets -> workers run -> traffic attracted, ARP answered -> port 434.
+Stop is the way back; bindings stay in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastmip.agents.bindings import tunnel_records
+from fastmip.agents.home import HomeAgent
+from fastmip.agents.hosts import HomeAgentPolicy, Prefix, ReverseTunnel
+from fastmip.errors import ConfigError
+from fastmip.runtime import clock
+from fastmip.runtime.arp import ArpResponder
+from fastmip.runtime.control_port import ControlPort
+from fastmip.runtime.directory import HostDirectory
+from fastmip.runtime.home_commands import HomeCommands
+from fastmip.runtime.home_pipeline import OUTER_TTL, HomePipeline, Prepared
+from fastmip.runtime.home_tunnel import HomeTunnel
+from fastmip.runtime.logging import get_logger
+from fastmip.runtime.netlink import read_sysctl
+from fastmip.runtime.path_mtu import PathMtu
+from fastmip.runtime.service import Command, ReloadRefused, StartError
+from fastmip.runtime.store import Store
+from fastmip.wire.addresses import format_address
+
+if TYPE_CHECKING:
+    from fastmip._dataplane import Engine
+    from fastmip.agents.effects import Now
+    from fastmip.runtime.config import Config, HomeAgentConfig
+    from fastmip.runtime.netlink import Kernel
+
+STORE_NAME = "fastmip.db"
+NEEDS_RESTART = ("address", "home_network", "interface", "tunnel_device", "tos")
+"""Keys of ``[home_agent]`` that a reload cannot change."""
+_MTU_LOOKUPS = 20_000
+"""Path MTU look-ups of a restart: 50 ms; beyond, the configured bound has to do."""
+_DRAIN_S = 5.0
+"""How long a clean stop waits for commits under way."""
+
+_REVERSE = {
+    "optional": ReverseTunnel.ALLOW,
+    "required": ReverseTunnel.REQUIRE,
+    "off": ReverseTunnel.REFUSE,
+}
+
+log = get_logger("home-agent")
+
+
+def policy_of(config: Config) -> HomeAgentPolicy:
+    """The agent's policy from the configuration file."""
+    section = _section(config)
+    return HomeAgentPolicy(
+        home_agent_address=int(section.address),
+        home_network=Prefix(
+            int(section.home_network.network_address), section.home_network.prefixlen
+        ),
+        home_interface=section.interface or "",
+        max_lifetime_s=section.max_lifetime_s,
+        simultaneous_bindings=section.max_simultaneous,
+        max_bindings=config.engine.max_bindings,
+        max_bindings_per_second=section.max_bindings_per_second,
+        reverse_tunnel=_REVERSE[section.reverse_tunnel],
+        strict_reserved=section.strict_reserved,
+    )
+
+
+def _section(config: Config) -> HomeAgentConfig:
+    if config.home_agent is None:
+        raise StartError("the configuration has no [home_agent] table: add one")
+    return config.home_agent
+
+
+class HomeService:
+    """See the module's text; implements ``service.Service``."""
+
+    name = "home-agent"
+
+    def __init__(self, config: Config, kernel: Kernel, *, file: str) -> None:
+        self.config = config
+        self.section = _section(config)
+        self.store: Store[Prepared] = Store(config.daemon.state_dir / STORE_NAME)
+        self.restored = 0
+        """Bindings taken over from the store at the start."""
+        self.restore_s = 0.0
+        self.started: Now
+        """Clocks by which stored expiries were converted."""
+        self._file = file
+        self.kernel = kernel
+        self._path_mtu = PathMtu(int(self.section.address), self.section.path_mtu)
+        self._commands = HomeCommands(self)
+        # Set by start, in this order.
+        self.engine: Engine
+        self.hosts: HostDirectory
+        self.agent: HomeAgent
+        self.arp: ArpResponder | None = None
+        self.pipeline: HomePipeline
+        self.tunnel: HomeTunnel | None = None
+        self.port: ControlPort | None = None
+        self._running = False
+
+    # start and stop
+
+    async def start(self) -> None:
+        """Bring the home agent up. Raises ConfigError, StartError or DeviceError."""
+        from fastmip import _dataplane  # noqa: PLC0415 - only a started agent needs the engine
+
+        began = time.monotonic()
+        await self._check_machine()
+        self.store.open()
+        self.hosts = HostDirectory(self.store.query, self.section.hosts)
+        self.engine = _dataplane.Engine(
+            max_bindings=self.config.engine.max_bindings,
+            role=self.name,
+            workers=self.config.engine.workers,
+            local_addresses=[int(self.section.address)],
+        )
+        tos = self.section.tos
+        tos_mode = _dataplane.TOS_NORMAL if tos == "normal" else _dataplane.TOS_COMPATIBILITY
+        self._build_agent(_dataplane.FLAG_REVERSE, tos_mode)
+        self.tunnel = HomeTunnel(
+            self.kernel,
+            device=self.section.tunnel_device,
+            address=int(self.section.address),
+            home_network=str(self.section.home_network),
+        )
+        await self.tunnel.open(self.engine, self.config.engine.workers)
+        self.engine.start()
+        self._running = True
+        await self.tunnel.attract(self.section.interface)
+        loop = asyncio.get_running_loop()
+        if self.arp is not None:
+            self.arp.start(loop)
+        self.store.start_writer(loop, self.pipeline.stored)
+        self.port = ControlPort(self.pipeline.deliver)
+        self.pipeline.use_port(self.port)
+        self.port.open(loop)
+        self.pipeline.flush()
+        self.restore_s = time.monotonic() - began
+        log.info(
+            "home-agent-started",
+            address=format_address(self.section.address),
+            restored_bindings=self.restored,
+            seconds=round(self.restore_s, 3),
+        )
+
+    def _build_agent(self, flag_reverse: int, tos_mode: int) -> None:
+        """Make the agent and fill it, the engine and ARP from the store."""
+        network = self.section.home_network
+        if self.section.interface is not None:
+            self.arp = ArpResponder(
+                self.section.interface, int(network.network_address), network.prefixlen
+            )
+        started = self.started = clock.now()
+        self.agent = HomeAgent(
+            policy_of(self.config),
+            hosts=self.hosts.lookup,
+            load=self.store.load,
+            boot=self.store.boot,
+            random=os.urandom,
+            started=started,
+        )
+        self.pipeline = HomePipeline(
+            self.agent,
+            self.engine,
+            self.store.submit,
+            arp=self.arp,
+            path_mtu=self._path_mtu,
+            flag_reverse=flag_reverse,
+            tos_mode=tos_mode,
+        )
+        for chunk in self.store.chunks():
+            tunnels = tunnel_records(
+                chunk,
+                boot=self.store.boot,
+                now=started,
+                mtu_bytes=self.section.path_mtu,
+                reverse_flag=flag_reverse,
+                ttl=OUTER_TTL,
+                tos_mode=tos_mode,
+            )
+            tunnels["mtu"] = self._path_mtus(tunnels["remote"])
+            installed = self.engine.restore(tunnels.tobytes())
+            if installed != len(tunnels):
+                log.error("engine-full", restored=installed, stored=len(tunnels))
+                tunnels = tunnels[:installed]
+            self.agent.schedule_expiries(tunnels)
+            if self.arp is not None:
+                self.arp.bound.update(tunnels["home_address"])
+            self.restored += installed
+
+    def _path_mtus(
+        self, remotes: np.ndarray[tuple[int], np.dtype[np.uint32]]
+    ) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
+        """Path MTUs of many care-of addresses; one look-up for neighbours in a /24."""
+        networks, where = np.unique(remotes >> np.uint32(8), return_inverse=True)
+        if len(networks) > _MTU_LOOKUPS:
+            return np.full(len(remotes), self.section.path_mtu, dtype=np.uint16)
+        lookup = self._path_mtu.lookup_bytes
+        found = [lookup((network << 8) | 1) for network in networks.tolist()]
+        return np.array(found, dtype=np.uint16)[where]
+
+    def path_mtu_bytes(self, care_of_address: int) -> int:
+        """Path MTU towards a care-of address, as the kernel knows it now."""
+        return self._path_mtu.lookup_bytes(care_of_address)
+
+    async def _check_machine(self) -> None:
+        if read_sysctl("net/ipv4/ip_forward") != "1":
+            raise StartError(
+                "net.ipv4.ip_forward is 0, but a home agent forwards: run"
+                " sysctl -w net.ipv4.ip_forward=1 and keep it in /etc/sysctl.d"
+            )
+        address = int(self.section.address)
+        if not await self.kernel.is_own_address(address):
+            raise ConfigError(
+                self._file,
+                "home_agent.address",
+                f"{format_address(address)} is not configured on this machine: add it to an"
+                " interface first",
+            )
+        name = self.section.interface
+        if name is None:
+            return
+        found = await self.kernel.interface(name)
+        if found is None or not found.mac:
+            raise ConfigError(
+                self._file,
+                "home_agent.interface",
+                f"{name} is not an Ethernet interface of this machine: name the home link, or"
+                " leave the key out for a virtual home network",
+            )
+
+    async def stop(self) -> None:
+        """Finish what is under way, then undo everything ``start`` did."""
+        if self.port is not None:
+            self.port.pause()
+            await self._drain()
+            self.port.close()
+        if hasattr(self, "pipeline"):
+            self.pipeline.stop()
+        self.store.close()
+        if self.arp is not None:
+            self.arp.stop()
+        if self.tunnel is not None:
+            await self.tunnel.release()
+            if self._running:
+                self.engine.stop()
+                self._running = False
+            self.tunnel.close()
+        self._path_mtu.close()
+
+    async def _drain(self) -> None:
+        """Wait for commits under way, so that their replies leave."""
+        deadline = time.monotonic() + _DRAIN_S
+        while self.pipeline.outstanding and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+
+    # seeing it
+
+    def status(self) -> dict[str, object]:
+        """Flat facts."""
+        running = self._running
+        return {
+            "home_agent": format_address(self.section.address),
+            "home_network": str(self.section.home_network),
+            "bindings": self.agent.counters().get("bindings", 0) if running else 0,
+            "restored": self.restored,
+            "restore_s": round(self.restore_s, 3),
+            **self.store.status(),
+        }
+
+    def heartbeats(self) -> list[int]:
+        """The engine workers' numbers."""
+        return self.engine.heartbeats() if self._running else []
+
+    def commands(self) -> Mapping[str, Command]:
+        """See ``home_commands.py``."""
+        return self._commands.table()
+
+    # reload
+
+    def plan_reload(self, new: Config) -> list[str]:
+        """Changes of ``[home_agent]`` and ``[engine]``. Raises ReloadRefused."""
+        section = _section_or_refuse(new)
+        changed = [
+            key for key in NEEDS_RESTART if getattr(section, key) != getattr(self.section, key)
+        ]
+        if new.engine != self.config.engine:
+            changed.append("[engine]")
+        if changed:
+            raise ReloadRefused(f"home_agent: {', '.join(changed)} cannot change: restart instead")
+        fields = [name for name in type(section).__struct_fields__ if name != "hosts"]
+        changes = [
+            f"home_agent.{name}: {getattr(self.section, name)} -> {getattr(section, name)}"
+            for name in fields
+            if getattr(section, name) != getattr(self.section, name)
+        ]
+        old, fresh = _hosts_of(self.section), _hosts_of(section)
+        changes += [f"host {format_address(a)}: removed" for a in sorted(old.keys() - fresh.keys())]
+        changes += [f"host {format_address(a)}: added" for a in sorted(fresh.keys() - old.keys())]
+        changes += [
+            f"host {format_address(a)}: changed"
+            for a in sorted(old.keys() & fresh.keys())
+            if old[a] != fresh[a]
+        ]
+        return changes
+
+    async def apply_reload(self, new: Config) -> None:
+        """Put hosts, limits and lifetimes of a new file into force."""
+        section = _section_or_refuse(new)
+        gone = _hosts_of(self.section).keys() - _hosts_of(section).keys()
+        self.config, self.section = new, section
+        self.hosts.set_static(section.hosts)
+        self.agent.set_policy(policy_of(new))
+        self._path_mtu.upper_bytes = section.path_mtu
+        for home_address in gone:
+            self.withdraw_host(home_address)
+
+    def withdraw_host(self, home_address: int) -> None:
+        """Withdraw the bindings of a host that is served no more."""
+        if self.hosts.lookup(home_address) is not None:
+            return  # it left one of file and directory, and still stands in the other
+        now = clock.now()
+        self.pipeline.carry_out(self.agent.host_removed(home_address, now), now)
+        self.pipeline.flush()
+
+
+def _section_or_refuse(config: Config) -> HomeAgentConfig:
+    if config.home_agent is None:
+        raise ReloadRefused("[home_agent] was removed: restart instead")
+    return config.home_agent
+
+
+def _hosts_of(section: HomeAgentConfig) -> dict[int, object]:
+    return {int(host.home_address): host.association_set() for host in section.hosts}

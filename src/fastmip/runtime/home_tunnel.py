@@ -1,0 +1,111 @@
+"""The engine's place in the kernel at a home agent: TUN device, rule, route, raw sockets.
+
+A policy rule ``not from iif TUN`` leads to a table of ours whose only route is the home
+network through the TUN device. So traffic for the home network goes to the engine once; what
+it has no binding for comes back from the TUN device, no longer matches, and is routed as if
+we were not there. (An inverted rule inverts all of its selectors together, hence the
+destination stands in the route and not in the rule.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from fastmip.runtime import devices
+from fastmip.runtime.journal import Route, Rule
+from fastmip.runtime.logging import get_logger
+from fastmip.runtime.netlink import Kernel, read_sysctl
+from fastmip.runtime.service import StartError
+
+if TYPE_CHECKING:
+    from fastmip._dataplane import Engine
+
+FIRST_TABLE = 1434
+PRIORITY = 1434
+"""Of our rule: after the local table, before the main table."""
+_LOOSE = "2"
+_STRICT = "1"
+
+log = get_logger("home-agent")
+
+
+class HomeTunnel:
+    """Opens what the engine works on; closes exactly that."""
+
+    def __init__(self, kernel: Kernel, *, device: str, address: int, home_network: str) -> None:
+        self.device = device
+        self.super_frames: frozenset[str] = frozenset()
+        self._kernel = kernel
+        self._address = address
+        self._home_network = home_network
+        self._changes: list[Rule | Route] = []
+        self._queues: list[int] = []
+        self._sockets: list[socket.socket] = []
+
+    async def open(self, engine: Engine, workers: int) -> None:
+        """Open one TUN queue and one raw socket for each worker and attach them.
+
+        Raises DeviceError or StartError.
+        """
+        for worker in range(workers):
+            tun = devices.open_tun(self.device, multi_queue=workers > 1)
+            self._queues.append(tun.fd)
+            self.super_frames = tun.super_frames
+            raw = devices.open_tunnel_socket(self._address, None, None, shard=(worker, workers))
+            self._sockets.append(raw)
+            icmp_fd = -1
+            if worker == 0:
+                icmp = devices.open_icmp_socket(self._address, None)
+                self._sockets.append(icmp)
+                icmp_fd = icmp.fileno()
+            engine.attach_kernel(tun_fd=tun.fd, raw_fd=raw.fileno(), icmp_fd=icmp_fd)
+        devices.set_tun_policy(self.device)
+        found = await self._kernel.interface(self.device)
+        if found is None:
+            raise StartError(f"{self.device}: the device vanished while it was configured")
+        await self._kernel.set_link(found.index, state="up")
+
+    async def attract(self, home_interface: str | None) -> None:
+        """Lead the home network's traffic to the engine; call it when workers run."""
+        await self._relax_reverse_path(home_interface)
+        table = await self._kernel.free_table(FIRST_TABLE)
+        route = Route(self._home_network, table, device=self.device)
+        rule = Rule(priority=PRIORITY, table=table, iif=self.device, invert=True)
+        for change in (route, rule):
+            if await self._kernel.apply(change):
+                self._changes.append(change)
+
+    async def _relax_reverse_path(self, home_interface: str | None) -> None:
+        """Strict reverse path filtering would drop the home link's own packets.
+
+        For the kernel the way back to a home host now leads through the TUN device. The
+        greater of an interface's value and ``all`` counts, so loose mode is always reachable.
+        """
+        strict_everywhere = read_sysctl("net/ipv4/conf/all/rp_filter") == _STRICT
+        if strict_everywhere:
+            await self._kernel.set_sysctl(f"net/ipv4/conf/{self.device}/rp_filter", _LOOSE)
+        if home_interface is None:
+            return
+        path = f"net/ipv4/conf/{home_interface}/rp_filter"
+        if strict_everywhere or read_sysctl(path) == _STRICT:
+            log.warning("reverse-path-filter-loosened", interface=home_interface)
+            await self._kernel.set_sysctl(path, _LOOSE)
+
+    async def release(self) -> None:
+        """Stop attracting traffic."""
+        for change in reversed(self._changes):
+            await self._kernel.undo(change)
+        self._changes.clear()
+
+    def close(self) -> None:
+        """Close all descriptors, after the engine stopped; the device goes with them."""
+        for opened in self._sockets:
+            opened.close()
+        for queue in self._queues:
+            with contextlib.suppress(OSError):
+                os.close(queue)
+        self._sockets.clear()
+        self._queues.clear()

@@ -1,0 +1,111 @@
+"""A home agent on paper: struct and hmac only, so that it judges the mobile node's bytes.
+
+It knows nothing of ``fastmip.wire`` or ``fastmip.auth``: what it reads and writes follows
+RFC 5944 3.3, 3.4, 3.5 and 5.7 alone.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from dataclasses import dataclass, field
+
+KEY = bytes(range(16))
+SPI = 0x100
+NTP_OFFSET = 2_208_988_800
+
+
+@dataclass(frozen=True)
+class Request:
+    """The fields of a registration request as RFC 5944 3.3 draws them."""
+
+    flags: int
+    lifetime: int
+    home_address: int
+    home_agent: int
+    care_of: int
+    identification: int
+
+    @property
+    def simultaneous(self) -> bool:
+        return bool(self.flags & 0x80)
+
+    @property
+    def reverse(self) -> bool:
+        return bool(self.flags & 0x02)
+
+
+def mac(data: bytes, key: bytes = KEY) -> bytes:
+    return hmac.digest(key, data, "md5")
+
+
+def parse_request(data: bytes, key: bytes = KEY) -> Request:
+    """Read a request and insist on its exact form: 24 bytes, one MHAE, nothing else."""
+    assert len(data) == 24 + 2 + 4 + 16, f"{len(data)} bytes"
+    kind, flags, lifetime, home, agent, care_of, ident = struct.unpack("!BBHIIIQ", data[:24])
+    assert kind == 1
+    assert flags & 0x05 == 0, "reserved bits r and x are sent zero (RFC 5944 3.3)"
+    assert data[24:30] == struct.pack("!BBI", 32, 20, SPI)
+    assert data[30:] == mac(data[:30], key), "authenticator over everything before it (3.5.1)"
+    return Request(flags, lifetime, home, agent, care_of, ident)
+
+
+def build_reply(
+    code: int,
+    lifetime: int,
+    home_address: int,
+    home_agent: int,
+    identification: int,
+    *,
+    key: bytes = KEY,
+    spi: int = SPI,
+    extensions: bytes = b"",
+) -> bytes:
+    """A reply with one MHAE at its end."""
+    fixed = struct.pack("!BBHIIQ", 3, code, lifetime, home_address, home_agent, identification)
+    covered = fixed + extensions + struct.pack("!BBI", 32, 20, spi)
+    return covered + mac(covered, key)
+
+
+@dataclass
+class PaperHomeAgent:
+    """Registration with timestamps: RFC 5944 3.8.2, reduced to what a mobile node can see."""
+
+    address: int
+    max_lifetime: int = 65535
+    window_s: int = 7
+    clock_offset_s: int = 0
+    """Its wall clock minus ours."""
+    simultaneous: bool = True
+    code: int | None = None
+    """Answer this instead of judging."""
+    bindings: dict[int, tuple[Request, int]] = field(default_factory=dict)
+    """Care-of address -> (request, end on the simulated boot clock)."""
+    last: int = 0
+
+    def answer(self, data: bytes, boot_ns: int, wall_ns: int) -> bytes:
+        request = parse_request(data)
+        for care_of in [c for c, (_, end) in self.bindings.items() if end <= boot_ns]:
+            del self.bindings[care_of]
+        now = wall_ns / 1e9 + NTP_OFFSET + self.clock_offset_s
+        when = request.identification / 2**32
+        if self.code is not None:
+            return self._reply(self.code, 0, request, request.identification)
+        if abs(when - now) > self.window_s or request.identification <= self.last:
+            ident = int(now) << 32 | (request.identification & 0xFFFFFFFF)
+            return self._reply(133, 0, request, ident)
+        self.last = request.identification
+        lifetime = min(request.lifetime, self.max_lifetime)
+        if request.lifetime == 0:
+            if request.care_of == request.home_address:
+                self.bindings.clear()
+            else:
+                self.bindings.pop(request.care_of, None)
+        else:
+            if not (request.simultaneous and self.simultaneous):
+                self.bindings.clear()
+            self.bindings[request.care_of] = (request, boot_ns + lifetime * 10**9)
+        return self._reply(0 if self.simultaneous else 1, lifetime, request, self.last)
+
+    def _reply(self, code: int, lifetime: int, request: Request, ident: int) -> bytes:
+        return build_reply(code, lifetime, request.home_address, self.address, ident)

@@ -1,0 +1,160 @@
+"""A home agent's engine and a mobile node's engine on kernel ports, between stock kernels.
+
+    cn 10.9.0.7 --- c0 [ha] h0 === home link 10.1.0.0/24 === hh 10.1.0.50
+                        t0 10.3.0.1 --- 10.3.0.5 [mn], home address 10.1.0.5
+
+Both engines run in this process; only their descriptors live in the namespaces.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from tests.helpers.namespaces import Namespaces
+
+from fastmip._dataplane import FLAG_REVERSE, Engine
+from fastmip.runtime.devices import open_icmp_socket, open_tun, open_tunnel_socket, set_tun_policy
+
+HOME_ADDRESS, CARE_OF_ADDRESS, AGENT = "10.1.0.5", "10.3.0.5", "10.3.0.1"
+CORRESPONDENT, HOME_HOST = "10.9.0.7", "10.1.0.50"
+NEVER = 2**64 - 1
+TUN = "fm0"
+NODE_MTU = 1480
+
+
+def number(address: str) -> int:
+    """Host-order integer of a dotted quad."""
+    return int.from_bytes(socket.inet_aton(address), "big")
+
+
+def record(home: str, remote: str, local: str, *, mtu: int = 1500) -> bytes:
+    """A tunnel record that never expires and accepts reverse tunnelling."""
+    return struct.pack(
+        "=IIIHBBQBB6x",
+        number(home),
+        number(remote),
+        number(local),
+        mtu,
+        4,
+        FLAG_REVERSE,
+        NEVER,
+        64,
+        0,
+    )
+
+
+class Side:
+    """An engine with a kernel port in one namespace."""
+
+    def __init__(
+        self, lab: Namespaces, name: str, role: str, address: str, mtu_bytes: int, workers: int = 1
+    ) -> None:
+        self.name = name
+        self.engine = Engine(
+            max_bindings=1000, role=role, workers=workers, local_addresses=[number(address)]
+        )
+        self.open = ExitStack()
+        with lab.inside(name):
+            for index in range(workers):
+                tun = open_tun(TUN, mtu_bytes=mtu_bytes, multi_queue=workers > 1)
+                self.open.callback(os.close, tun.fd)
+                raw = self.open.enter_context(
+                    open_tunnel_socket(number(address), None, None, shard=(index, workers))
+                )
+                icmp_fd = -1
+                if index == 0:
+                    icmp = self.open.enter_context(open_icmp_socket(number(address), None))
+                    icmp_fd = icmp.fileno()
+                self.engine.attach_kernel(tun_fd=tun.fd, raw_fd=raw.fileno(), icmp_fd=icmp_fd)
+            set_tun_policy(TUN)
+        lab.ip(name, "link", "set", TUN, "up")
+
+    def install(self, tunnels: bytes) -> None:
+        """Prepare and publish one chain."""
+        self.engine.publish(self.engine.prepare(tunnels))
+
+    def count(self, counter: str) -> int:
+        """A port counter, or the packets of a verdict."""
+        ports = self.engine.port_counters()
+        return ports[counter] if counter in ports else self.engine.counters()[counter][0]
+
+    def close(self) -> None:
+        """Stop the engine, then close its descriptors."""
+        self.engine.stop()
+        self.open.close()
+
+    def check_balance(self) -> None:
+        """Every packet that entered, was generated or copied has exactly one verdict."""
+        balance = self.engine.balance()
+        entered = balance["inputs"] + balance["generated"] + balance["copies"]
+        assert entered == balance["verdicts"], balance
+        ports = self.engine.port_counters()
+        received = ports["home-read"] - ports["home-super-frames"] + ports["home-segments"]
+        received += ports["tunnel-read"] - ports["tunnel-merged"] + ports["tunnel-segments"]
+        assert received + ports["icmp-read"] == balance["inputs"], (ports, balance)
+
+
+class TunnelLab(Namespaces):
+    """The lab of the module docstring; ``agent`` and ``node`` are its engines."""
+
+    agent: Side
+    node: Side
+
+    def build(self, workers: int = 1) -> None:
+        """Wire the namespaces, start both engines, bind the home address."""
+        self.wire("cn", "eth0", "ha", "c0")
+        self.wire("hh", "eth0", "ha", "h0")
+        self.wire("mn", "eth0", "ha", "t0")
+        for name, port, address in (
+            ("cn", "eth0", f"{CORRESPONDENT}/24"),
+            ("ha", "c0", "10.9.0.1/24"),
+            ("ha", "h0", "10.1.0.1/24"),
+            ("hh", "eth0", f"{HOME_HOST}/24"),
+            ("ha", "t0", f"{AGENT}/24"),
+            ("mn", "eth0", f"{CARE_OF_ADDRESS}/24"),
+        ):
+            self.ip(name, "addr", "add", address, "dev", port)
+        self.ip("cn", "route", "add", "default", "via", "10.9.0.1")
+        self.ip("hh", "route", "add", "default", "via", "10.1.0.1")
+        self.ip("mn", "route", "add", "default", "via", AGENT)
+        self.sysctl("ha", ip_forward=1)
+        self.sysctl("mn", conf__all__rp_filter=0, conf__eth0__rp_filter=0)
+        self.agent = Side(self, "ha", "home-agent", AGENT, 65535, workers)
+        self.node = Side(self, "mn", "mobile-node", CARE_OF_ADDRESS, NODE_MTU)
+        self.ip("ha", "route", "add", "default", "dev", TUN, "table", "100")
+        # Written-back packets go the normal way; "not iif" would invert the whole selector.
+        self.ip("ha", "rule", "add", "iif", TUN, "lookup", "main", "priority", "99")
+        self.ip("ha", "rule", "add", "to", "10.1.0.0/24", "lookup", "100", "priority", "100")
+        self.ip("mn", "addr", "add", f"{HOME_ADDRESS}/32", "dev", TUN)
+        self.ip("mn", "route", "add", "default", "dev", TUN, "table", "100")
+        self.ip("mn", "rule", "add", "from", HOME_ADDRESS, "lookup", "100", "priority", "100")
+        self.agent.install(record(HOME_ADDRESS, CARE_OF_ADDRESS, AGENT))
+        self.node.install(record(HOME_ADDRESS, AGENT, CARE_OF_ADDRESS))
+        self.agent.engine.start()
+        self.node.engine.start()
+
+    def socket(self, name: str, *kind: int) -> socket.socket:
+        """A socket made in a namespace; it stays there. Times out instead of hanging."""
+        with self.inside(name):
+            made = socket.socket(socket.AF_INET, *kind)
+        made.settimeout(5)
+        return made
+
+
+@contextmanager
+def tunnel_lab(workers: int = 1, before: Callable[[TunnelLab], Any] | None = None) -> Iterator[Any]:
+    """Build the lab; stop the engines and remove everything at the end."""
+    with TunnelLab("cn", "ha", "hh", "mn") as lab:
+        lab.build(workers)
+        try:
+            if before:
+                before(lab)
+            yield lab
+        finally:
+            lab.agent.close()
+            lab.node.close()
