@@ -101,9 +101,7 @@ def test_total_length_below_the_header_is_refused(port: _dataplane.MemoryPort, t
 
 
 @pytest.mark.parametrize("bit", range(160))
-def test_any_single_bit_error_in_a_header_is_noticed(
-    port: _dataplane.MemoryPort, bit: int
-) -> None:
+def test_any_single_bit_error_in_a_header_is_noticed(port: _dataplane.MemoryPort, bit: int) -> None:
     flipped = bytearray(TO_NODE)
     flipped[bit // 8] ^= 1 << bit % 8
     (verdict,) = port.inject(HOME, [bytes(flipped)])

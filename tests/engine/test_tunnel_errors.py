@@ -1,0 +1,282 @@
+"""ICMP about outer packets: validated, kept as soft state, relayed (RFC 2003 4 and 5)."""
+
+from __future__ import annotations
+
+import pytest
+from scapy.layers.inet import ICMP, IP
+from scapy.packet import Raw
+
+from fastmip import _dataplane
+from tests.engine.lab import (
+    CARE_OF,
+    CORRESPONDENT,
+    HOME_AGENT,
+    NODE,
+    a,
+    assert_balanced,
+    engine_for,
+)
+from tests.reference.ipv4 import header
+from tests.reference.tunnels import HOME, TUNNEL, Binding, Twin
+
+SECOND = 1_000_000_000
+ROUTER = "10.3.1.1"
+
+
+class Tunnel:
+    """A home agent with one node, and a router of the tunnel's path that complains."""
+
+    def __init__(self, role: str = "home-agent") -> None:
+        ends = (
+            Binding(CARE_OF, HOME_AGENT) if role == "home-agent" else Binding(HOME_AGENT, CARE_OF)
+        )
+        self.role = role
+        self.engine = engine_for(Twin(role, (ends.local,), {NODE: [ends]}))
+        self.port = _dataplane.MemoryPort(self.engine)
+        self.now_ns = 1000 * SECOND
+
+    def sent(self, size: int = 1400, *, df: bool = True) -> bytes:
+        """An outer packet as the tunnel sends it."""
+        ends = (CORRESPONDENT, NODE) if self.role == "home-agent" else (NODE, CORRESPONDENT)
+        inner = header(*ends, 17, size - 20, fragment=0x4000 if df else 0) + bytes(size - 20)
+        self.port.inject(HOME, [inner], now_ns=self.now_ns)
+        left = self.port.take(TUNNEL)
+        return left[0] if left else b""
+
+    def hear(self, kind: int, code: int, quote: bytes, *, mtu: int = 0, pointer: int = 0) -> str:
+        """The verdict on an ICMP error with this quote; what it made leave is in the port."""
+        icmp = ICMP(type=kind, code=code)
+        if kind == 3:
+            icmp.nexthopmtu = mtu
+        if kind == 12:
+            icmp.ptr = pointer
+        error = IP(src=ROUTER, dst="10.1.0.1") / icmp / Raw(quote)
+        (verdict,) = self.port.inject(TUNNEL, [bytes(error)], now_ns=self.now_ns)
+        assert_balanced(self.engine)
+        return verdict
+
+    def relayed(self) -> list[tuple[int, int, str]]:
+        """Type, code and receiver of errors that left to the home side."""
+        packets = [IP(p) for p in self.port.take(HOME)]
+        assert all(p.payload.chksum == ICMP(bytes(p.payload)).chksum for p in packets)
+        return [(p[ICMP].type, p[ICMP].code, p.dst) for p in packets]
+
+    @property
+    def mtu(self) -> int:
+        """The tunnel's path MTU as the engine believes it."""
+        (row,) = self.engine.traffic(NODE)
+        return row["mtu"]
+
+
+def test_too_big_lowers_the_tunnel_mtu_and_is_relayed_less_the_header_rfc2003_5_1() -> None:
+    tunnel = Tunnel()
+    tunnel.now_ns = 10**18  # soft state ages by the clock that traffic() reads
+    quote = tunnel.sent()
+    assert tunnel.hear(3, 4, quote, mtu=1300) == "icmp-soft-state"
+    (error,) = [IP(p) for p in tunnel.port.take(HOME)]
+    assert (error[ICMP].type, error[ICMP].code, error[ICMP].nexthopmtu) == (3, 4, 1280)
+    assert (error.src, error.dst) == ("10.1.0.1", "10.9.0.7")
+    assert bytes(error[ICMP].payload)[:28] == quote[20:48]
+    assert tunnel.sent(1281) == b""
+    assert tunnel.relayed() == [(3, 4, "10.9.0.7")]
+    assert len(tunnel.sent(1280)) == 1300
+
+
+def test_a_larger_mtu_is_tried_again_after_ten_minutes_rfc1191_6_3() -> None:
+    tunnel = Tunnel()
+    tunnel.hear(3, 4, tunnel.sent(), mtu=1300)
+    tunnel.now_ns += 599 * SECOND
+    assert tunnel.sent(1400) == b""
+    tunnel.now_ns += 2 * SECOND
+    assert len(tunnel.sent(1400)) == 1420
+
+
+def test_what_may_be_fragmented_is_cut_and_not_reported() -> None:
+    tunnel = Tunnel()
+    quote = tunnel.sent(df=False)
+    assert tunnel.hear(3, 4, quote, mtu=1300) == "icmp-soft-state"
+    assert tunnel.relayed() == []
+    inner = header(CORRESPONDENT, NODE, 17, 1380) + bytes(1380)
+    assert tunnel.port.inject(HOME, [inner], now_ns=tunnel.now_ns) == ["encapsulated-fragments"]
+    assert max(len(p) for p in tunnel.port.take(TUNNEL)) <= 1300
+
+
+def test_mtu_zero_takes_the_next_plateau_rfc1191_7_1() -> None:
+    tunnel = Tunnel()
+    assert tunnel.hear(3, 4, tunnel.sent(), mtu=0) == "icmp-soft-state"
+    assert len(tunnel.sent(986)) == 1006
+    assert tunnel.sent(987) == b""
+
+
+@pytest.mark.parametrize(("told", "believed"), [(67, 68), (1, 68), (68, 68), (69, 69)])
+def test_mtu_is_never_below_68_rfc1191_3(told: int, believed: int) -> None:
+    tunnel = Tunnel()
+    tunnel.hear(3, 4, tunnel.sent(), mtu=told)
+    assert len(tunnel.sent(believed - 20)) == believed
+    assert tunnel.sent(believed - 19) == b""
+
+
+@pytest.mark.parametrize("told", [1420, 1500, 9000, 65535])
+def test_an_mtu_the_packet_would_have_fitted_is_not_believed(told: int) -> None:
+    tunnel = Tunnel()
+    assert tunnel.hear(3, 4, tunnel.sent(), mtu=told) == "icmp-unrelated"
+    assert tunnel.relayed() == []
+    assert len(tunnel.sent(1480)) == 1500
+
+
+def test_mtu_is_never_raised_by_icmp() -> None:
+    tunnel = Tunnel()
+    quote = tunnel.sent()
+    tunnel.hear(3, 4, quote, mtu=1000)
+    assert tunnel.hear(3, 4, quote, mtu=1300) == "icmp-soft-state"
+    assert tunnel.sent(981) == b""
+
+
+def test_a_quote_that_matches_no_tunnel_is_refused() -> None:
+    tunnel = Tunnel()
+    quote = tunnel.sent()
+    for at, value in ((15, 9), (19, 9), (39, 9)):  # outer source, outer destination, inner one
+        forged = quote[:at] + bytes([value]) + quote[at + 1 :]
+        assert tunnel.hear(3, 4, forged, mtu=576) == "icmp-unrelated"
+        assert tunnel.hear(3, 1, forged) == "icmp-unrelated"
+    assert (tunnel.relayed(), tunnel.mtu) == ([], 1500)
+
+
+@pytest.mark.parametrize(
+    ("role", "kind", "code", "relayed"),
+    [
+        ("home-agent", 3, 0, 1),  # the node's network is the home agent's own: 4.1
+        ("mobile-node", 3, 0, 0),
+        ("home-agent", 3, 1, 1),
+        ("home-agent", 3, 2, 1),
+        ("home-agent", 3, 13, 1),
+        ("home-agent", 11, 0, 1),
+        ("home-agent", 11, 1, 1),
+        ("mobile-node", 11, 0, 1),
+    ],
+)
+def test_unreachable_and_time_exceeded_become_unreachable_rfc2003_4(
+    role: str, kind: int, code: int, relayed: int
+) -> None:
+    tunnel = Tunnel(role)
+    assert tunnel.hear(kind, code, tunnel.sent()) == "icmp-soft-state"
+    source = "10.9.0.7" if role == "home-agent" else "10.1.0.5"
+    assert tunnel.relayed() == [(3, relayed, source)]
+    assert tunnel.engine.events()["unreachable-learnt"] == 1
+
+
+@pytest.mark.parametrize(("kind", "code"), [(3, 3), (3, 5), (4, 0), (5, 0), (5, 1)])
+def test_port_source_route_quench_and_redirect_are_not_relayed_rfc2003_4(
+    kind: int, code: int
+) -> None:
+    tunnel = Tunnel()
+    assert tunnel.hear(kind, code, tunnel.sent()) == "icmp-not-relayed"
+    assert tunnel.relayed() == []
+
+
+@pytest.mark.parametrize(
+    ("pointer", "relayed_pointer"), [(1, 1), (20, 0), (29, 9), (8, None), (16, None)]
+)
+def test_parameter_problem_is_relayed_about_copied_fields_rfc2003_4_5(
+    pointer: int, relayed_pointer: int | None
+) -> None:
+    tunnel = Tunnel()
+    verdict = tunnel.hear(12, 0, tunnel.sent(), pointer=pointer)
+    left = [IP(p) for p in tunnel.port.take(HOME)]
+    if relayed_pointer is None:
+        assert (verdict, left) == ("icmp-not-relayed", [])
+    else:
+        assert [(p[ICMP].type, p[ICMP].ptr) for p in left] == [(12, relayed_pointer)]
+
+
+def test_eight_quoted_octets_are_remembered_for_the_next_packet_rfc2003_5() -> None:
+    tunnel = Tunnel()
+    quote = tunnel.sent()[:28]
+    assert tunnel.hear(3, 1, quote) == "icmp-soft-state"
+    assert tunnel.relayed() == []
+    assert tunnel.sent() != b""  # still forwarded: the error is unauthenticated
+    assert tunnel.relayed() == [(3, 1, "10.9.0.7")]
+    assert tunnel.sent() != b""
+    assert tunnel.relayed() == []
+    assert tunnel.hear(3, 4, quote, mtu=1200) == "icmp-soft-state"
+    assert tunnel.sent(1181) == b""
+    assert tunnel.relayed() == [(3, 4, "10.9.0.7")]
+
+
+def test_what_was_learnt_survives_a_refresh_and_ends_with_a_move() -> None:
+    tunnel = Tunnel()
+    tunnel.hear(3, 4, tunnel.sent(), mtu=1300)
+    tunnel.engine.publish(tunnel.engine.prepare(Binding(CARE_OF, HOME_AGENT).record(NODE)))
+    assert tunnel.sent(1400) == b""
+    moved = Binding(CARE_OF + 1, HOME_AGENT).record(NODE)
+    tunnel.engine.publish(tunnel.engine.prepare(moved))
+    assert len(tunnel.sent(1400)) == 1420
+
+
+@pytest.mark.parametrize("length", range(0, 64, 3))
+def test_errors_cut_short_are_malformed_or_usable_never_more(length: int) -> None:
+    tunnel = Tunnel()
+    quote = tunnel.sent()[:length]
+    expected = {"icmp-malformed"} if length < 28 else {"icmp-soft-state", "icmp-unrelated"}
+    assert tunnel.hear(3, 1, quote) in expected
+
+
+def test_icmp_that_is_no_error_or_not_about_tunnels_is_left_to_the_kernel() -> None:
+    tunnel = Tunnel()
+    assert tunnel.hear(8, 0, b"ping" * 10) == "icmp-ignored"
+    about_udp = header(HOME_AGENT, CARE_OF, 17, 8) + bytes(8)
+    assert tunnel.hear(3, 3, about_udp) == "icmp-ignored"
+
+
+def test_a_wrong_icmp_checksum_is_malformed() -> None:
+    tunnel = Tunnel()
+    packet = bytearray(bytes(IP(src=ROUTER, dst="10.1.0.1") / ICMP(type=3) / Raw(tunnel.sent())))
+    packet[40] ^= 1
+    assert tunnel.port.inject(TUNNEL, [bytes(packet)]) == ["icmp-malformed"]
+
+
+def test_our_errors_are_rate_limited_and_still_counted() -> None:
+    engine = _dataplane.Engine(max_bindings=8, icmp_per_second=10, icmp_burst=5)
+    engine.restore(Binding(CARE_OF, HOME_AGENT).record(NODE))
+    port = _dataplane.MemoryPort(engine)
+    dying = [header(CORRESPONDENT, NODE, 17, 0, ttl=1)] * 100
+    assert port.inject(HOME, dying, now_ns=1000 * SECOND) == ["drop-ttl"] * 100
+    assert len(port.take(HOME)) == 5
+    port.inject(HOME, dying, now_ns=1000 * SECOND + SECOND // 5)
+    assert len(port.take(HOME)) == 2
+    assert engine.events()["icmp-suppressed"] == 193
+    assert_balanced(engine)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        header(CORRESPONDENT, NODE, 17, 0, ttl=1, fragment=0x0010),
+        header(CORRESPONDENT, NODE, 1, 8, ttl=1) + b"\x03\x01" + bytes(6),
+        header(CORRESPONDENT, NODE, 1, 0, ttl=1),
+    ],
+    ids=["later fragment", "ICMP error", "ICMP without type"],
+)
+def test_no_error_about_these_rfc1122_3_2_2(packet: bytes) -> None:
+    tunnel = Tunnel()
+    assert tunnel.port.inject(HOME, [packet]) == ["drop-ttl"]
+    assert tunnel.relayed() == []
+    assert tunnel.engine.events()["icmp-forbidden"] == 1
+
+
+def test_an_error_to_a_node_away_goes_through_its_tunnel() -> None:
+    other, other_care_of = NODE + 1, a("10.3.2.20")
+    twin = Twin(
+        "home-agent",
+        (HOME_AGENT,),
+        {NODE: [Binding(CARE_OF, HOME_AGENT)], other: [Binding(other_care_of, HOME_AGENT)]},
+    )
+    engine = engine_for(twin)
+    port = _dataplane.MemoryPort(engine)
+    dying = header(NODE, other, 17, 0, ttl=1)
+    tunnelled = header(CARE_OF, HOME_AGENT, 4, 20) + dying
+    assert port.inject(TUNNEL, [tunnelled]) == ["drop-ttl"]
+    (left,) = [IP(p) for p in port.take(TUNNEL)]
+    assert (left.dst, left.payload.dst, left[ICMP].type) == ("10.3.1.20", "10.1.0.5", 11)
+    assert engine.counters()["icmp-tunnelled"][0] == 1
+    assert_balanced(engine)
