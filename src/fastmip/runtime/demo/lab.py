@@ -247,7 +247,7 @@ class Lab:
 
         Raises ``LabError`` with the command's own words when ``check`` and it failed.
         """
-        command = ["ip", "netns", "exec", self.ns(node), *argv]
+        command = [*_inside(self.ns(node)), *argv]
         result = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=timeout
         )
@@ -271,8 +271,13 @@ class Lab:
 
         Call it from the main thread only: the kernel ties the process to the calling thread.
         """
-        inside = ["ip", "netns", "exec", self.ns(node)] if node else []
-        command = [*inside, "setpriv", "--pdeathsig", "KILL", *argv]
+        command = [
+            *(_inside(self.ns(node)) if node else []),
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            *argv,
+        ]
         process = subprocess.Popen(
             command,
             stdin=stdin,
@@ -321,11 +326,20 @@ class Lab:
         return words[words.index("link/ether") + 1]
 
 
+def _inside(namespace: str) -> list[str]:
+    """Begin a command in a namespace.
+
+    Not ``ip netns exec`` or ``ip -n``: these remount ``/sys``, which fails in a plain chroot.
+    ``/sys`` is therefore the whole system's, ``/proc/net`` and ``/proc/sys/net`` the machine's.
+    """
+    return ["nsenter", f"--net=/run/netns/{namespace}"]
+
+
 def _ip_batch(lines: Sequence[str], namespace: str = "") -> None:
     """Carry out iproute2 commands in one process; the first failure stops the rest."""
     if not lines:
         return
-    command = ["ip", *(["-n", namespace] if namespace else []), "-batch", "-"]
+    command = [*(_inside(namespace) if namespace else []), "ip", "-batch", "-"]
     result = subprocess.run(
         command, check=False, input="\n".join(lines) + "\n", capture_output=True, text=True
     )
