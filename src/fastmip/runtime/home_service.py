@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fastmip.agents.bindings import tunnel_records
+from fastmip.agents.bindings import TUNNEL_DTYPE, tunnel_records
 from fastmip.agents.home import HomeAgent
 from fastmip.agents.home_counters import BINDINGS
 from fastmip.agents.hosts import HomeAgentPolicy, Prefix, ReverseTunnel
@@ -182,6 +182,7 @@ class HomeService:
             flag_reverse=flag_reverse,
             tos_mode=tos_mode,
         )
+        restored = [np.zeros(0, dtype=TUNNEL_DTYPE)]
         for chunk in self.store.chunks():
             tunnels = tunnel_records(
                 chunk,
@@ -193,11 +194,13 @@ class HomeService:
                 tos_mode=tos_mode,
             )
             tunnels["mtu"] = self._path_mtus(tunnels["remote"])
-            tunnels = self._install(tunnels)
-            self.agent.schedule_expiries(tunnels)
-            if self.arp is not None:
-                self.arp.bound.update(tunnels["home_address"])
-            self.restored += len(tunnels)
+            restored.append(self._install(tunnels))
+        everything = np.concatenate(restored)
+        self.restored = len(everything)
+        # All at once: the agent's work is one step for each second in which something expires.
+        self.agent.schedule_expiries(everything)
+        if self.arp is not None:
+            self.arp.bound.update(everything["home_address"])
 
     def _install(self, tunnels: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
         """Fill the engine; returns what it took. A bad record costs its own node only."""
