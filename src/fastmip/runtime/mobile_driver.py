@@ -153,12 +153,19 @@ class MobileDriver:
     async def _run(self) -> None:
         while True:
             step, link = await self._queue.get()
+            now = self._now()
             if link is not None:
                 self._links[link.interface] = link
                 self._port.forget_interfaces()
                 await self._attempt(self._routing.link_changed(link), f"link {link.interface}")
-            for effect in step(self._now()):
-                await self._carry_out(effect)
+            effects = step(now)
+            # What matters to the network comes before what is only to be read.
+            words = [effect for effect in effects if isinstance(effect, Event | Violation)]
+            for effect in effects:
+                if not isinstance(effect, Event | Violation):
+                    await self._carry_out(effect)
+            for word in words:
+                self._tell(word)
             if self._agent.stopped:
                 self._rested.set()
             self._arm()
@@ -204,14 +211,16 @@ class MobileDriver:
                 await self._attempt(self._routing.refuse_arp(effect.interface), "refuse-arp")
             case GratuitousArp():
                 self._announce(effect)
-            case Violation():
-                self._note(effect)
-            case Event():
-                log.info(effect.name, **dict(effect.fields))
-                if effect.name == "handover":
-                    self._watch_first_packet(dict(effect.fields))
             case _:
                 raise TypeError(f"a mobile node has no business with {type(effect).__name__}")
+
+    def _tell(self, word: Event | Violation) -> None:
+        if isinstance(word, Violation):
+            self._note(word)
+            return
+        log.info(word.name, **dict(word.fields))
+        if word.name == "handover":
+            self._watch_first_packet(dict(word.fields))
 
     async def _attempt(self, work: Awaitable[None], what: str) -> None:
         """A link may vanish under our hands; the next link change puts things right."""

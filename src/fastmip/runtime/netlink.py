@@ -240,7 +240,7 @@ class Kernel:
         if isinstance(change, Rule):
             await self._netlink.rule(verb, **_rule_arguments(change))
             return
-        index = await self._index(change.device) if change.device else 0
+        index = self._index(change.device) if change.device else 0
         if isinstance(change, Route):
             await self._netlink.route(verb, **_route_arguments(change, index))
         else:
@@ -253,11 +253,12 @@ class Kernel:
                 flags=_IFA_F_NOPREFIXROUTE if change.noprefixroute else 0,
             )
 
-    async def _index(self, device: str) -> int:
-        found = await self.interface(device)
-        if found is None:
-            raise NetlinkError(errno.ENODEV, f"no interface {device}")
-        return found.index
+    @staticmethod
+    def _index(device: str) -> int:
+        try:
+            return socket.if_nametoindex(device)
+        except OSError:
+            raise NetlinkError(errno.ENODEV, f"no interface {device}") from None
 
 
 def _rule_arguments(rule: Rule) -> dict[str, object]:

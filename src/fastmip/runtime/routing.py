@@ -75,6 +75,8 @@ class MobileRouting:
         self._top: list[Change] = []
         """Routes over the tunnel's in table T: at home or without reverse tunnelling."""
         self._arp: dict[str, list[Change]] = {}
+        self._placed: set[str] = set()
+        """Links the home address was ever put on by us."""
 
     # start and stop
 
@@ -118,9 +120,11 @@ class MobileRouting:
     def _link_table(self, number: int) -> int:
         return self._table + 1 + number
 
-    async def _apply(self, change: Change, kept: list[Change]) -> None:
-        if await self._kernel.apply(change):
+    async def _apply(self, change: Change, kept: list[Change]) -> bool:
+        is_new = await self._kernel.apply(change)
+        if is_new:
             kept.append(change)
+        return is_new
 
     async def _undo(self, changes: list[Change]) -> None:
         for change in changes[::-1]:
@@ -262,9 +266,11 @@ class MobileRouting:
 
         The home address joins the link's addresses unless an operator put it there.
         """
-        await self._undo(self._arp.pop(interface, []))
         kept = self._arp.setdefault(interface, [])
-        await self._apply(Address(interface, self._home, 32), kept)
+        await self._undo(kept)
+        self._placed.add(interface)
+        if not await self._apply(Address(interface, self._home, 32), kept):
+            self._placed.discard(interface)
 
     async def refuse_arp(self, interface: str) -> None:
         """Away: no ARP answers for the home address here, and no request names it (4.6).
@@ -273,12 +279,16 @@ class MobileRouting:
         by; ``arp_announce`` 2 keeps the kernel from using the home address, which lives on
         the tunnel device, as the sender of its own requests.
         """
-        await self._undo(self._arp.pop(interface, []))
         kept = self._arp.setdefault(interface, [])
+        own: list[Change] = [change for change in kept if isinstance(change, Address)]
+        for change in own:
+            kept.remove(change)
         for name, value in (("arp_ignore", "1"), ("arp_announce", "2")):
             path = f"net/ipv4/conf/{interface}/{name}"
-            if read_sysctl(path) in ("0", "1"):
+            said = read_sysctl(path)
+            if said in ("0", "1") and said != value:
                 await self._set(path, value, kept)
+        await self._undo(own)
         link = self._states.get(interface)
         if link is not None and any(a == self._home_address for a, _ in link.addresses):
             log.warning(
@@ -288,9 +298,8 @@ class MobileRouting:
             )
 
     def is_ours(self, interface: str, address: int, length: int) -> bool:
-        """Whether we put this address on the link."""
-        text = format_address(address)
-        return any(
-            isinstance(change, Address) and change == Address(interface, text, length)
-            for change in self._arp.get(interface, [])
-        )
+        """Whether it was we who put this address on the link, now or before.
+
+        Before counts too: who looks may have looked before we took it away.
+        """
+        return address == self._home_address and length == 32 and interface in self._placed
