@@ -139,6 +139,7 @@ class Lab:
         self.prefix = f"fm{os.getpid()}n{Lab._count}"
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self.prefix}-"))
         """Private (0700) directory for keys, configurations, sockets and logs."""
+        self._leased: dict[str, str] = {}
         self._processes: list[subprocess.Popen[Any]] = []
         self._reaper: subprocess.Popen[bytes] | None = None
 
@@ -301,6 +302,7 @@ class Lab:
     def lease(self, port: str, link: Link) -> None:
         """Play the DHCP client of the mobile node: address and default route."""
         metric = 100 + PORTS.index(port)
+        self._leased[port] = link.leases[port]
         self.ip(
             "mn",
             f"address add {link.leases[port]} dev {port}",
@@ -309,10 +311,9 @@ class Lab:
 
     def release(self, port: str) -> None:
         """Play the DHCP client after the carrier went: drop the leased address."""
-        leased = {link.leases[port] for link in LINKS.values()}
-        shown = self.run("mn", "ip", "-o", "-4", "address", "show", "dev", port).stdout
-        present = [address for address in leased if f"inet {address} " in shown]
-        self.ip("mn", *(f"address delete {address} dev {port}" for address in present))
+        address = self._leased.pop(port, "")
+        if address:
+            self.ip("mn", f"address delete {address} dev {port}")
 
     # ---------------------------------------------------------------- seeing
     def neighbour(self, node: str, address: str) -> str:
