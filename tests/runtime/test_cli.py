@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.helpers.control_server import ControlServer, refusal, result
 
 from fastmip import __version__
+from fastmip.runtime.cli.failures import printable
 from fastmip.runtime.cli.main import COMMANDS, main
-from fastmip.runtime.cli.render import cell, printable
+from fastmip.runtime.cli.render import cell, print_result
 from fastmip.runtime.cli.show import SUBJECTS
 
 if TYPE_CHECKING:
@@ -194,6 +197,25 @@ def test_bytes_from_the_network_cannot_drive_the_terminal(tmp_path: Path) -> Non
     assert printable("a\x1b\n") == "a??"
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+@given(JSON | st.fixed_dictionaries({"rows": st.lists(st.dictionaries(st.text(), JSON))}))
+def test_any_result_is_printed_or_refused_and_never_drives_the_terminal(value: object) -> None:
+    @click.command()
+    @click.option("--json", "as_json", is_flag=True)
+    def command(*, as_json: bool) -> None:
+        print_result("show binding", value, as_json=as_json)
+
+    for words in ([], ["--json"]):
+        shown = CliRunner().invoke(command, words)
+        assert shown.exit_code in (0, 4), shown.exception
+        assert all(c.isprintable() or c == "\n" for c in shown.output)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -273,6 +295,12 @@ def test_a_refusal_is_exit_code_1_on_one_line(tmp_path: Path) -> None:
         shown = invoke(path, "show", "handover")
     assert shown.exit_code == 1
     assert shown.output == "fastmip: no mobile node here: no handovers\n"
+
+
+def test_a_reason_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    path, server = served(tmp_path, lambda _request: refusal("bad \x1b[2J"))
+    with server:
+        assert invoke(path, "show", "binding").output == "fastmip: bad ?[2J\n"
 
 
 def test_large_answers_arrive_whole(tmp_path: Path) -> None:

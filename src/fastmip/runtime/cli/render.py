@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastmip.runtime.cli.client import SCHEMA
-from fastmip.runtime.cli.failures import Unreachable
+from fastmip.runtime.cli.failures import Unreachable, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ def print_result(command: str, result: object, *, as_json: bool) -> None:
 
 def print_json(document: dict[str, Any]) -> None:
     """Print a document with its schema number, one object over several lines."""
-    click.echo(json.dumps({"schema": SCHEMA, **document}, indent=2, ensure_ascii=False))
+    click.echo(json.dumps({"schema": SCHEMA, **document}, indent=2))
 
 
 def print_table(rows: list[Row], summary: Row) -> None:
@@ -89,13 +89,10 @@ def cell(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value) or "-"
     if isinstance(value, dict):
-        return ", ".join(f"{name}={cell(item)}" for name, item in value.items()) or "-"
+        return (
+            ", ".join(f"{printable(str(name))}={cell(item)}" for name, item in value.items()) or "-"
+        )
     return printable(str(value))
-
-
-def printable(text: str) -> str:
-    """Replace control characters: what came from the network must not drive the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _is_number(value: object) -> bool:
