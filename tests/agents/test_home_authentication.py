@@ -534,11 +534,12 @@ def test_denial_with_nonces_is_sent_although_the_store_fails() -> None:
     lab.outcome = CommitOutcome.STORE_FAILED
     effects = lab.send(lab.request(identification=nonce << 32 | 2, home_agent=0))
     assert codes(effects) == [136]
-    issued, _ = identification_of(effects)
+    second, _ = identification_of(effects)
     lab.pass_time(2)
-    effects = lab.send(lab.request(identification=issued << 32 | 3))
+    effects = lab.send(lab.request(identification=second << 32 | 3))
     assert codes(effects) == [130]
     issued, _ = identification_of(effects)
+    assert len({nonce, second, issued}) == 3
     lab.outcome = CommitOutcome.COMMITTED
     lab.pass_time(2)
     assert codes(lab.send(lab.request(identification=issued << 32 | 4))) == [0]
