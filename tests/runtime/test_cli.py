@@ -144,6 +144,30 @@ def test_all_bindings_come_page_by_page(tmp_path: Path) -> None:
     assert len(server.requests) == 3
 
 
+def test_a_mobile_node_that_knows_no_pages_is_asked_until_nothing_new_comes(tmp_path: Path) -> None:
+    alone = {"rows": [{"home_address": "10.1.0.5"}], "summary": {"state": "away"}}
+    path, server = served(tmp_path, lambda _request: result(alone))
+    with server:
+        shown = invoke(path, "show", "binding", "--all", "--json")
+    assert json.loads(shown.output)["rows"] == alone["rows"]
+    assert len(server.requests) == 2
+
+
+def test_pages_of_both_roles_show_the_mobile_node_once(tmp_path: Path) -> None:
+    node = {"role": "mobile-node", "home_address": "10.9.0.5"}
+
+    def pages(request: dict[str, Any]) -> bytes:
+        following = {None: "10.1.0.5", "10.1.0.5": "10.1.0.6"}.get(request["args"].get("after"))
+        ours = [{"role": "home-agent", "home_address": following}] if following else []
+        return result({"rows": [*ours, node]})
+
+    path, server = served(tmp_path, pages)
+    with server:
+        shown = invoke(path, "show", "binding", "--all", "--json")
+    rows = json.loads(shown.output)["rows"]
+    assert sorted(row["home_address"] for row in rows) == ["10.1.0.5", "10.1.0.6", "10.9.0.5"]
+
+
 def test_nothing_to_show_says_so(tmp_path: Path) -> None:
     path, server = served(tmp_path, lambda _request: result({"rows": []}))
     with server:
@@ -341,6 +365,17 @@ def test_reload_lists_the_changes(tmp_path: Path) -> None:
     assert [request["args"] for request in server.requests] == [
         {"dry_run": True},
         {"dry_run": False},
+    ]
+
+
+def test_prefer_names_an_interface_or_takes_it_back(tmp_path: Path) -> None:
+    path, server = served(tmp_path, lambda _request: result({}))
+    with server:
+        assert invoke(path, "prefer", "wlan0").output == "wlan0 is preferred\n"
+        assert invoke(path, "prefer").output == "the configured order holds\n"
+    assert server.requests == [
+        {"command": "prefer", "args": {"interface": "wlan0"}},
+        {"command": "prefer", "args": {}},
     ]
 
 

@@ -37,7 +37,7 @@ def json_option(command: F) -> F:
 
 def print_result(command: str, result: object, *, as_json: bool) -> None:
     """Print ``{"rows": ..., "summary": ...}`` of a command; Unreachable if it is not that."""
-    rows, summary = _parts(command, result)
+    rows, summary = rows_and_summary(command, result)
     if as_json:
         print_json({"command": command, "rows": rows, "summary": summary})
     else:
@@ -99,8 +99,8 @@ def _is_number(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _parts(command: str, result: object) -> tuple[list[Row], Row]:
-    """Take rows and summary apart; anything else is an answer of another version."""
+def rows_and_summary(command: str, result: object) -> tuple[list[Row], Row]:
+    """Take a result apart. Raises Unreachable for anything but rows and a summary."""
     if isinstance(result, dict):
         rows, summary = result.get("rows", []), result.get("summary") or {}
         if (
