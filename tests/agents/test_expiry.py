@@ -6,8 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastmip.agents.bindings import Binding
 from fastmip.agents.effects import NEVER
-from fastmip.agents.expiry import ExpiryWheel, second_of
+from fastmip.agents.expiry import BindingExpiry, ExpiryWheel, second_of
+from fastmip.agents.nodes import Node
 
 SECOND = 1_000_000_000
 
@@ -87,3 +89,60 @@ def test_hints_may_be_added_while_others_are_taken() -> None:
         wheel.add(3, address)
     assert seen == [10, 20]
     assert sorted(wheel.due(3, 100)) == [10, 20]
+
+
+def bound(*ends_s: int) -> tuple[Binding, ...]:
+    """Bindings that end at these seconds."""
+    return tuple(Binding(1, 2, 3, 4, end * SECOND, 0, 0, 1, 256, 300, 434, 0, 4) for end in ends_s)
+
+
+def hints(expiry: BindingExpiry, until_s: int) -> list[int]:
+    """Seconds at which hints come due, taking all of them."""
+    return [s for s in range(until_s + 1) for _ in expiry.due(s * SECOND, 100)]
+
+
+def test_refresh_adds_no_hint() -> None:
+    expiry, node = BindingExpiry(), Node(0, 0, ())
+    expiry.schedule(node, 1, (), bound(10))
+    for end in range(11, 50):
+        expiry.schedule(node, 1, bound(end - 1), bound(end))
+    assert hints(expiry, 60) == [10]
+
+
+def test_shorter_lifetime_adds_an_earlier_hint() -> None:
+    expiry, node = BindingExpiry(), Node(0, 0, ())
+    expiry.schedule(node, 1, (), bound(50))
+    expiry.schedule(node, 1, bound(50), bound(20))
+    assert hints(expiry, 60) == [20, 50]
+
+
+def test_loaded_node_has_a_hint_no_later_than_its_bindings() -> None:
+    expiry, node = BindingExpiry(), Node(0, 0, bound(30))
+    expiry.schedule(node, 1, bound(30), bound(40))
+    assert hints(expiry, 60) == []
+    expiry.schedule(node, 1, bound(30), bound(20))
+    assert hints(expiry, 60) == [20]
+
+
+def test_hint_of_a_later_second_supersedes_a_due_one() -> None:
+    expiry, node = BindingExpiry(), Node(0, 0, ())
+    expiry.schedule(node, 1, (), bound(40))
+    assert expiry.is_superseded(node, 39 * SECOND)
+    assert not expiry.is_superseded(node, 40 * SECOND)
+    expiry.schedule(node, 1, (), bound(70))
+    assert hints(expiry, 80) == [40, 70]
+
+
+def test_lifetimes_that_shrink_and_grow_do_not_pile_up_hints() -> None:
+    """A node that always asks for long after short keeps a bounded number of hints."""
+    expiry, node = BindingExpiry(), Node(0, 0, ())
+    held: tuple[Binding, ...] = ()
+    for second in range(1, 2000):
+        for _ in expiry.due(second * SECOND, 100):
+            if not expiry.is_superseded(node, second * SECOND):
+                held = tuple([b for b in held if b.expires_boot_ns > second * SECOND])
+                expiry.schedule(node, 1, (), held)
+        new = bound(second + (3 if second % 2 else 500))
+        expiry.schedule(node, 1, held, new)
+        held = new
+    assert len(hints(expiry, 5000)) < 300
