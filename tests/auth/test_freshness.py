@@ -16,7 +16,9 @@ from fastmip.auth.freshness import (
     NEVER_ACCEPTED,
     NO_NONCE,
     RANDOM_BITS,
+    TOLERATED_STEP_S,
     Freshness,
+    IdentificationClock,
     IdentificationSource,
     NonceSource,
     TimestampSource,
@@ -34,6 +36,7 @@ from fastmip.auth.freshness import (
 from fastmip.wire.registration import RegistrationRequest
 
 SECOND = 1_000_000_000
+MINUTE = 60 * SECOND
 HOUR = 3600 * SECOND
 WALL = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp()) * SECOND
 ERA_END = int(datetime(2036, 2, 7, 6, 28, 16, tzinfo=UTC).timestamp()) * SECOND
@@ -166,6 +169,45 @@ def test_an_old_request_far_outside_the_window_is_told_so_even_if_it_is_the_last
 
 def test_the_mark_for_nothing_accepted_is_itself_never_fresh() -> None:
     assert check_timestamp(NEVER_ACCEPTED, NEVER_ACCEPTED, ERA_END) is Freshness.NOT_NEWER
+
+
+# --- the home agent's clock for them -----------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, HOUR), st.integers(-5 * HOUR, 5 * HOUR)), max_size=20))
+def test_clock_for_timestamps_never_steps_back_by_more_than_is_tolerated(
+    history: list[tuple[int, int]],
+) -> None:
+    clock = IdentificationClock()
+    boot_ns, wall_ns = 1000 * SECOND, WALL
+    shown = clock.read(boot_ns, wall_ns)
+    assert shown == wall_ns
+    for passed_ns, step_ns in history:
+        boot_ns, wall_ns = boot_ns + passed_ns, wall_ns + passed_ns + step_ns
+        expected = shown + passed_ns
+        shown = clock.read(boot_ns, wall_ns)
+        if wall_ns >= expected - TOLERATED_STEP_S * SECOND:
+            assert shown == wall_ns
+        else:
+            assert shown == expected
+
+
+def test_clock_believes_an_accepted_timestamp_after_a_restart_with_a_clock_set_back() -> None:
+    accepted = ntp_time(WALL)
+    clock = IdentificationClock()
+    shown = clock.read(5 * SECOND, WALL - 30 * HOUR, accepted)
+    assert abs(shown - WALL) <= 1
+    assert check_timestamp(accepted, accepted, shown) is Freshness.REPEATED
+    assert clock.read(65 * SECOND, WALL - 30 * HOUR + MINUTE) == shown + MINUTE
+
+
+@pytest.mark.parametrize("window_s", [7, 3600])
+def test_clock_is_not_moved_by_timestamps_of_nodes_that_are_ahead_within_the_window(
+    window_s: int,
+) -> None:
+    clock = IdentificationClock()
+    ahead = ntp_time(WALL + window_s * SECOND)
+    assert clock.read(0, WALL, ahead, window_s) == WALL
 
 
 # --- replies -------------------------------------------------------------------------------

@@ -66,11 +66,9 @@ from fastmip.agents.throttle import Allowance
 from fastmip.auth.associations import ReplayStyle, SecurityAssociation
 from fastmip.auth.authenticators import verify_authentication
 from fastmip.auth.freshness import (
-    NEVER_ACCEPTED,
     NO_NONCE,
     Freshness,
-    check_nonce,
-    check_timestamp,
+    IdentificationClock,
     is_newer,
     new_nonce,
     nonce_reply,
@@ -118,6 +116,7 @@ class HomeAgent:
         self._works: dict[int, Work] = {}
         self._token = 0
         self._expiry = BindingExpiry()
+        self._time = IdentificationClock()
         self._bindings = 0
         self._new_bindings = Allowance()
         self._count = new_counters()
@@ -246,12 +245,7 @@ class HomeAgent:
     ) -> list[Effect]:
         """Climb the ladder with an authentic request of an idle node."""
         identification = request.identification
-        if association.replay is ReplayStyle.NONCES:
-            freshness = check_nonce(identification, node.identification, node.nonce)
-        else:
-            # A mark left by nonces says nothing about time.
-            mark = NEVER_ACCEPTED if node.nonce else node.identification
-            freshness = check_timestamp(identification, mark, now.wall_ns, association.window_s)
+        freshness = node.judge(identification, association, self._time, now)
         case = Case(
             request,
             data,
@@ -350,7 +344,8 @@ class HomeAgent:
             node.unsaved_nonce = True
             identification = nonce_reply(identification, nonce)
         elif refusal is IDENTIFICATION_MISMATCH:
-            identification = rejected_timestamp_reply(identification, case.now.wall_ns)
+            wall_ns = self._time.read(case.now.boot_ns, case.now.wall_ns)
+            identification = rejected_timestamp_reply(identification, wall_ns)
         lifetime = self._writer.grant(request, case.host)
         self._writer.answer(case, refusal.code, lifetime, identification, effects)
         return effects
@@ -470,9 +465,9 @@ class HomeAgent:
         if work.code in _ACCEPTED:
             self._count[CODE_COUNTERS[work.code]] += 1
             node.repeatable = work.row.identification
-            moved = arp_effects(case, old, new)
-            self._count[names.GRATUITOUS_ARPS] += sum(isinstance(e, GratuitousArp) for e in moved)
-            effects += moved
+            for moved in arp_effects(case, old, new):
+                self._count[names.GRATUITOUS_ARPS] += isinstance(moved, GratuitousArp)
+                effects.append(moved)
             self._writer.answer(case, work.code, work.lifetime_s, identification, effects)
         else:
             lifetime = self._writer.grant(case.request, case.host)

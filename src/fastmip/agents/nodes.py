@@ -14,8 +14,14 @@ from fastmip.agents.bindings import Binding, unpack_bindings
 from fastmip.agents.effects import Arrival, NodeRow, Now
 from fastmip.agents.hosts import Host
 from fastmip.agents.reply_policy import Case
-from fastmip.auth.associations import SecurityAssociation
-from fastmip.auth.freshness import NEVER_ACCEPTED
+from fastmip.auth.associations import ReplayStyle, SecurityAssociation
+from fastmip.auth.freshness import (
+    NEVER_ACCEPTED,
+    Freshness,
+    IdentificationClock,
+    check_nonce,
+    check_timestamp,
+)
 from fastmip.wire.registration import RegistrationRequest
 
 _EVICTION_TRIES = 8
@@ -108,6 +114,22 @@ class Node:
     def is_clean(self) -> bool:
         """Whether the node can be loaded again as it is."""
         return not (self.work or self.held or self.unsaved_nonce or self.withdraw)
+
+    def judge(
+        self,
+        identification: int,
+        association: SecurityAssociation,
+        clock: IdentificationClock,
+        now: Now,
+    ) -> Freshness:
+        """What the Identification of a request is worth (RFC 5944 5.7)."""
+        if association.replay is ReplayStyle.NONCES:
+            return check_nonce(identification, self.identification, self.nonce)
+        # A mark left by nonces says nothing about time.
+        mark = NEVER_ACCEPTED if self.nonce else self.identification
+        window_s = association.window_s
+        wall_ns = clock.read(now.boot_ns, now.wall_ns, mark, window_s)
+        return check_timestamp(identification, mark, wall_ns, window_s)
 
     def live(self, boot_ns: int) -> tuple[Binding, ...]:
         """Bindings that have not expired."""

@@ -34,6 +34,8 @@ _MASK_64: Final = 0xFFFFFFFFFFFFFFFF
 _HALF_64: Final = 1 << 63
 _HALF_32: Final = 1 << 31
 
+TOLERATED_STEP_S: Final = 3
+"""Ours: how far the home agent's clock may be set back without being held."""
 RANDOM_BITS: Final = 12
 """Low bits of a timestamp drawn at random: 2**-20 s is about a microsecond, and no more of a
 clock reading can be trusted (RFC 5944 5.7.1: such bits SHOULD be random)."""
@@ -71,6 +73,46 @@ def signed_difference(left: int, right: int) -> int:
 def is_newer(left: int, right: int) -> bool:
     """Say whether an Identification is newer than another, across the end of an era."""
     return signed_difference(left, right) > 0
+
+
+class IdentificationClock:
+    """The home agent's time of day as far as timestamps go: it never steps back.
+
+    A wall clock set back by hours would leave every mobile node with an accepted timestamp
+    from the future. Nothing it could send would be newer, and all bindings would run out. So
+    this clock goes on at the rate of CLOCK_BOOTTIME instead; mobile nodes learn of it from a
+    133 and follow. A step forward is followed at once, and one back of up to
+    ``TOLERATED_STEP_S`` too: retransmissions outlast it.
+    """
+
+    __slots__ = ("_offset_ns",)
+
+    def __init__(self) -> None:
+        """Start by the wall clock."""
+        self._offset_ns: int | None = None
+
+    def read(
+        self,
+        boot_ns: int,
+        wall_ns: int,
+        last_accepted: int = NEVER_ACCEPTED,
+        window_s: int = DEFAULT_WINDOW_S,
+    ) -> int:
+        """Return Unix time in nanoseconds.
+
+        A timestamp we once accepted within ``window_s`` proves how late it is at least, also
+        after a restart with a wall clock that went back meanwhile.
+        """
+        offset = wall_ns - boot_ns
+        before = self._offset_ns
+        if before is not None and before - offset > TOLERATED_STEP_S * _NS_PER_S:
+            offset = before
+        if last_accepted != NEVER_ACCEPTED:
+            ahead = signed_difference(last_accepted, ntp_time(boot_ns + offset))
+            if ahead > (window_s + TOLERATED_STEP_S) << 32:
+                offset += ahead * _NS_PER_S >> 32
+        self._offset_ns = offset
+        return boot_ns + offset
 
 
 def check_timestamp(
