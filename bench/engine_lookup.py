@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from bench.engine_world import records, replay, world
 from bench.results import Result, median_of_rounds
 from fastmip import _dataplane
@@ -40,6 +42,6 @@ def bytes_per_binding() -> list[Result]:
 
 
 BENCHMARKS = {
-    **{f"engine.lookup.{size}": (lambda size=size: lookup(size)) for size in SIZES},
+    **{f"engine.lookup.{size}": partial(lookup, size) for size in SIZES},
     "engine.bytes_per_binding": bytes_per_binding,
 }

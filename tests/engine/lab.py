@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from ipaddress import IPv4Address
 
-from fastmip import _dataplane
 from tests.reference.tunnels import HOME, TUNNEL, Twin
+
+from fastmip import _dataplane
 
 
 def a(text: str) -> int:

@@ -5,9 +5,9 @@ The sanitized run of these tests is what proves the last part.
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from fastmip import _dataplane
+import pytest
 from tests.engine.lab import (
     CARE_OF,
     CORRESPONDENT,
@@ -18,6 +18,8 @@ from tests.engine.lab import (
 )
 from tests.reference.ipv4 import header, with_checksum
 from tests.reference.tunnels import HOME, TUNNEL, Binding, Twin
+
+from fastmip import _dataplane
 
 SIDES = [HOME, TUNNEL]
 INNER = header(NODE, CORRESPONDENT, 17, 30) + bytes(30)
@@ -31,7 +33,7 @@ def port(request: pytest.FixtureRequest) -> _dataplane.MemoryPort:
     return _dataplane.MemoryPort(engine_for(twin, scalar=request.param == "scalar"))
 
 
-def outer(inner: bytes, **fields: int) -> bytes:
+def outer(inner: bytes, **fields: Any) -> bytes:
     """A tunnel packet around these bytes, whatever they are."""
     return header(CARE_OF, HOME_AGENT, fields.pop("protocol", 4), len(inner), **fields) + inner
 
@@ -133,7 +135,7 @@ def test_encapsulation_not_negotiated_is_refused_rfc3024_4_3_2(
 
 
 def test_outer_options_are_stepped_over(port: _dataplane.MemoryPort) -> None:
-    assert port.inject(TUNNEL, [outer(INNER, options=b"\x01" * 40)]) == ["decapsulated"]  # type: ignore[arg-type]
+    assert port.inject(TUNNEL, [outer(INNER, options=b"\x01" * 40)]) == ["decapsulated"]
     assert len(port.take(HOME)) == 1
 
 

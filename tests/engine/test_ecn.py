@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 from scapy.layers.inet import IP
-
-from fastmip import _dataplane
 from tests.engine.lab import CARE_OF, CORRESPONDENT, HOME_AGENT, NODE, engine_for
 from tests.reference.ipv4 import header
 from tests.reference.tunnels import CE, ECT0, ECT1, HOME, NOT_ECT, TUNNEL, Binding, Twin
+
+from fastmip import _dataplane
 
 DROP = -1
 # Typed in from RFC 6040 figure 4, columns Not-ECT, ECT(0), ECT(1), CE.

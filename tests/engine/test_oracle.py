@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP, IPOption_RR
 from scapy.packet import Raw
-
-from fastmip import _dataplane
 from tests.engine.lab import CARE_OF, HOME_AGENT, NODE, a, assert_balanced, engine_for
 from tests.reference.tunnels import DONE_TTL, HOME, TUNNEL, Binding, Twin
+
+from fastmip import _dataplane
 
 HOME_AGENT_TWIN = Twin("home-agent", (HOME_AGENT,), {NODE: [Binding(CARE_OF, HOME_AGENT)]})
 
 
-def packet(**fields: object) -> IP:
+def packet(**fields: Any) -> IP:
     """Correspondent to mobile node."""
     return IP(src="10.9.0.7", dst="10.1.0.5", **fields) / UDP(sport=7, dport=9) / Raw(b"moving")
 
@@ -32,7 +34,7 @@ def test_encapsulation_is_scapys_rfc2003_3_1(tos: int) -> None:
 
 
 def test_inner_options_stay_inside_rfc2003_3_1() -> None:
-    inner = packet(ttl=9, options=[IPOption_RR(routers=["0.0.0.0"] * 3)])
+    inner = packet(ttl=9, options=[IPOption_RR(routers=["10.0.0.9"] * 3)])
     to_node = port()
     assert to_node.inject(HOME, [bytes(inner)]) == ["encapsulated"]
     (left,) = to_node.take(TUNNEL)
@@ -75,7 +77,9 @@ def test_fragments_are_reassembled_by_scapy_and_fit_the_path_rfc2003_5_1() -> No
     left = [IP(p) for p in to_node.take(TUNNEL)]
     assert len(left) == 3
     assert all(len(bytes(p)) <= 1500 and p.flags.DF for p in left)
-    (whole,) = defragment([p.payload for p in left])
+    (whole,) = defragment(  # type: ignore[no-untyped-call]
+        [p.payload for p in left]
+    )
     assert bytes(whole[UDP].payload) == b"y" * 4000
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.engine.build_probe import probe
 from tests.reference.ipv4 import change, checksum, header, is_martian
 

@@ -6,11 +6,11 @@ import struct
 import threading
 
 import pytest
-
-from fastmip import _dataplane
 from tests.engine.build_probe import probe
 from tests.engine.lab import CARE_OF, CORRESPONDENT, HOME_AGENT, NODE, assert_balanced
 from tests.reference.tunnels import HOME, TUNNEL, Binding
+
+from fastmip import _dataplane
 
 PUBLICATIONS = 150_000
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from scapy.layers.inet import ICMP, IP
 from scapy.packet import Raw
-
-from fastmip import _dataplane
 from tests.engine.lab import (
     CARE_OF,
     CORRESPONDENT,
@@ -18,6 +16,8 @@ from tests.engine.lab import (
 )
 from tests.reference.ipv4 import header
 from tests.reference.tunnels import HOME, TUNNEL, Binding, Twin
+
+from fastmip import _dataplane
 
 SECOND = 1_000_000_000
 ROUTER = "10.3.1.1"

@@ -20,7 +20,7 @@ ICMP_ERRORS = {UNREACHABLE, QUENCH, REDIRECT, EXCEEDED, PARAMETER}
 NESTING_MAX = 8
 
 NOT_ECT, ECT1, ECT0, CE = 0, 1, 2, 3
-EGRESS = {  # RFC 6040 figure 4; None is <drop>
+EGRESS: dict[int, dict[int, int | None]] = {  # RFC 6040 figure 4; None is <drop>
     NOT_ECT: {NOT_ECT: NOT_ECT, ECT0: NOT_ECT, ECT1: NOT_ECT, CE: None},
     ECT0: {NOT_ECT: ECT0, ECT0: ECT0, ECT1: ECT1, CE: CE},
     ECT1: {NOT_ECT: ECT1, ECT0: ECT1, ECT1: ECT1, CE: CE},
@@ -160,23 +160,11 @@ class Twin:
     def from_tunnel(self, packet: bytes) -> str:
         """RFC 2003 3, RFC 3024 4.3.2, RFC 6040 4.2."""
         fields = Header(packet)
-        if fields.fragment & 0x3FFF:
-            return "drop-outer-fragment"
-        if fields.protocol in {GRE, MINIMAL}:
-            return "drop-encapsulation"
-        if fields.protocol != IPIP:
-            return "drop-not-tunnel"
-        reason = problem(fields.payload)
-        if reason:
-            return f"drop-inner-{reason}"
+        refusal = unfit_for_decapsulation(fields)
+        if refusal:
+            return refusal
         inner = Header(fields.payload)
         packet = fields.payload[: inner.total]
-        if inner.ttl == 0:
-            return "drop-inner-ttl"
-        if inner.protocol == IPIP and nesting(packet) >= NESTING_MAX:
-            return "drop-nesting"
-        if is_martian(inner.source):
-            return "drop-martian"
         home = inner.source if self.role == "home-agent" else inner.destination
         chain = self.bindings.get(home)
         if chain is None:
@@ -216,6 +204,23 @@ class Twin:
         if self.role == "home-agent" and not ours[0].reverse:
             return "drop-not-reverse"
         return None
+
+
+def unfit_for_decapsulation(fields: Header) -> str | None:
+    """Checks of a tunnel packet that need no binding."""
+    if fields.fragment & 0x3FFF:
+        return "drop-outer-fragment"
+    if fields.protocol != IPIP:
+        return "drop-encapsulation" if fields.protocol in {GRE, MINIMAL} else "drop-not-tunnel"
+    reason = problem(fields.payload)
+    if reason:
+        return f"drop-inner-{reason}"
+    inner = Header(fields.payload)
+    if inner.ttl == 0:
+        return "drop-inner-ttl"
+    if inner.protocol == IPIP and nesting(fields.payload[: inner.total]) >= NESTING_MAX:
+        return "drop-nesting"
+    return "drop-martian" if is_martian(inner.source) else None
 
 
 def outer(packet: bytes, binding: Binding) -> bytes:

@@ -134,7 +134,8 @@ cdef extern from "control.h" nogil:
                        const uint64_t *seed, uint64_t icmp_per_s, uint64_t icmp_burst)
     void control_destroy(fm_control *c)
     const char *control_reject(const fm_record *r)
-    int64_t control_prepare(fm_control *c, const fm_record *r, uint32_t n, int keep_slot)
+    int64_t control_prepare_patiently(fm_control *c, const fm_record *r, uint32_t n,
+                                      int keep_slot)
     void control_publish(fm_control *c, uint32_t head)
     void control_abandon(fm_control *c, uint32_t head, int keep_slot)
     int control_remove(fm_control *c, uint32_t home_be, int keep_slot)

@@ -80,6 +80,7 @@ cdef class BindingCache:
         cdef int64_t ticket
         cdef const char *reason
         cdef Py_ssize_t count
+        cdef int keep_slot
         cdef const fm_record *records
         PyObject_GetBuffer(tunnels, &view, PyBUF_SIMPLE)
         try:
@@ -94,8 +95,10 @@ cdef class BindingCache:
                 if records[number].home != records[0].home:
                     raise ValueError(f"tunnel record {number}: another home address")
             home_address = records[0].home
-            ticket = control_prepare(&self.control, records, <uint32_t>count,
-                                     self._keeps_slot(home_address))
+            keep_slot = self._keeps_slot(home_address)
+            with nogil:
+                ticket = control_prepare_patiently(&self.control, records, <uint32_t>count,
+                                                   keep_slot)
         finally:
             PyBuffer_Release(&view)
         if ticket < 0:

@@ -20,7 +20,10 @@
 #define FM_DEFAULT_MTU 1500
 #define FM_MTU_MIN 68
 #define FM_DEFAULT_TTL 64
-#define FM_FULL (-1)
+#define FM_FULL (-1) /* max_bindings reached, or no slot in the index */
+#define FM_BUSY (-2) /* lines exist, but a worker may still hold them */
+#define FM_BUSY_WAIT_US 100
+#define FM_BUSY_WAITS 500 /* 50 ms: a worker that was descheduled in a batch */
 #define FM_SLACK_MIN 4096u /* lines beyond max_bindings: prepared or waiting for workers */
 
 /* TUNNEL_RECORD_SIZE bytes, host order. */
@@ -297,7 +300,8 @@ FM_FN uint32_t control_head(const struct fm_control *c, uint32_t home_be)
     return slot < 0 ? FM_NO_LINE : index_line_at(&c->e.by_home, slot);
 }
 
-/* Chain for n (1..8) accepted records of one home address; its first line, or FM_FULL.
+/* Chain for n (1..8) accepted records of one home address; its first line, or
+ * FM_FULL, or FM_BUSY.
  * keep_slot: another prepared chain of the same home address needs its slot. */
 FM_FN int64_t control_prepare(struct fm_control *c, const struct fm_record *r, uint32_t n,
                               int keep_slot)
@@ -321,7 +325,7 @@ FM_FN int64_t control_prepare(struct fm_control *c, const struct fm_record *r, u
             }
             if (!head && !keep_slot)
                 index_release(&e->by_home, slot, home_be);
-            return FM_FULL;
+            return c->old_head ? FM_BUSY : FM_FULL;
         }
         control_fill(&e->lines[number], &r[i], next);
         next = number;
@@ -331,6 +335,19 @@ FM_FN int64_t control_prepare(struct fm_control *c, const struct fm_record *r, u
         e->lines[next].flags |= FM_LINE_COPIES;
     c->prepared += n;
     return next;
+}
+
+/* control_prepare, waiting a bounded time for workers when changes come faster than they
+ * finish batches. */
+FM_FN int64_t control_prepare_patiently(struct fm_control *c, const struct fm_record *r,
+                                        uint32_t n, int keep_slot)
+{
+    int64_t head = control_prepare(c, r, n, keep_slot);
+    for (int waited = 0; head == FM_BUSY && waited < FM_BUSY_WAITS; waited++) {
+        usleep(FM_BUSY_WAIT_US);
+        head = control_prepare(c, r, n, keep_slot);
+    }
+    return head;
 }
 
 FM_FN void control_widen(struct fm_engine *e, uint32_t lowest, uint32_t highest)
@@ -427,7 +444,7 @@ FM_FN int64_t control_restore(struct fm_control *c, const struct fm_record *r, u
                 return (int64_t)i;
             length++;
         } while (i + length < n && length < FM_MAX_COPIES && r[i + length].home == r[i].home);
-        int64_t head = control_prepare(c, &r[i], length, 0);
+        int64_t head = control_prepare_patiently(c, &r[i], length, 0);
         if (head < 0)
             return (int64_t)i;
         control_publish(c, (uint32_t)head);
