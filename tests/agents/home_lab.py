@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from fastmip.agents.effects import (
 from fastmip.agents.home import HomeAgent
 from fastmip.agents.hosts import HomeAgentPolicy, Host, Prefix
 from fastmip.auth.associations import AssociationSet, ReplayStyle, SecurityAssociation
+from fastmip.errors import StoreError
 
 SECOND = 1_000_000_000
 NTP_EPOCH = 2_208_988_800
@@ -135,11 +137,13 @@ class Lab:
     rows: dict[int, NodeRow] = field(default_factory=dict)
     tunnels: dict[int, tuple[Tunnel, ...]] = field(default_factory=dict)
     randoms: int = 0
+    unreadable: bool = False
 
     def __post_init__(self) -> None:
         if not self.hosts:
             for address in (NODE, OTHER):
                 self.hosts[address] = Host(address, associations(self.replay))
+        self.lookup: Callable[[int], Host | None] = self.hosts.get
         self.start()
 
     def start(self) -> None:
@@ -147,7 +151,7 @@ class Lab:
         self.loads = 0
         self.agent = HomeAgent(
             self.policy,
-            hosts=self.hosts.get,
+            hosts=lambda home_address: self.lookup(home_address),
             load=self.load,
             boot=self.boot,
             random=self.random,
@@ -157,6 +161,8 @@ class Lab:
 
     def load(self, home_address: int) -> NodeRow | None:
         self.loads += 1
+        if self.unreadable:
+            raise StoreError("locked")
         return self.rows.get(home_address)
 
     def random(self, count: int) -> bytes:
