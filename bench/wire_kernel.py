@@ -32,7 +32,8 @@ from fastmip.runtime.devices import open_icmp_socket, open_tun, open_tunnel_sock
 BINDINGS = 100_000
 FIRST_HOME = 0x0A800000  # 10.128.0.0, through the engine
 FIRST_PLAIN = "10.64.0.0"  # the same number of addresses, forwarded by the kernel
-AGENT, SINK = 0x0A020001, 0x0A020002
+AGENT, CARE_OF_ADDRESS = 0x0A020001, 0x0A050001
+"""The care-of address is behind a gateway, as care-of addresses are."""
 NEVER = 2**64 - 1
 SECONDS = 1.0
 ROUNDS = 5
@@ -63,7 +64,7 @@ class Run:
 
 def records() -> bytes:
     """Tunnel records of all bindings; every care-of address is the sink's."""
-    fields = ("=IIIHBBQBB6x", 0, SINK, AGENT, 1500, 4, 0, NEVER, 64, 0)
+    fields = ("=IIIHBBQBB6x", 0, CARE_OF_ADDRESS, AGENT, 1500, 4, 0, NEVER, 64, 0)
     one = np.frombuffer(struct.pack(*fields), dtype=np.uint8)
     table = np.tile(one, BINDINGS).reshape(BINDINGS, TUNNEL_RECORD_SIZE)
     home = np.arange(FIRST_HOME, FIRST_HOME + BINDINGS, dtype=np.uint32)
@@ -93,7 +94,8 @@ class Wire(ExitStack):
         lab.ip("ha", "addr", "add", "10.1.0.1/24", "dev", "h0")
         lab.ip("ha", "addr", "add", "10.2.0.1/24", "dev", "h1")
         lab.ip("sink", "addr", "add", "10.2.0.2/24", "dev", "s0")
-        lab.ip("ha", "route", "add", f"{FIRST_PLAIN}/10", "via", "10.2.0.2")
+        for network in (f"{FIRST_PLAIN}/10", "10.5.0.0/16"):
+            lab.ip("ha", "route", "add", network, "via", "10.2.0.2")
         lab.sysctl("ha", ip_forward=1)
         mac = lab.run("sink", "cat", "/sys/class/net/s0/address").strip()
         lab.ip("ha", "neigh", "replace", "10.2.0.2", "lladdr", mac, "dev", "h1", "nud", "permanent")
