@@ -5,6 +5,7 @@ each has its own build directory, because a changed mode alone does not re-cytho
 """
 
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -34,6 +35,8 @@ setup(
                 "fastmip._dataplane",
                 ["src/fastmip/_dataplane.pyx"],
                 include_dirs=["src/fastmip/engine"],
+                # Headers included by headers: Cython sees only those a .pxd names.
+                depends=sorted(str(path) for path in Path("src/fastmip/engine").iterdir()),
                 extra_compile_args=FLAGS[MODE] + WARNINGS,
                 extra_link_args=[*LINK, "-lpthread"],
             )

@@ -5,8 +5,11 @@ is the only caller of everything here; worker threads never enter Python.
 """
 
 from collections.abc import Iterable, Sequence
+from os import PathLike
+from typing import Self
 
 from _typeshed import ReadableBuffer
+from typing_extensions import disjoint_base
 
 HOME: int
 """Side of a packet: the home link (or the applications of a mobile node)."""
@@ -38,12 +41,13 @@ def event_names() -> list[tuple[str, str, str]]:
 def port_counter_names() -> list[tuple[str, str]]:
     """Every counter of the kernel port in order: (name, sentence)."""
 
+@disjoint_base
 class BindingCache:
     """The binding cache and its counters: an engine without a kernel port."""
 
     workers: int
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         max_bindings: int,
         role: str = "home-agent",
@@ -51,7 +55,7 @@ class BindingCache:
         local_addresses: Sequence[int] = (),
         icmp_per_second: int = 100,
         icmp_burst: int = 50,
-    ) -> None: ...
+    ) -> Self: ...
 
     # binding cache: prepare may fail, publish cannot (architecture: order of effects)
     def prepare(self, tunnels: ReadableBuffer) -> int:
@@ -91,6 +95,7 @@ class BindingCache:
     def use_scalar_loops(self, is_scalar: bool) -> None:
         """Choose the scalar twin of the fast loops."""
 
+@disjoint_base
 class Engine(BindingCache):
     """The binding cache, its workers and its counters."""
 
@@ -117,14 +122,52 @@ class Engine(BindingCache):
     def port_counters(self) -> dict[str, int]:
         """Counter name -> packets, summed over the kernel ports."""
 
+@disjoint_base
 class MemoryPort:
     """Feeds an engine from memory, for tests, profiling and benchmarks."""
 
     done: int
-    def __init__(self, engine: BindingCache, *, done: int = 0) -> None: ...
+    def __new__(cls, engine: BindingCache, *, done: int = 0) -> Self: ...
     def inject(
         self, side: int, packets: Iterable[bytes], *, now_ns: int | None = None
     ) -> list[str]:
         """Run packets through as if from a side; returns the verdict name of each."""
     def take(self, side: int) -> list[bytes]:
         """Packets that left on a side since the last call, in order."""
+
+@disjoint_base
+class Replay:
+    """Runs one kind of packet through an engine as fast as it goes, addresses redrawn."""
+
+    def __new__(
+        cls,
+        engine: BindingCache,
+        *,
+        side: int,
+        size: int,
+        frames: int,
+        draws: ReadableBuffer,
+        local: int,
+        correspondent: int,
+        done: int = 0,
+    ) -> Self: ...
+    def run(self, *, packets: int, batch: int = 64) -> tuple[int, int, int]:
+        """Send packets; returns (ns, packets sent, packets that came out)."""
+    def run_empty(self, *, packets: int, batch: int = 64) -> tuple[int, int]:
+        """Time of source and sink alone: (ns, packets)."""
+    def memcpy(self, *, rounds: int, size: int = 64) -> int:
+        """Time of the C library's memcpy between the pool's frames, in ns."""
+    def lookup(self, *, lookups: int, batch: int = 64) -> tuple[int, int, int]:
+        """Look drawn home addresses up, nothing else: (ns, lookups, hits)."""
+
+def run_pcap(
+    engine: BindingCache,
+    input_path: str | PathLike[str],
+    output_path: str | PathLike[str] | None = None,
+    *,
+    side: int,
+    repeat: int = 1,
+    done: int = 0,
+    now_ns: int | None = None,
+) -> dict[str, int]:
+    """Run a pcap's IPv4 packets through an engine; returns packets, skipped, home, tunnel, ns."""

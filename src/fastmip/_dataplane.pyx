@@ -4,7 +4,7 @@
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_BOOTTIME, clock_gettime, timespec
 
 from fastmip.engine.api cimport *
@@ -13,7 +13,8 @@ from fastmip.engine.api cimport *
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
 
-from os import urandom
+from os import devnull, urandom
+from pathlib import Path
 
 from fastmip.errors import EngineFull
 
@@ -53,3 +54,5 @@ cdef object _outcome(fm_outcome outcome):
 include "engine/bindings.pxi"
 include "engine/kernel.pxi"
 include "engine/memory.pxi"
+include "engine/replay.pxi"
+include "engine/pcap.pxi"

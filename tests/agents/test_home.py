@@ -19,6 +19,7 @@ from tests.agents.home_lab import (
     HOME_BROADCAST,
     NODE,
     OTHER,
+    OTHER_KEY,
     SECOND,
     B,
     D,
@@ -339,6 +340,14 @@ def test_two_nodes_cannot_point_at_each_other_sec41() -> None:
     assert codes(lab.send(back, lab.arrival(NODE))) == [129]
 
 
+def test_laboratory_on_the_loopback_network_works() -> None:
+    lab = Lab()
+    lab.set_policy(home_agent_address=0x7F000001)
+    request = lab.request(home_agent=0x7F000001, care_of=0x7F000002)
+    arrival = lab.arrival(0x7F000002, destination=0x7F000001)
+    assert codes(lab.send(request, arrival)) == [0]
+
+
 def test_home_agent_address_cannot_be_a_home_address() -> None:
     lab = Lab()
     lab.hosts[HOME_AGENT] = Host(HOME_AGENT, associations())
@@ -410,6 +419,24 @@ def test_held_request_of_a_removed_host_is_dropped() -> None:
     sent = lab.carry_out([commit])
     assert codes(sent) == [0]
     assert lab.care_of_addresses() == [CARE_OF]
+
+
+def test_held_request_is_dropped_when_its_key_was_changed() -> None:
+    lab = Lab()
+    (commit,) = lab.receive(lab.request())
+    lab.receive(lab.request(at=lab.wall_s + 1, care_of=CARE_OF_2), lab.arrival(CARE_OF_2))
+    lab.hosts[NODE] = Host(NODE, associations(key=OTHER_KEY))
+    lab.carry_out([commit])
+    assert lab.care_of_addresses() == [CARE_OF]
+
+
+def test_host_being_removed_drops_what_it_held() -> None:
+    lab = Lab()
+    (commit,) = lab.receive(lab.request())
+    lab.receive(lab.request(at=lab.wall_s + 1, care_of=CARE_OF_2), lab.arrival(CARE_OF_2))
+    assert lab.agent.host_removed(NODE, lab.now) == []
+    assert codes(lab.carry_out([commit])) == [0]
+    assert lab.care_of_addresses() == []
 
 
 def test_clear_binding_withdraws_and_keeps_the_mark() -> None:

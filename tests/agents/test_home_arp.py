@@ -160,6 +160,15 @@ def test_registration_after_expiry_starts_over() -> None:
     assert effects == [GratuitousArp(NODE, None, HOME_LINK), StartProxyArp(NODE)]
 
 
+def test_registration_after_expiry_starts_over_even_before_the_timer_ran() -> None:
+    lab = Lab()
+    lab.send(lab.request(lifetime=5))
+    lab.boot_ns += 6 * 10**9
+    lab.wall_ns += 6 * 10**9
+    effects = arp(lab.send(lab.request()))
+    assert effects == [GratuitousArp(NODE, None, HOME_LINK), StartProxyArp(NODE)]
+
+
 @pytest.mark.parametrize(
     ("fields", "outcome"),
     [

@@ -23,6 +23,7 @@ from tests.agents.home_lab import (
     Lab,
     S,
     T,
+    associations,
     codes,
     datagrams,
     mac_md5,
@@ -34,7 +35,7 @@ from tests.agents.home_lab import (
     violations,
 )
 
-from fastmip.agents.effects import Commit, CommitOutcome, Effect
+from fastmip.agents.effects import Commit, CommitOutcome, Effect, NodeRow
 from fastmip.agents.hosts import Host
 from fastmip.auth.associations import (
     Algorithm,
@@ -355,6 +356,29 @@ def test_repetition_of_a_deregistration_is_133() -> None:
     assert codes(lab.send(gone, lab.arrival(NODE))) == [133]
 
 
+def test_another_request_with_the_last_identification_is_no_duplicate() -> None:
+    lab = Lab()
+    lab.send(lab.request(flags=S | D))
+    lab.pass_time(1)
+    identification = ntp(lab.wall_s)
+    second = lab.request(care_of=CARE_OF_2, flags=S | D, identification=identification)
+    lab.send(second, lab.arrival(CARE_OF_2))
+    stolen = lab.request(care_of=CARE_OF, flags=S | D, identification=identification)
+    assert codes(lab.send(stolen)) == [133]
+    lab.pass_time(1)
+    gone = lab.request(care_of=CARE_OF_2, lifetime=0, identification=identification)
+    assert codes(lab.send(gone, lab.arrival(CARE_OF_2))) == [133]
+    assert lab.care_of_addresses() == [CARE_OF_2, CARE_OF]
+
+
+def test_repetition_in_the_last_second_is_not_answered_with_lifetime_0() -> None:
+    lab = Lab()
+    data = lab.request(lifetime=1)
+    lab.send(data)
+    lab.pass_time(0.5)
+    assert codes(lab.send(data)) == [133]
+
+
 def test_delayed_older_request_is_133_and_moves_nothing_sec12() -> None:
     lab = Lab()
     delayed = lab.request(at=lab.wall_s - 1, care_of=CARE_OF_2)
@@ -510,11 +534,12 @@ def test_denial_with_nonces_is_sent_although_the_store_fails() -> None:
     lab.outcome = CommitOutcome.STORE_FAILED
     effects = lab.send(lab.request(identification=nonce << 32 | 2, home_agent=0))
     assert codes(effects) == [136]
-    issued, _ = identification_of(effects)
+    second, _ = identification_of(effects)
     lab.pass_time(2)
-    effects = lab.send(lab.request(identification=issued << 32 | 3))
+    effects = lab.send(lab.request(identification=second << 32 | 3))
     assert codes(effects) == [130]
     issued, _ = identification_of(effects)
+    assert len({nonce, second, issued}) == 3
     lab.outcome = CommitOutcome.COMMITTED
     lab.pass_time(2)
     assert codes(lab.send(lab.request(identification=issued << 32 | 4))) == [0]
@@ -529,10 +554,20 @@ def test_timestamp_is_no_nonce_and_nonce_no_timestamp_sec15() -> None:
 
 
 def test_node_may_change_from_nonces_to_timestamps() -> None:
-    lab, nonce = nonce_lab()
-    lab.send(lab.request(identification=nonce << 32 | 2))
-    lab.hosts[NODE] = Lab().hosts[NODE]
+    lab = Lab()
+    spent = 0xF5000000 << 32 | 2  # As a timestamp it would lie three years ahead.
+    lab.rows[NODE] = NodeRow(NODE, spent, 0xF5000001, b"")
     assert codes(lab.send(lab.request())) == [0]
+    assert lab.rows[NODE].nonce == 0
+
+
+def test_nonce_of_a_133_is_not_forgotten_when_memory_is_short() -> None:
+    lab = Lab(replay=ReplayStyle.NONCES, cache_nodes=16)
+    nonce, _ = identification_of(lab.send(lab.request(identification=(7 << 32) | 1)))
+    for index in range(40):
+        lab.hosts[0x0B000000 + index] = Host(0x0B000000 + index, associations())
+        lab.send(lab.request(home_address=0x0B000000 + index))
+    assert codes(lab.send(lab.request(identification=nonce << 32 | 2))) == [0]
 
 
 def test_extension_behind_the_authentication_is_not_trusted_sec03() -> None:

@@ -141,6 +141,18 @@ def test_one_of_several_bindings_expires_alone() -> None:
     assert lab.care_of_addresses() == []
 
 
+def test_the_longer_of_two_bindings_expires_later() -> None:
+    lab = Lab()
+    lab.send(lab.request(lifetime=10, flags=S | D))
+    longer = lab.request(lifetime=100, care_of=CARE_OF_2, flags=S | D, at=lab.wall_s + 0.1)
+    lab.send(longer, lab.arrival(CARE_OF_2))
+    lab.pass_time(10)
+    assert lab.care_of_addresses() == [CARE_OF_2]
+    lab.pass_time(90)
+    assert lab.care_of_addresses() == []
+    assert lab.count("haBindings") == 0
+
+
 def test_expiry_waits_while_a_commit_is_outstanding() -> None:
     lab = Lab()
     lab.send(lab.request(lifetime=10))

@@ -21,6 +21,7 @@ from fastmip.runtime.config import (
     check_text,
 )
 from fastmip.runtime.home_service import NEEDS_RESTART
+from fastmip.runtime.mobile_service import RELOADABLE
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -106,6 +107,11 @@ def test_what_needs_a_restart_is_what_the_home_agent_refuses_to_reload() -> None
     changes = {name: cells[3] for name, cells in rows_of("`[home_agent]`").items()}
     assert set(changes.values()) == {"reload", "restart"}
     assert {name for name, change in changes.items() if change == "restart"} == set(NEEDS_RESTART)
+
+
+def test_what_can_be_reloaded_is_what_the_mobile_node_reloads() -> None:
+    changes = {name: cells[3] for name, cells in rows_of("`[mobile_node]`").items()}
+    assert {name for name, change in changes.items() if change == "reload"} == set(RELOADABLE)
 
 
 def test_every_table_of_the_file_is_documented() -> None:

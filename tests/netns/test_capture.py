@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -93,6 +94,5 @@ def test_capture_keeps_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None
 
 def _packets(lab: Lab) -> int:
     """Packets the kernel counted on the mobile node's first interface, both ways."""
-    statistics = "/sys/class/net/eth0/statistics"
-    shown = lab.run("mn", "cat", f"{statistics}/rx_packets", f"{statistics}/tx_packets").stdout
-    return sum(int(figure) for figure in shown.split())
+    shown = json.loads(lab.run("mn", "ip", "-s", "-j", "link", "show", "eth0").stdout)
+    return sum(int(shown[0]["stats64"][way]["packets"]) for way in ("rx", "tx"))

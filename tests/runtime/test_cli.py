@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.helpers.control_server import ControlServer, refusal, result
 
 from fastmip import __version__
+from fastmip.runtime.cli.failures import printable
 from fastmip.runtime.cli.main import COMMANDS, main
-from fastmip.runtime.cli.render import cell, printable
+from fastmip.runtime.cli.render import cell, print_result
 from fastmip.runtime.cli.show import SUBJECTS
 
 if TYPE_CHECKING:
@@ -141,6 +144,30 @@ def test_all_bindings_come_page_by_page(tmp_path: Path) -> None:
     assert len(server.requests) == 3
 
 
+def test_a_mobile_node_that_knows_no_pages_is_asked_until_nothing_new_comes(tmp_path: Path) -> None:
+    alone = {"rows": [{"home_address": "10.1.0.5"}], "summary": {"state": "away"}}
+    path, server = served(tmp_path, lambda _request: result(alone))
+    with server:
+        shown = invoke(path, "show", "binding", "--all", "--json")
+    assert json.loads(shown.output)["rows"] == alone["rows"]
+    assert len(server.requests) == 2
+
+
+def test_pages_of_both_roles_show_the_mobile_node_once(tmp_path: Path) -> None:
+    node = {"role": "mobile-node", "home_address": "10.9.0.5"}
+
+    def pages(request: dict[str, Any]) -> bytes:
+        following = {None: "10.1.0.5", "10.1.0.5": "10.1.0.6"}.get(request["args"].get("after"))
+        ours = [{"role": "home-agent", "home_address": following}] if following else []
+        return result({"rows": [*ours, node]})
+
+    path, server = served(tmp_path, pages)
+    with server:
+        shown = invoke(path, "show", "binding", "--all", "--json")
+    rows = json.loads(shown.output)["rows"]
+    assert sorted(row["home_address"] for row in rows) == ["10.1.0.5", "10.1.0.6", "10.9.0.5"]
+
+
 def test_nothing_to_show_says_so(tmp_path: Path) -> None:
     path, server = served(tmp_path, lambda _request: result({"rows": []}))
     with server:
@@ -192,6 +219,25 @@ def test_bytes_from_the_network_cannot_drive_the_terminal(tmp_path: Path) -> Non
     assert "\x07" not in shown
     assert "[red]x[/red]" in shown
     assert printable("a\x1b\n") == "a??"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+@given(JSON | st.fixed_dictionaries({"rows": st.lists(st.dictionaries(st.text(), JSON))}))
+def test_any_result_is_printed_or_refused_and_never_drives_the_terminal(value: object) -> None:
+    @click.command()
+    @click.option("--json", "as_json", is_flag=True)
+    def command(*, as_json: bool) -> None:
+        print_result("show binding", value, as_json=as_json)
+
+    for words in ([], ["--json"]):
+        shown = CliRunner().invoke(command, words)
+        assert shown.exit_code in (0, 4), shown.exception
+        assert all(c.isprintable() or c == "\n" for c in shown.output)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +321,12 @@ def test_a_refusal_is_exit_code_1_on_one_line(tmp_path: Path) -> None:
     assert shown.output == "fastmip: no mobile node here: no handovers\n"
 
 
+def test_a_reason_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    path, server = served(tmp_path, lambda _request: refusal("bad \x1b[2J"))
+    with server:
+        assert invoke(path, "show", "binding").output == "fastmip: bad ?[2J\n"
+
+
 def test_large_answers_arrive_whole(tmp_path: Path) -> None:
     rows = [{"home_address": f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"} for n in range(50_000)]
     path, server = served(tmp_path, lambda _request: result({"rows": rows}))
@@ -313,6 +365,17 @@ def test_reload_lists_the_changes(tmp_path: Path) -> None:
     assert [request["args"] for request in server.requests] == [
         {"dry_run": True},
         {"dry_run": False},
+    ]
+
+
+def test_prefer_names_an_interface_or_takes_it_back(tmp_path: Path) -> None:
+    path, server = served(tmp_path, lambda _request: result({}))
+    with server:
+        assert invoke(path, "prefer", "wlan0").output == "wlan0 is preferred\n"
+        assert invoke(path, "prefer").output == "the configured order holds\n"
+    assert server.requests == [
+        {"command": "prefer", "args": {"interface": "wlan0"}},
+        {"command": "prefer", "args": {}},
     ]
 
 

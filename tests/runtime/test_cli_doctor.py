@@ -154,6 +154,8 @@ def test_tun_and_raw_sockets_that_do_not_open_fail(machine: FakeMachine) -> None
     assert found(machine, "tun")[0].status == FAIL
     assert "modprobe tun" in found(machine, "tun")[0].remedy
     assert found(machine, "raw-sockets")[0].status == FAIL
+    machine.tun_error = "Permission denied"
+    assert found(machine, "tun")[0].remedy == "run chmod 666 /dev/net/tun"
 
 
 def test_port_434_is_free_ours_or_a_strangers(machine: FakeMachine) -> None:

@@ -162,8 +162,8 @@ def test_a_key_may_stand_in_a_private_file(directory: Path) -> None:
         ),
         (
             "interface =",
-            "max_simultaneous = 17\ninterface =",
-            "home_agent.max_simultaneous: expected an integer from 1 to 16",
+            "max_simultaneous = 9\ninterface =",
+            "home_agent.max_simultaneous: expected an integer from 1 to 8",
         ),
         (
             "interface =",
@@ -452,16 +452,6 @@ def test_a_fifo_or_directory_in_place_of_a_file_neither_hangs_nor_passes(directo
         load_config(directory / "absent.toml")
     with pytest.raises(ConfigError, match="not a path"):
         load_config("a\0b")
-
-
-def test_somebody_elses_key_file_is_refused(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if os.geteuid() == 0:
-        os.chown(directory / "mn.key", 12345, 0)
-    else:
-        monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    assert "belongs to uid" in refusal(directory, HOME_AGENT)
 
 
 def test_binary_files_and_deep_nesting_are_refused(directory: Path) -> None:

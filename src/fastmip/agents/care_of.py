@@ -12,7 +12,7 @@ A care-of address passes through three stages:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from fastmip.agents.effects import NEVER, Tunnel
@@ -47,6 +47,8 @@ class CareOfBinding:
     held_until_ns: int
     """The home agent may hold the binding until then, NEVER for an infinite lifetime."""
     accepted: bool = False
+    doubtful: bool = False
+    """A request was sent since that may have ended it at the home agent."""
     reverse: bool = False
     """Reverse tunnelling was granted."""
     encapsulation: int = 4
@@ -85,9 +87,10 @@ class CareOfBindings:
         return self._bindings.get(care_of_address)
 
     def accepted(self, care_of_address: int) -> CareOfBinding | None:
-        """The binding of a care-of address if the home agent accepted it."""
+        """The binding of a care-of address if the home agent accepted it and surely holds it."""
         binding = self._bindings.get(care_of_address)
-        return binding if binding is not None and binding.accepted else None
+        sure = binding is not None and binding.accepted and not binding.doubtful
+        return binding if sure else None
 
     def others(self, care_of_address: int) -> list[CareOfBinding]:
         """Every binding but this one."""
@@ -106,6 +109,14 @@ class CareOfBindings:
             self._bindings[care_of_address] = binding
         binding.held_until_ns = max(binding.held_until_ns, end_ns)
 
+    def doubt(self, bindings: Iterable[CareOfBinding]) -> None:
+        """A request was sent that may end these, whether or not its reply ever comes.
+
+        They stay usable, but no longer prove that the home agent agrees.
+        """
+        for binding in bindings:
+            binding.doubtful = True
+
     def accept(
         self,
         care_of_address: int,
@@ -122,7 +133,7 @@ class CareOfBindings:
         infinite lifetime needs none.
         """
         binding = self._bindings[care_of_address]
-        binding.accepted = True
+        binding.accepted, binding.doubtful = True, False
         binding.home_agent, binding.reverse = home_agent, reverse
         binding.sent_ns, binding.lifetime_s = sent_ns, lifetime_s
         binding.expires_ns = binding.held_until_ns = lifetime_end_ns(sent_ns, lifetime_s)

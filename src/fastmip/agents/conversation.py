@@ -5,6 +5,7 @@ repeats or gives up an exchange; ``Conversation.hear`` matches a datagram with i
 either mend the next request (RFC 5944 3.6.2.3, RFC 3024) or make the node wait:
 
     code      what changes
+    1         no S bit while the home agent says so (it is an acceptance)
     133       Identification: resynchronised with the reply (5.7)
     135       no S bit until the next move
     136       the home agent's address: as the reply says
@@ -101,6 +102,8 @@ class Conversation:
         self._writer = RequestWriter(home_address, associations, random_bits)
         self._pacer = RequestPacer()
         self._moved = False
+        self._replaces = False
+        """The home agent said code 1: with S or without, a new binding replaces the others."""
         self._denials = 0
         self._repairs = 0
         self._not_before_ns = 0
@@ -134,7 +137,7 @@ class Conversation:
             return None, due_ns
         away = goal.purpose is not Purpose.DEREGISTER
         flags = request_flags(
-            simultaneous=simultaneous and not self.simultaneous_denied,
+            simultaneous=simultaneous and not (self.simultaneous_denied or self._replaces),
             reverse=self.wishes.reverse_tunnel,
             encapsulation=self.wishes.encapsulation,
             away=away,
@@ -183,6 +186,7 @@ class Conversation:
 
     def accept(self, answer: Answer) -> None:
         """Take note of an acceptance."""
+        self._replaces = answer.reply.code == ReplyCode.ACCEPTED_NO_SIMULTANEOUS
         self._counters.add("mnRegRequestsAccepted")
         self._writer.identifications.accept(answer.reply.identification)
         self._denials = self._repairs = self._not_before_ns = 0

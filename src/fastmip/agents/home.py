@@ -470,9 +470,9 @@ class HomeAgent:
         if work.code in _ACCEPTED:
             self._count[CODE_COUNTERS[work.code]] += 1
             node.repeatable = work.row.identification
-            moved = arp_effects(case, old, new)
-            self._count[names.GRATUITOUS_ARPS] += sum(isinstance(e, GratuitousArp) for e in moved)
-            effects += moved
+            for moved in arp_effects(case, old, new):
+                self._count[names.GRATUITOUS_ARPS] += isinstance(moved, GratuitousArp)
+                effects.append(moved)
             self._writer.answer(case, work.code, work.lifetime_s, identification, effects)
         else:
             lifetime = self._writer.grant(case.request, case.host)

@@ -39,7 +39,7 @@ from fastmip.agents.care_of import (
 )
 from fastmip.agents.conversation import Answer, Conversation
 from fastmip.agents.effects import NEVER, Arrival, Effect, Event, Now, Violation
-from fastmip.agents.exchange import Goal, Purpose, ReplyRefused
+from fastmip.agents.exchange import Exchange, Goal, Purpose, ReplyRefused
 from fastmip.agents.mobile_counters import MobileCounters
 from fastmip.agents.mobile_state import STATES, Handover, MobileNodeSettings, State, binding_row
 from fastmip.agents.pacing import FIRST_TIMEOUT_NS
@@ -252,15 +252,7 @@ class MobileNode:
         if datagram is None or exchange is None or goal is None:
             return again_ns
         effects.append(datagram)
-        if goal.purpose is Purpose.REGISTER:
-            self._deregistered = False
-            self._bindings.asked(
-                goal.care_of_address,
-                goal.interface,
-                exchange.home_agent,
-                self._talk.wishes.encapsulation,
-                lifetime_end_ns(now.boot_ns, exchange.lifetime_s),
-            )
+        self._note_sent(goal, exchange, now)
         if self._handover is not None and not self._handover.request_ns:
             self._handover.request_ns = now.boot_ns
         fields = (
@@ -273,6 +265,24 @@ class MobileNode:
         )
         effects.append(Event("request-sent", fields))
         return again_ns
+
+    def _note_sent(self, goal: Goal, exchange: Exchange, now: Now) -> None:
+        """The home agent may now carry it out although no reply may come."""
+        address = goal.care_of_address
+        if goal.purpose is Purpose.RELEASE:
+            self._bindings.doubt(b for b in self._bindings if b.care_of_address == address)
+            return
+        if not exchange.is_simultaneous:
+            self._bindings.doubt(self._bindings.others(address))
+        if goal.purpose is Purpose.REGISTER:
+            self._deregistered = False
+            self._bindings.asked(
+                address,
+                goal.interface,
+                exchange.home_agent,
+                self._talk.wishes.encapsulation,
+                lifetime_end_ns(now.boot_ns, exchange.lifetime_s),
+            )
 
     def _goal(self, now: Now) -> Goal | None:
         """The table at the head of this module."""

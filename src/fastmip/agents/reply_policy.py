@@ -284,8 +284,9 @@ def source_address(case: Case) -> Refusal | None:
 def care_of_address(case: Case) -> Refusal | None:
     """A care-of address no tunnel can or may lead to: 129.
 
-    Itself, us, no unicast address, the home network's broadcast, a home address bound here
-    (two such bindings would chase a packet in a circle), or outside the service area.
+    Itself, us, no unicast address, loopback (unless we are there too, in a laboratory), the
+    home network's broadcast, a home address bound here (two such bindings would chase a
+    packet in a circle), or outside the service area.
     """
     request = case.request
     address = request.care_of_address
@@ -295,7 +296,7 @@ def care_of_address(case: Case) -> Refusal | None:
     if (
         address == request.home_address
         or not is_unicast(address)
-        or is_loopback(address)
+        or (is_loopback(address) and not is_loopback(request.home_agent))
         or address in policy.own
     ):
         return PROHIBITED

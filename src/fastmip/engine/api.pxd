@@ -128,6 +128,8 @@ cdef extern from "control.h" nogil:
     uint32_t swap32(uint32_t v)
     fm_soft line_soft(const fm_line *line)
     uint32_t line_budget(const fm_line *line, fm_soft soft, uint64_t now_ns)
+    void *control_map(uint64_t octets)
+    void control_unmap(void *p, uint64_t octets)
     int control_create(fm_control *c, uint32_t max_bindings, int role, uint32_t workers,
                        const uint64_t *seed, uint64_t icmp_per_s, uint64_t icmp_burst)
     void control_destroy(fm_control *c)
@@ -153,3 +155,32 @@ cdef extern from "control.h" nogil:
     uint64_t fm_stage_start(const fm_worker *w)
     uint64_t fm_stage_end(fm_worker *w, int stage, uint32_t packets, uint64_t start)
     uint64_t fm_ticks()
+
+
+cdef extern from "replay.h" nogil:
+    struct fm_draw:
+        uint32_t home_be
+        uint32_t remote_be
+
+    struct fm_replay:
+        fm_engine *e
+        int side
+        uint32_t frame_count
+        uint32_t size
+        uint32_t draw_count
+        uint8_t done
+        uint8_t *frames
+        fm_draw *draws
+
+    uint64_t replay_clock()
+    uint64_t replay_bytes(const fm_replay *r)
+    uint8_t *replay_frame(const fm_replay *r, uint32_t number)
+    void replay_write(const fm_replay *r, uint8_t *p, uint32_t correspondent_be,
+                      uint32_t local_be)
+    void replay_prepare_draw(const fm_replay *r, fm_draw *draw, const uint8_t *packet)
+    uint64_t replay_run(fm_replay *r, fm_worker *w, uint64_t batches, uint32_t n,
+                        uint64_t now_ns, uint64_t *left)
+    uint64_t replay_run_empty(fm_replay *r, uint64_t batches, uint32_t n)
+    uint64_t replay_memcpy(fm_replay *r, uint64_t rounds, uint32_t *size)
+    uint64_t replay_lookup(fm_replay *r, fm_find_fn find, uint64_t batches, uint32_t n,
+                           const uint32_t *keys, uint32_t key_count, uint64_t *found)

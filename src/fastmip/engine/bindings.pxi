@@ -134,22 +134,22 @@ cdef class BindingCache:
         records before it stay installed.
         """
         cdef Py_buffer view
-        cdef int64_t installed
-        cdef uint64_t at = 0, count
+        cdef int64_t installed, count
+        cdef uint64_t at = 0
         cdef const char *reason = NULL
         PyObject_GetBuffer(tunnels, &view, PyBUF_SIMPLE)
         try:
-            count = <uint64_t>view.len // sizeof(fm_record)
-            if <uint64_t>view.len != count * sizeof(fm_record):
+            count = view.len // <Py_ssize_t>sizeof(fm_record)
+            if view.len % <Py_ssize_t>sizeof(fm_record):
                 raise ValueError(f"{view.len} bytes are no whole tunnel records")
             with nogil:
-                installed = control_restore(&self.control, <const fm_record *>view.buf, count,
-                                            &at, &reason)
+                installed = control_restore(&self.control, <const fm_record *>view.buf,
+                                            <uint64_t>count, &at, &reason)
         finally:
             PyBuffer_Release(&view)
         if reason != NULL:
             raise ValueError(f"tunnel record {at}: {_text(reason)}")
-        if <uint64_t>installed != count:
+        if installed != count:
             raise EngineFull(f"no room for record {installed} of {count}: "
                              f"{self.control.max_bindings} bindings")
         return installed
@@ -268,7 +268,8 @@ cdef class BindingCache:
     def stages(self):
         """Stage name -> calls, packets, ns_per_packet (sampled; 0.0 before the first sample)."""
         ticks = fm_ticks() - self.control.started_ticks
-        ns_per_tick = (_boot_ns() - self.control.started_ns) / max(ticks, 1)
+        cdef double elapsed_ns = <double>(_boot_ns() - self.control.started_ns)
+        ns_per_tick = elapsed_ns / <double>(ticks + 1)
         result = {}
         for stage in range(FM_STAGES):
             calls, packets, sampled, spent = 0, 0, 0, 0

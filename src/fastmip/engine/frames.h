@@ -14,6 +14,9 @@
 
 #define FM_BATCH 64        /* descriptors a port hands over at once */
 #define FM_FRAME_SIZE 2048 /* wire-size frames; aligned to 64 bytes */
+/* Distance of frames in an array: not a power of two, or their headers would share two cache
+ * sets and evict each other within one batch. */
+#define FM_FRAME_STRIDE (FM_FRAME_SIZE + 64)
 #define FM_TAILROOM 192
 /* Where a port puts the first byte of the IPv4 header, so that outer and inner header share
  * one cache line: cold encapsulation is a third faster than with a split pair. */
@@ -39,7 +42,7 @@ struct fm_desc {
     uint8_t *data;    /* first byte of the IPv4 header */
     uint32_t len;     /* bytes present from data on (may exceed the IP total length) */
     uint32_t line;    /* binding line found, pipeline's use */
-    uint32_t hash;    /* pipeline's use */
+    uint32_t hash;    /* port's use, left alone */
     uint16_t verdict; /* set exactly once by the pipeline */
     uint8_t done;     /* fm_done bits */
     uint8_t side;     /* side the packet came from */

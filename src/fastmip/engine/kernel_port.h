@@ -3,6 +3,10 @@
  * Home in    TUN with IFF_VNET_HDR: super-frames are cut to wire size here (vnet.h), partial
  *            checksums completed. Packets the pipeline sees are ordinary IPv4 packets.
  * Tunnel out SOCK_RAW, protocol 4, IP_HDRINCL: sendmmsg, destination from each outer header.
+ *            The kernel routes by destination and mark, not by a source that is in the header
+ *            only. A socket bound to no address (a mobile node's) therefore names the source in
+ *            IP_PKTINFO, too: rules "from CARE-OF-ADDRESS" hold, and a packet never leaves by a
+ *            link that does not own its care-of address, not even while routes are changed.
  * Tunnel in  the same socket: recvmmsg. The kernel has reassembled (up to 64 kB).
  * Home out   written to the TUN device, routed by the kernel: decapsulated packets, ICMP
  *            errors, and packets without a binding ("written back").
@@ -107,6 +111,14 @@ static const struct port_counter_text port_counter_table[PORT_COUNTER_COUNT] = {
 
 enum port_descriptor { PORT_NONE, PORT_TUN, PORT_RAW, PORT_ICMP };
 
+/* One control message, IP_PKTINFO, laid out as CMSG_DATA wants it. */
+struct port_source {
+    struct cmsghdr head;
+    struct in_pktinfo info;
+    uint8_t padding[CMSG_SPACE(sizeof(struct in_pktinfo)) - sizeof(struct cmsghdr) -
+                    sizeof(struct in_pktinfo)];
+};
+
 struct kernel_port {
     int tun_fd, raw_fd, icmp_fd; /* icmp_fd -1: another worker reads it */
     uint32_t vnet_len;           /* 10, or 0 without IFF_VNET_HDR */
@@ -123,6 +135,8 @@ struct kernel_port {
     struct mmsghdr rx[FM_BATCH], tx[FM_BATCH];
     struct iovec rx_iov[FM_BATCH][2], tx_iov[FM_BATCH];
     struct sockaddr_in tx_to[FM_BATCH];
+    struct port_source tx_from[FM_BATCH];
+    int names_source; /* the raw socket is bound to no address */
     uint64_t counters[PORT_COUNTER_COUNT]; /* written by the worker, read by anyone */
     struct returned_memory returned;
 };
@@ -148,6 +162,25 @@ static inline void port_read_error(struct kernel_port *k, enum port_descriptor w
         port_fail(k, which, error);
 }
 
+_Static_assert(sizeof(struct port_source) == CMSG_SPACE(sizeof(struct in_pktinfo)), "one cmsg");
+
+static inline int port_is_unbound(int raw_fd)
+{
+    struct sockaddr_in bound = {0};
+    socklen_t len = sizeof bound;
+    return !getsockname(raw_fd, (struct sockaddr *)&bound, &len) && bound.sin_family == AF_INET &&
+           bound.sin_addr.s_addr == htonl(INADDR_ANY);
+}
+
+static inline void port_name_source(struct msghdr *message, struct port_source *from)
+{
+    from->head.cmsg_len = CMSG_LEN(sizeof from->info);
+    from->head.cmsg_level = IPPROTO_IP;
+    from->head.cmsg_type = IP_PKTINFO;
+    message->msg_control = from;
+    message->msg_controllen = sizeof *from;
+}
+
 /* 0, or -1 with errno. The descriptors stay the caller's. */
 static inline int kernel_port_init(struct kernel_port *k, int tun_fd, int raw_fd, int icmp_fd,
                                    int vnet_hdr)
@@ -158,6 +191,7 @@ static inline int kernel_port_init(struct kernel_port *k, int tun_fd, int raw_fd
     k->raw_fd = raw_fd;
     k->icmp_fd = icmp_fd;
     k->vnet_len = vnet_hdr ? VNET_HDR_LEN : 0;
+    k->names_source = port_is_unbound(raw_fd);
     k->memory_len = home + tunnel + (size_t)FM_BATCH * PORT_LARGE + PORT_ARENA;
     k->memory = (uint8_t *)mmap(NULL, k->memory_len, PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -181,6 +215,7 @@ static inline int kernel_port_init(struct kernel_port *k, int tun_fd, int raw_fd
         k->tx[i].msg_hdr.msg_namelen = sizeof k->tx_to[i];
         k->tx[i].msg_hdr.msg_iov = &k->tx_iov[i];
         k->tx[i].msg_hdr.msg_iovlen = 1;
+        if (k->names_source) port_name_source(&k->tx[i].msg_hdr, &k->tx_from[i]);
     }
     return 0;
 }
@@ -453,6 +488,7 @@ static inline void kernel_port_send_tunnel(struct kernel_port *k, struct fm_desc
             k->tx_iov[i].iov_base = packets[i]->data;
             k->tx_iov[i].iov_len = packets[i]->len;
             memcpy(&k->tx_to[i].sin_addr, packets[i]->data + VNET_IP_DESTINATION, 4);
+            memcpy(&k->tx_from[i].info.ipi_spec_dst, packets[i]->data + VNET_IP_SOURCE, 4);
         }
         port_send_chunk(k, chunk);
         packets += chunk;

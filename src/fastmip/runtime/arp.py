@@ -214,6 +214,11 @@ class ArpResponder:
             queue.append((now + delay, generation, home_address, mac))
         self._arm()
 
+    def covers(self, address: int) -> bool:
+        """Whether an address belongs to the home network of this link."""
+        network, length = self._network
+        return (address ^ network) >> (32 - length) == 0
+
     def mac_of(self, address: int) -> bytes | None:
         """Link-layer address of a node on the home link, from its own ARP or the kernel."""
         self.drain()

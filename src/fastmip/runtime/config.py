@@ -133,7 +133,7 @@ class HomeAgentConfig(
     """Home link; None is a virtual home network, without ARP duties."""
     tunnel_device: str = "fmha0"
     max_lifetime: Lifetime = 1800
-    max_simultaneous: Annotated[int, msgspec.Meta(ge=1, le=16)] = 4
+    max_simultaneous: Annotated[int, msgspec.Meta(ge=1, le=8)] = 4
     """1 switches simultaneous bindings off: requests get code 1."""
     reverse_tunnel: Literal["optional", "required", "off"] = "optional"
     broadcast: bool = True

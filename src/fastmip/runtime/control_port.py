@@ -25,6 +25,7 @@ BATCH = 64
 _RECEIVE_BUFFER = 8 << 20
 _SO_RCVBUFFORCE = 33
 _SO_RXQ_OVFL = 40
+_SO_MARK = 36
 _IP_PKTINFO = 8
 _PKTINFO = struct.Struct("=i4sI")
 """in_pktinfo: interface index, source to use (out), destination of the header (in)."""
@@ -40,10 +41,11 @@ log = get_logger("control-port")
 class ControlPort:
     """The registration port of this machine; driven by the event loop."""
 
-    def __init__(self, deliver: Deliver, *, port: int = PORT) -> None:
+    def __init__(self, deliver: Deliver, *, port: int = PORT, fwmark: int = 0) -> None:
         self.counters = {"received": 0, "sent": 0, "send-failures": 0, "receive-overflows": 0}
         self._deliver = deliver
         self._port = port
+        self._fwmark = fwmark
         self._buffer = bytearray(_MAX_DATAGRAM)
         self._view = memoryview(self._buffer)
         self._names: dict[int, str] = {}
@@ -63,6 +65,8 @@ class ControlPort:
                 opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
             except PermissionError:  # unprivileged user namespace: what rmem_max allows
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            if self._fwmark:
+                opened.setsockopt(socket.SOL_SOCKET, _SO_MARK, self._fwmark)
             opened.bind(("", self._port))
         except OSError as error:
             opened.close()

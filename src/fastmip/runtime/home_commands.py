@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DEFAULT_ROWS = 1000
 MAX_ROWS = 10_000
 """Rows of one answer: more would hold the loop up; ask again with ``after``."""
+_TRAFFIC = ("sent_packets", "sent_bytes", "received_packets", "received_bytes")
 _GAUGES = (BINDINGS, CACHED_NODES)
 _FLAGS = ((0x80, "S"), (0x40, "B"), (0x20, "D"), (0x10, "M"), (0x08, "G"), (0x02, "T"))
 _REASON_NUMBERS = {
@@ -129,7 +130,7 @@ class HomeCommands:
             seen.add(binding.home_address)
             for tunnel in self._service.engine.traffic(binding.home_address):
                 counts = sums.setdefault((key[0], tunnel["remote"], key[2]), Counter())
-                counts.update({name: n for name, n in tunnel.items() if name != "remote"})
+                counts.update({name: tunnel[name] for name in _TRAFFIC})
         rows: list[dict[str, object]] = [
             {
                 "local": format_address(key[0]),
@@ -164,13 +165,15 @@ class HomeCommands:
         return {"rows": rows, "summary": {}}
 
     async def show_errors(self, _arguments: Arguments) -> Answer:
-        """Every verdict of the engine that has packets, and the balance of all."""
-        rows = [
+        """Every verdict and event of the engine that occurred, and the balance of verdicts."""
+        engine = self._service.engine
+        rows: list[dict[str, object]] = [
             {"verdict": name, "packets": packets, "bytes": size}
-            for name, (packets, size) in self._service.engine.counters().items()
+            for name, (packets, size) in engine.counters().items()
             if packets
         ]
-        return {"rows": rows, "summary": dict(self._service.engine.balance())}
+        rows += [{"event": name, "packets": n} for name, n in engine.events().items() if n]
+        return {"rows": rows, "summary": dict(engine.balance())}
 
     async def clear_traffic(self, _arguments: Arguments) -> Answer:
         """Let counters start from zero; gauges stay."""

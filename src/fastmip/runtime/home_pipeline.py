@@ -162,7 +162,10 @@ class HomePipeline:
         arp = self._arp
         if arp is None or arrival.interface != arp.interface:
             return arrival
-        mac = arp.mac_of(arrival.source.address)
+        source = arrival.source.address
+        if not arp.covers(source):  # a router brought it
+            return arrival
+        mac = arp.mac_of(source)
         return arrival if mac is None else dataclasses.replace(arrival, mac=mac)
 
     def stored(self, group: Sequence[Prepared], reason: str) -> None:
@@ -226,7 +229,8 @@ class HomePipeline:
             )
             try:
                 ticket = self._engine.prepare(records)
-            except EngineFull:
+            except (EngineFull, ValueError) as error:
+                log.warning("binding-not-prepared", reason=str(error))
                 return self.agent.commit_done(commit.token, CommitOutcome.ENGINE_FULL, now)
         self._prepared.append(Prepared(commit.token, commit.home_address, ticket, commit.row))
         return []

@@ -8,17 +8,21 @@ Stop is the way back; bindings stay in the store.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from fastmip.agents.bindings import tunnel_records
+from fastmip.agents.bindings import TUNNEL_DTYPE, tunnel_records
 from fastmip.agents.home import HomeAgent
+from fastmip.agents.home_counters import BINDINGS
 from fastmip.agents.hosts import HomeAgentPolicy, Prefix, ReverseTunnel
-from fastmip.errors import ConfigError
+from fastmip.errors import ConfigError, EngineFull
 from fastmip.runtime import clock
 from fastmip.runtime.arp import ArpResponder
 from fastmip.runtime.control_port import ControlPort
@@ -178,6 +182,7 @@ class HomeService:
             flag_reverse=flag_reverse,
             tos_mode=tos_mode,
         )
+        restored = [np.zeros(0, dtype=TUNNEL_DTYPE)]
         for chunk in self.store.chunks():
             tunnels = tunnel_records(
                 chunk,
@@ -189,18 +194,38 @@ class HomeService:
                 tos_mode=tos_mode,
             )
             tunnels["mtu"] = self._path_mtus(tunnels["remote"])
-            installed = self.engine.restore(tunnels.tobytes())
-            if installed != len(tunnels):
-                log.error("engine-full", restored=installed, stored=len(tunnels))
-                tunnels = tunnels[:installed]
-            self.agent.schedule_expiries(tunnels)
-            if self.arp is not None:
-                self.arp.bound.update(tunnels["home_address"])
-            self.restored += installed
+            restored.append(self._install(tunnels))
+        everything = np.concatenate(restored)
+        self.restored = len(everything)
+        # All at once: the agent's work is one step for each second in which something expires.
+        self.agent.schedule_expiries(everything)
+        if self.arp is not None:
+            self.arp.bound.update(everything["home_address"])
 
-    def _path_mtus(
-        self, remotes: np.ndarray[tuple[int], np.dtype[np.uint32]]
-    ) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
+    def _install(self, tunnels: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+        """Fill the engine; returns what it took. A bad record costs its own node only."""
+        try:
+            self.engine.restore(tunnels.tobytes())
+        except (EngineFull, ValueError) as error:
+            log.error("restore-in-part", reason=str(error))  # noqa: TRY400 - the reason says it
+        else:
+            return tunnels
+        starts = np.flatnonzero(np.diff(tunnels["home_address"], prepend=0)).tolist()
+        taken = np.zeros(len(tunnels), dtype=bool)
+        for start, end in itertools.pairwise([*starts, len(tunnels)]):
+            with contextlib.suppress(EngineFull, ValueError):
+                self.engine.publish(self.engine.prepare(tunnels[start:end].tobytes()))
+                taken[start:end] = True
+        lost = tunnels[~taken]["home_address"][:10]
+        log.error(
+            "bindings-not-restored",
+            count=int((~taken).sum()),
+            first=", ".join(format_address(address) for address in lost.tolist()),
+            remedy="raise engine.max_bindings, or let these nodes register again",
+        )
+        return tunnels[taken]
+
+    def _path_mtus(self, remotes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
         """Path MTUs of many care-of addresses; one look-up for neighbours in a /24."""
         networks, where = np.unique(remotes >> np.uint32(8), return_inverse=True)
         if len(networks) > _MTU_LOOKUPS:
@@ -272,7 +297,7 @@ class HomeService:
         return {
             "home_agent": format_address(self.section.address),
             "home_network": str(self.section.home_network),
-            "bindings": self.agent.counters().get("bindings", 0) if running else 0,
+            "bindings": self.agent.counters()[BINDINGS] if running else 0,
             "restored": self.restored,
             "restore_s": round(self.restore_s, 3),
             **self.store.status(),

@@ -24,6 +24,8 @@ from fastmip.runtime.service import StartError
 
 _FIB_RULE_INVERT = 0x2
 _IFF_UP = 0x1
+_CARRIER = 0x1 | 0x40 | 0x10000  # IFF_UP, IFF_RUNNING, IFF_LOWER_UP
+_MAIN_TABLE = 254
 _RTNH_F_ONLINK = 0x4
 _IFA_F_NOPREFIXROUTE = 0x200
 _GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL)
@@ -44,6 +46,27 @@ class Interface:
     """Six bytes, empty when the link has no Ethernet address."""
     mtu_bytes: int
     is_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface as movement detection sees it."""
+
+    index: int
+    name: str
+    has_carrier: bool
+    """Administratively up, with carrier, and not waiting for authentication."""
+    mtu_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultRoute:
+    """A default route through one interface."""
+
+    index: int
+    gateway: int
+    """Host-order address, 0 for a route without a gateway."""
+    metric: int
 
 
 class Kernel:
@@ -107,6 +130,49 @@ class Kernel:
         text = str(ipaddress.IPv4Address(address))
         return text in [item.get("local") async for item in dump]
 
+    async def links(self) -> list[Link]:
+        """All interfaces with carrier state and MTU."""
+        return [
+            Link(
+                index=int(item["index"]),
+                name=str(item.get("ifname")),
+                has_carrier=item["flags"] & _CARRIER == _CARRIER,
+                mtu_bytes=int(item.get("mtu") or 0),
+            )
+            async for item in await self._netlink.link("dump")
+        ]
+
+    async def all_addresses(self) -> list[tuple[int, int, int]]:
+        """Every IPv4 address: interface index, host-order address, prefix length."""
+        return [
+            (
+                int(item["index"]),
+                int(ipaddress.IPv4Address(item.get("local") or item.get("address"))),
+                int(item["prefixlen"]),
+            )
+            async for item in await self._netlink.addr("dump", family=socket.AF_INET)
+        ]
+
+    async def default_routes(self) -> list[DefaultRoute]:
+        """Unicast default routes of the main table, each hop of a multipath route by itself."""
+        found = []
+        dump = await self._netlink.route("dump", family=socket.AF_INET, table=_MAIN_TABLE)
+        async for item in dump:
+            if item["dst_len"] or item["type"] != _ROUTE_TYPES["unicast"]:
+                continue
+            metric = int(item.get("priority") or 0)
+            for hop in item.get("multipath") or [item]:
+                gateway = hop.get("gateway")
+                index = hop.get("oif") or 0
+                found.append(
+                    DefaultRoute(
+                        index=int(index),
+                        gateway=int(ipaddress.IPv4Address(gateway)) if gateway else 0,
+                        metric=metric,
+                    )
+                )
+        return found
+
     async def free_table(self, first: int, count: int = 64) -> int:
         """The first routing table from ``first`` on that no rule names. Raises StartError."""
         rules = await self._netlink.get_rules(family=socket.AF_INET)
@@ -141,12 +207,14 @@ class Kernel:
             raise
         return True
 
-    async def set_sysctl(self, path: str, value: str) -> bool:
-        """Write a file below /proc/sys if it says something else; False when it did not."""
+    async def set_sysctl(self, path: str, value: str) -> Sysctl | None:
+        """Write a file below /proc/sys if it says something else; None when it did not."""
         old = (_PROC_SYS / path).read_text(encoding="ascii").strip()
         if old == value:
-            return False
-        return await self.apply(Sysctl(path, old, value))
+            return None
+        change = Sysctl(path, old, value)
+        await self.apply(change)
+        return change
 
     async def undo(self, change: Change) -> None:
         """Undo a change of ours and strike it off; what is gone already is fine."""
@@ -172,7 +240,7 @@ class Kernel:
         if isinstance(change, Rule):
             await self._netlink.rule(verb, **_rule_arguments(change))
             return
-        index = await self._index(change.device) if change.device else 0
+        index = self._index(change.device) if change.device else 0
         if isinstance(change, Route):
             await self._netlink.route(verb, **_route_arguments(change, index))
         else:
@@ -185,11 +253,12 @@ class Kernel:
                 flags=_IFA_F_NOPREFIXROUTE if change.noprefixroute else 0,
             )
 
-    async def _index(self, device: str) -> int:
-        found = await self.interface(device)
-        if found is None:
-            raise NetlinkError(errno.ENODEV, f"no interface {device}")
-        return found.index
+    @staticmethod
+    def _index(device: str) -> int:
+        try:
+            return socket.if_nametoindex(device)
+        except OSError:
+            raise NetlinkError(errno.ENODEV, f"no interface {device}") from None
 
 
 def _rule_arguments(rule: Rule) -> dict[str, object]:

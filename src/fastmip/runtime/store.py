@@ -130,8 +130,14 @@ class Store(Generic[C]):
 
     def start_writer(self, loop: asyncio.AbstractEventLoop, done: Outcome[C]) -> None:
         """Start group commits; ``done(group, reason)`` is called in the loop."""
+
+        def told(group: Sequence[C], reason: str) -> None:
+            if self._frozen and not reason:
+                self._thaw()
+            done(group, reason)
+
         self._writer = StoreWriter(
-            self.path, boot=self.boot, boot_id=self._boot_id, loop=loop, done=done
+            self.path, boot=self.boot, boot_id=self._boot_id, loop=loop, done=told
         )
         self._writer.start()
 
@@ -148,13 +154,15 @@ class Store(Generic[C]):
 
     async def run(self, job: Job) -> object:
         """Run a job in the writer's thread and transaction. Raises StoreError."""
-        return await asyncio.wrap_future(self.writer.submit_job(job))
-
-    def thaw(self) -> None:
-        """After the store became writable: stop reading the frozen image of it."""
+        result = await asyncio.wrap_future(self.writer.submit_job(job))
         if self._frozen:
-            self._close_reader()
-            self._reader = self._open_reader()
+            self._thaw()
+        return result
+
+    def _thaw(self) -> None:
+        """The store became writable: stop reading the frozen image of it."""
+        self._close_reader()
+        self._reader = self._open_reader()
 
     def close(self) -> None:
         """Finish what is queued and close the file."""

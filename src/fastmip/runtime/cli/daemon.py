@@ -99,3 +99,13 @@ def status(socket_path: Path, timeout_s: float, *, as_json: bool) -> None:
         print_json({"command": "status", "summary": facts})
     else:
         print_table([], facts)
+
+
+@click.command()
+@click.argument("interface", required=False)
+@control_options
+def prefer(socket_path: Path, timeout_s: float, interface: str | None) -> None:
+    """Mobile node: move to INTERFACE and keep to it; without one, as configured again."""
+    arguments = {"interface": interface} if interface else {}
+    ControlClient(socket_path, timeout_s).ask("prefer", arguments)
+    click.echo(f"{interface} is preferred" if interface else "the configured order holds")

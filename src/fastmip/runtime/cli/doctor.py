@@ -8,7 +8,8 @@ from rich.text import Text
 from fastmip.runtime.cli.daemon import load_or_fail
 from fastmip.runtime.cli.doctor_checks import FAIL, OK, WARN, Subject, diagnose
 from fastmip.runtime.cli.doctor_machine import LinuxMachine
-from fastmip.runtime.cli.render import console_for_stdout, json_option, print_json, printable
+from fastmip.runtime.cli.failures import printable
+from fastmip.runtime.cli.render import console_for_stdout, json_option, print_json
 
 STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 

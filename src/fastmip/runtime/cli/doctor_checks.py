@@ -6,7 +6,9 @@ work), with a remedy for the last two.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import platform
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -103,6 +105,8 @@ def tun_device(machine: Machine, _subject: Subject) -> Iterator[Finding]:
         yield Finding("tun", OK, "/dev/net/tun opens")
     else:
         remedy = "run modprobe tun; in a container pass --device /dev/net/tun"
+        if error == os.strerror(errno.EACCES):  # udev's default; devices need CAP_NET_ADMIN still
+            remedy = "run chmod 666 /dev/net/tun"
         yield Finding("tun", FAIL, f"/dev/net/tun: {error}", remedy)
 
 

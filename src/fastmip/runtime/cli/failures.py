@@ -13,8 +13,8 @@ class Failure(click.ClickException):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        """Take the line; line breaks in it become spaces."""
-        super().__init__(" ".join(message.split()))
+        """Take the line; line breaks and control characters do not get through."""
+        super().__init__(printable(" ".join(message.split())))
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line to stderr."""
@@ -31,3 +31,8 @@ class Unreachable(Failure):
     """No daemon answered on the control socket, or not in our language."""
 
     exit_code = 4
+
+
+def printable(text: str) -> str:
+    """Replace control characters: what came from the network must not drive the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": f"{_HERE}.doctor:doctor",
     "host": f"{_HERE}.host:host",
     "init": f"{_HERE}.init:init",
+    "prefer": f"{_HERE}.daemon:prefer",
     "reload": f"{_HERE}.daemon:reload",
     "run": f"{_HERE}.daemon:run",
     "show": f"{_HERE}.show:show",

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastmip.runtime.cli.client import SCHEMA
-from fastmip.runtime.cli.failures import Unreachable
+from fastmip.runtime.cli.failures import Unreachable, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def json_option(command: F) -> F:
 
 def print_result(command: str, result: object, *, as_json: bool) -> None:
     """Print ``{"rows": ..., "summary": ...}`` of a command; Unreachable if it is not that."""
-    rows, summary = _parts(command, result)
+    rows, summary = rows_and_summary(command, result)
     if as_json:
         print_json({"command": command, "rows": rows, "summary": summary})
     else:
@@ -46,7 +46,7 @@ def print_result(command: str, result: object, *, as_json: bool) -> None:
 
 def print_json(document: dict[str, Any]) -> None:
     """Print a document with its schema number, one object over several lines."""
-    click.echo(json.dumps({"schema": SCHEMA, **document}, indent=2, ensure_ascii=False))
+    click.echo(json.dumps({"schema": SCHEMA, **document}, indent=2))
 
 
 def print_table(rows: list[Row], summary: Row) -> None:
@@ -89,21 +89,18 @@ def cell(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value) or "-"
     if isinstance(value, dict):
-        return ", ".join(f"{name}={cell(item)}" for name, item in value.items()) or "-"
+        return (
+            ", ".join(f"{printable(str(name))}={cell(item)}" for name, item in value.items()) or "-"
+        )
     return printable(str(value))
-
-
-def printable(text: str) -> str:
-    """Replace control characters: what came from the network must not drive the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _is_number(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _parts(command: str, result: object) -> tuple[list[Row], Row]:
-    """Take rows and summary apart; anything else is an answer of another version."""
+def rows_and_summary(command: str, result: object) -> tuple[list[Row], Row]:
+    """Take a result apart. Raises Unreachable for anything but rows and a summary."""
     if isinstance(result, dict):
         rows, summary = result.get("rows", []), result.get("summary") or {}
         if (

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -12,7 +13,7 @@ import click
 from fastmip.runtime.cli.clear import Ipv4Address
 from fastmip.runtime.cli.client import ControlClient, control_options
 from fastmip.runtime.cli.groups import AbbreviatingGroup
-from fastmip.runtime.cli.render import json_option, print_result
+from fastmip.runtime.cli.render import json_option, print_result, rows_and_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,8 @@ SUBJECTS = {
 
 LIMITED = {"binding", "tunnel", "host", "secure"}
 BY_ADDRESS = {"binding", "tunnel"}
+MOBILE_NODE = "mobile-node"
+"""``role`` of a mobile node's rows in an answer of both roles."""
 PAGE = 10_000
 """Rows of one answer at most; the daemon holds no longer list together."""
 
@@ -66,16 +69,25 @@ class _Show(NamedTuple):
         if not everything:
             return self.client.ask(self.words, self.arguments)
         rows: list[dict[str, Any]] = []
-        summary: dict[str, Any] = {}
+        after = -1
         arguments = {**self.arguments, "limit": PAGE}
         while True:
-            page = self.client.ask(self.words, arguments)
-            found = page.get("rows", []) if isinstance(page, dict) else []
-            if not found:
+            page, summary = rows_and_summary(self.words, self.client.ask(self.words, arguments))
+            # A mobile node answers with all it has, whatever was asked: once is enough.
+            pageable = [row for row in page if row.get("role") != MOBILE_NODE]
+            last = max(map(_home_address, pageable), default=-1)
+            rows += page if after < 0 else [r for r in pageable if _home_address(r) > after]
+            if last <= after:
                 return {"rows": rows, "summary": {**summary, "shown": len(rows)}}
-            rows += found
-            summary = page.get("summary", {})
-            arguments["after"] = found[-1].get("home_address")
+            after = last
+            arguments["after"] = str(ipaddress.IPv4Address(after))
+
+
+def _home_address(row: dict[str, Any]) -> int:
+    try:
+        return int(ipaddress.IPv4Address(row.get("home_address", "")))
+    except ValueError:
+        return -1
 
 
 def _paging(subject: str, command: _F) -> _F:

@@ -139,6 +139,7 @@ class Lab:
         self.prefix = f"fm{os.getpid()}n{Lab._count}"
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self.prefix}-"))
         """Private (0700) directory for keys, configurations, sockets and logs."""
+        self._leased: dict[str, str] = {}
         self._processes: list[subprocess.Popen[Any]] = []
         self._reaper: subprocess.Popen[bytes] | None = None
 
@@ -247,7 +248,7 @@ class Lab:
 
         Raises ``LabError`` with the command's own words when ``check`` and it failed.
         """
-        command = ["ip", "netns", "exec", self.ns(node), *argv]
+        command = [*_inside(self.ns(node)), *argv]
         result = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=timeout
         )
@@ -271,8 +272,13 @@ class Lab:
 
         Call it from the main thread only: the kernel ties the process to the calling thread.
         """
-        inside = ["ip", "netns", "exec", self.ns(node)] if node else []
-        command = [*inside, "setpriv", "--pdeathsig", "KILL", *argv]
+        command = [
+            *(_inside(self.ns(node)) if node else []),
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            *argv,
+        ]
         process = subprocess.Popen(
             command,
             stdin=stdin,
@@ -296,6 +302,7 @@ class Lab:
     def lease(self, port: str, link: Link) -> None:
         """Play the DHCP client of the mobile node: address and default route."""
         metric = 100 + PORTS.index(port)
+        self._leased[port] = link.leases[port]
         self.ip(
             "mn",
             f"address add {link.leases[port]} dev {port}",
@@ -304,10 +311,9 @@ class Lab:
 
     def release(self, port: str) -> None:
         """Play the DHCP client after the carrier went: drop the leased address."""
-        leased = {link.leases[port] for link in LINKS.values()}
-        shown = self.run("mn", "ip", "-o", "-4", "address", "show", "dev", port).stdout
-        present = [address for address in leased if f"inet {address} " in shown]
-        self.ip("mn", *(f"address delete {address} dev {port}" for address in present))
+        address = self._leased.pop(port, "")
+        if address:
+            self.ip("mn", f"address delete {address} dev {port}")
 
     # ---------------------------------------------------------------- seeing
     def neighbour(self, node: str, address: str) -> str:
@@ -321,11 +327,20 @@ class Lab:
         return words[words.index("link/ether") + 1]
 
 
+def _inside(namespace: str) -> list[str]:
+    """Begin a command in a namespace.
+
+    Not ``ip netns exec`` or ``ip -n``: these remount ``/sys``, which fails in a plain chroot.
+    ``/sys`` is therefore the whole system's, ``/proc/net`` and ``/proc/sys/net`` the machine's.
+    """
+    return ["nsenter", f"--net=/run/netns/{namespace}"]
+
+
 def _ip_batch(lines: Sequence[str], namespace: str = "") -> None:
     """Carry out iproute2 commands in one process; the first failure stops the rest."""
     if not lines:
         return
-    command = ["ip", *(["-n", namespace] if namespace else []), "-batch", "-"]
+    command = [*(_inside(namespace) if namespace else []), "ip", "-batch", "-"]
     result = subprocess.run(
         command, check=False, input="\n".join(lines) + "\n", capture_output=True, text=True
     )

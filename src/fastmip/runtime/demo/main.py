@@ -31,7 +31,12 @@ from fastmip.runtime.demo.view import View, result_tables
 _INSIDE = "FASTMIP_DEMO_USER_NAMESPACE"
 _CAP_NET_ADMIN = 12
 _CAP_SYS_ADMIN = 21
-_PROGRAMS = {"ip": "iproute2", "setpriv": "util-linux", "unshare": "util-linux"}
+_PROGRAMS = {
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "unshare": "util-linux",
+}
 
 
 @click.command("demo")

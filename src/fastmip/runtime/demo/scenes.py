@@ -81,8 +81,9 @@ class Script:
         stage.tick = self._tick
         view.say(f"lab built: {', '.join(places.NODES)}")
         stage.start_capture(capture_taps(self._lab))
-        self._plug("eth0", HOME)
+        self._lab.plug("eth0", HOME)
         self._lab.lease("eth0", HOME)
+        view.attachments["eth0"] = HOME.name
         stage.start_daemons()
         view.say("home agent and mobile node serve")
         stage.require(self._home_address_is_up, 10, f"{places.HOME_ADDRESS} on the mobile node")
@@ -109,9 +110,9 @@ class Script:
         view = self._view
         view.step = f"{style} {self._link.name} -> {target.name}"
         port = self._port if style == BREAK else self._spare_port()
+        view.say(f"{style}: {self._link.name} -> {target.name}")
         move = Move(style, self._link.name, target.name, port, time.monotonic_ns())
         self._moves.append(move)
-        view.say(f"{style}: {move.title}")
         how(move)
         self._port, self._link = port, target
         if self._stage.wait_until(self._agrees, SETTLE_LIMIT_S):
@@ -127,43 +128,40 @@ class Script:
     def _break_before_make(self, move: Move) -> None:
         """The only link goes down before the new one exists."""
         target = places.LINKS[move.target]
-        self._unplug(move.port)
+        self._lab.unplug(move.port)
         move.link_down_ns = time.monotonic_ns()
         self._lab.release(move.port)
-        self._plug(move.port, target)
+        self._lab.plug(move.port, target)
         move.link_up_ns = time.monotonic_ns()
         self._lab.lease(move.port, target)
         move.address_ns = time.monotonic_ns()
+        self._view.attachments[move.port] = target.name
+        self._view.say(f"{move.port} lost its link", move.link_down_ns)
+        self._view.say(f"{move.port} plugged into {target.name}", move.link_up_ns)
 
     def _make_before_break(self, move: Move) -> None:
         """The second interface is registered before the first loses its link."""
         target, old_port = places.LINKS[move.target], self._port
-        self._plug(move.port, target)
+        self._lab.plug(move.port, target)
         move.link_up_ns = time.monotonic_ns()
         self._lab.lease(move.port, target)
         move.address_ns = time.monotonic_ns()
         self._stage.mobile_node.ask("prefer", interface=move.port)
+        self._view.attachments[move.port] = target.name
+        self._view.say(f"{move.port} plugged into {target.name}", move.link_up_ns)
         wanted = self._care_of(move.port, target)
-        if self._stage.wait_until(lambda: wanted <= set(self._bindings()), SETTLE_LIMIT_S):
+        if self._stage.wait_until(lambda: self._knows(wanted), SETTLE_LIMIT_S):
             move.settled_ns = time.monotonic_ns()
             self._view.say(f"home agent: {', '.join(self._bindings()) or 'at home'}")
         self._stage.wait(OVERLAP_S)
-        self._unplug(old_port)
+        self._lab.unplug(old_port)
         move.link_down_ns = time.monotonic_ns()
         self._lab.release(old_port)
+        self._view.attachments.pop(old_port)
+        self._view.say(f"{old_port} lost its link", move.link_down_ns)
 
     def _spare_port(self) -> str:
         return next(port for port in places.PORTS if port != self._port)
-
-    def _plug(self, port: str, link: Link) -> None:
-        self._lab.plug(port, link)
-        self._view.attachments[port] = link.name
-        self._view.say(f"{port} plugged into {link.name}")
-
-    def _unplug(self, port: str) -> None:
-        self._lab.unplug(port)
-        self._view.attachments.pop(port, None)
-        self._view.say(f"{port} loses its link")
 
     # -------------------------------------------------------------- looking
     def _tick(self) -> None:
@@ -185,6 +183,11 @@ class Script:
     def _care_of(port: str, link: Link) -> set[str]:
         """Care-of addresses the home agent should know with this port on this link."""
         return set() if link is HOME else {link.leases[port].partition("/")[0]}
+
+    def _knows(self, wanted: set[str]) -> bool:
+        """Whether the home agent forwards there, maybe elsewhere too; no binding means home."""
+        known = set(self._bindings())
+        return wanted <= known if wanted else not known
 
     def _agrees(self) -> bool:
         return set(self._bindings()) == self._care_of(self._port, self._link)

@@ -63,13 +63,14 @@ class View:
         """Seconds since the demo began."""
         return time.monotonic() - self._start
 
-    def say(self, text: str) -> None:
-        """Note an event."""
-        self.events.append((self.elapsed_s, text))
+    def say(self, text: str, at_ns: int = 0) -> None:
+        """Note an event, of now or of a CLOCK_MONOTONIC time."""
+        at_s = at_ns / 1e9 - self._start if at_ns else self.elapsed_s
+        self.events.append((at_s, text))
         if self._live:
             self.tick(now=True)
         else:
-            self.console.print(f"{self.elapsed_s:6.2f} s  {text}", highlight=False, soft_wrap=True)
+            self.console.print(f"{at_s:6.2f} s  {text}", highlight=False, soft_wrap=True)
 
     def tick(self, now: bool = False) -> None:
         """Redraw when it is time."""

@@ -1,0 +1,196 @@
+"""What an operator can ask of the mobile node: show, prefer, clear traffic.
+
+Rows are flat dictionaries of text and numbers; the key of the association never appears.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from fastmip.runtime import clock
+from fastmip.runtime.mobile_driver import handover_row
+from fastmip.runtime.netlink import read_sysctl
+from fastmip.runtime.service import Answer, Arguments, Command, CommandError
+from fastmip.wire.addresses import format_address
+
+if TYPE_CHECKING:
+    from fastmip.runtime.mobile_service import MobileService
+
+
+class MobileCommands:
+    """The control commands of one mobile node."""
+
+    def __init__(self, service: MobileService) -> None:
+        self._service = service
+        self._cleared: dict[str, int] = {}
+        """Counters at the latest ``clear traffic``."""
+
+    def table(self) -> dict[str, Command]:
+        """Commands by name."""
+        return {
+            "show binding": self.show_binding,
+            "show tunnel": self.show_tunnel,
+            "show traffic": self.show_traffic,
+            "show errors": self.show_errors,
+            "show secure": self.show_secure,
+            "show runtime": self.show_runtime,
+            "show interface": self.show_interface,
+            "show violation": self.show_violation,
+            "show handover": self.show_handover,
+            "prefer": self.prefer,
+            "clear traffic": self.clear_traffic,
+        }
+
+    async def show_binding(self, _arguments: Arguments) -> Answer:
+        """Our own bindings: care-of addresses the home agent holds, as far as we know."""
+        shown = self._service.agent.status(clock.now())
+        rows: Any = shown["bindings"]
+        keys = ("state", "home_address", "home_agent", "interface", "care_of_address", "gateway")
+        home = {"home_address": shown["home_address"]}
+        return {"rows": [home | row for row in rows], "summary": {k: shown[k] for k in keys}}
+
+    async def show_tunnel(self, _arguments: Arguments) -> Answer:
+        """Our tunnels, the sending one first."""
+        service = self._service
+        rows: list[dict[str, object]] = [
+            {
+                "local": format_address(tunnel["local"]),
+                "remote": format_address(tunnel["remote"]),
+                "encapsulation": "ipip",
+                "path_mtu": tunnel["mtu"],
+                "sent_packets": tunnel["sent_packets"],
+                "sent_bytes": tunnel["sent_bytes"],
+                "received_packets": tunnel["received_packets"],
+                "received_bytes": tunnel["received_bytes"],
+            }
+            for tunnel in service.engine.traffic(int(service.section.home_address))
+        ]
+        return {"rows": rows, "summary": {"tunnels": len(rows)}}
+
+    def _counters(self) -> dict[str, int]:
+        service = self._service
+        found = dict(service.agent.counters())
+        if service.port is not None:
+            found |= {f"mn-port-{name}": n for name, n in service.port.counters.items()}
+        if service.driver is not None:
+            found["mn-effects-refused"] = service.driver.failures
+        return found
+
+    async def show_traffic(self, _arguments: Arguments) -> Answer:
+        """Registration counters since the latest ``clear traffic``, by their MIB names."""
+        rows = [
+            {"counter": name, "value": value - self._cleared.get(name, 0)}
+            for name, value in self._counters().items()
+        ]
+        return {"rows": rows, "summary": {}}
+
+    async def clear_traffic(self, _arguments: Arguments) -> Answer:
+        """Let counters start from zero."""
+        self._cleared = self._counters()
+        self._service.engine.clear_counters()
+        return {}
+
+    async def show_errors(self, _arguments: Arguments) -> Answer:
+        """Every verdict of the engine that has packets, and the balance of all."""
+        rows = [
+            {"verdict": name, "packets": packets, "bytes": size}
+            for name, (packets, size) in self._service.engine.counters().items()
+            if packets
+        ]
+        return {"rows": rows, "summary": dict(self._service.engine.balance())}
+
+    async def show_secure(self, _arguments: Arguments) -> Answer:
+        """The mobility security association with the home agent; never its key."""
+        association = self._service.section.association
+        row: dict[str, object] = {
+            "home_agent": format_address(self._service.section.home_agent),
+            "spi": association.spi,
+            "algorithm": association.algorithm,
+            "replay": association.replay,
+            "replay_window_s": association.replay_window,
+            "direction": association.direction,
+            "origin": "file",
+        }
+        return {"rows": [row], "summary": {"shown": 1}}
+
+    async def show_runtime(self, _arguments: Arguments) -> Answer:
+        """Cost of each stage of the engine."""
+        service = self._service
+        rows: list[dict[str, Any]] = [
+            {"stage": name, **costs} for name, costs in _items(service.engine.stages())
+        ]
+        return {"rows": rows, "summary": service.status()}
+
+    async def show_violation(self, _arguments: Arguments) -> Answer:
+        """RFC 2006 mipSecViolationTable, latest peer last."""
+        driver = self._service.driver
+        violations = {} if driver is None else driver.violations
+        rows: list[dict[str, object]] = [
+            {
+                "mipSecViolatorAddress": format_address(peer),
+                "mipSecViolationCounter": row.count,
+                "mipSecRecentViolationSPI": row.latest.spi,
+                "mipSecRecentViolationTime": datetime.fromtimestamp(
+                    row.wall_ns / 1e9, UTC
+                ).isoformat(timespec="seconds"),
+                "mipSecRecentViolationIDLow": row.latest.identification & 0xFFFFFFFF,
+                "mipSecRecentViolationIDHigh": row.latest.identification >> 32,
+                "mipSecRecentViolationReason": row.latest.reason,
+                "home_address": format_address(row.latest.home_address),
+            }
+            for peer, row in violations.items()
+        ]
+        total = sum(row.count for row in violations.values())
+        return {"rows": rows, "summary": {"mipSecTotalViolations": total}}
+
+    async def show_interface(self, _arguments: Arguments) -> Answer:
+        """The links in their order of preference, and the tunnel device."""
+        service = self._service
+        rows: list[dict[str, object]] = []
+        for name in (*service.section.interfaces, service.section.tunnel_device):
+            found = await service.kernel.interface(name)
+            link = service.watcher.state(name) if service.watcher is not None else None
+            row: dict[str, object] = {"interface": name, "state": "missing"}
+            if found is not None:
+                row |= {
+                    "state": "up" if found.is_up else "down",
+                    "mac": found.mac.hex(":"),
+                    "mtu": found.mtu_bytes,
+                    "rp_filter": read_sysctl(f"net/ipv4/conf/{name}/rp_filter"),
+                }
+            if link is not None:
+                addresses = [f"{format_address(a)}/{n}" for a, n in link.addresses]
+                row |= {
+                    "carrier": link.carrier,
+                    "addresses": " ".join(addresses),
+                    "gateway": format_address(link.gateway) if link.gateway else "",
+                }
+            row["role"] = "tunnel" if name == service.section.tunnel_device else "link"
+            rows.append(row)
+        return {"rows": rows, "summary": {}}
+
+    async def show_handover(self, _arguments: Arguments) -> Answer:
+        """Latest moves; times in milliseconds after the new link came up."""
+        service = self._service
+        first = {} if service.driver is None else service.driver.first_packets
+        handovers: Any = service.agent.status(clock.now())["handovers"]
+        rows = [handover_row(fields, first.get(fields["reply_ns"], 0)) for fields in handovers]
+        return {"rows": rows, "summary": {"handovers": len(rows)}}
+
+    async def prefer(self, arguments: Arguments) -> Answer:
+        """Put ``interface`` before all others; without it the configured order holds again."""
+        service = self._service
+        interface = arguments.get("interface") or None
+        if interface is not None and interface not in service.section.interfaces:
+            names = ", ".join(service.section.interfaces)
+            raise CommandError(f"{interface} is none of mobile_node.interfaces: choose of {names}")
+        if service.driver is None:
+            raise CommandError("the mobile node is not running yet: try again")
+        chosen = None if interface is None else str(interface)
+        service.driver.submit(lambda now: service.agent.prefer(chosen, now))
+        return {"preferred": chosen or ""}
+
+
+def _items(stages: Any) -> list[tuple[str, dict[str, float]]]:
+    return list(stages.items())

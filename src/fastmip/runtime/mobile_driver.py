@@ -1,0 +1,337 @@
+"""Drive a mobile node: one input after the other, each effect carried out before the next.
+
+Link changes, datagrams, timers and commands queue up. For each the agent says what to do, and
+that is done in its order, waiting for the kernel where needed: RFC 5944 4.6 depends on it
+(home routing before ARP, ARP before the request). A new link gets its routing table before the
+agent hears of it, so that a request can leave at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fastmip.agents.effects import (
+    Arrival,
+    ConfigureHome,
+    Effect,
+    Event,
+    GratuitousArp,
+    InstallTunnels,
+    Now,
+    RouteThroughTunnel,
+    SendDatagram,
+    SetArp,
+    Tunnel,
+    Violation,
+)
+from fastmip.errors import EngineFull, FastmipError
+from fastmip.runtime import clock
+from fastmip.runtime.arp import build_request
+from fastmip.runtime.home_pipeline import OUTER_TTL, TUNNEL_RECORD, VIOLATORS, ViolationRow
+from fastmip.runtime.logging import get_logger
+from fastmip.wire.addresses import format_address
+
+if TYPE_CHECKING:
+    from fastmip.agents.attachment import LinkState
+    from fastmip.agents.mobile import MobileNode
+    from fastmip.runtime.mobile_tunnel import MobileTunnel
+    from fastmip.runtime.routing import MobileRouting
+
+_ETH_P_ARP = 0x0806
+_FIRST_PACKET_POLL_S = 0.005
+_FIRST_PACKET_LIMIT_S = 3.0
+_LONGEST_SLEEP_S = 1.0
+"""The loop's clock stands still while the machine is suspended, CLOCK_BOOTTIME does not."""
+
+Input = Callable[[Now], list[Effect]]
+
+log = get_logger("mobile-node")
+
+
+class TunnelCache(Protocol):
+    """What of ``_dataplane.Engine`` a mobile node needs here."""
+
+    def prepare(self, tunnels: bytes) -> int: ...
+    def publish(self, ticket: int) -> None: ...
+    def remove(self, home_address: int) -> bool: ...
+    def traffic(self, home_address: int) -> list[dict[str, int]]: ...
+
+
+class Port(Protocol):
+    """What of ``ControlPort`` a mobile node needs."""
+
+    def send(self, message: SendDatagram) -> None: ...
+    def forget_interfaces(self) -> None: ...
+
+
+class MobileDriver:
+    """Owns the order of things; everything runs in the event loop."""
+
+    def __init__(
+        self,
+        agent: MobileNode,
+        engine: TunnelCache,
+        routing: MobileRouting,
+        tunnel: MobileTunnel,
+        port: Port,
+        *,
+        home_address: int,
+        flag_reverse: int,
+        tos_mode: int,
+        now: Callable[[], Now] = clock.now,
+    ) -> None:
+        self.violations: OrderedDict[int, ViolationRow] = OrderedDict()
+        self.first_packets: dict[int, int] = {}
+        """``reply_ns`` of a handover -> when the first packet came through the new tunnel."""
+        self.failures = 0
+        """Effects the kernel refused."""
+        self._agent = agent
+        self._engine = engine
+        self._routing = routing
+        self._tunnel = tunnel
+        self._port = port
+        self._home_address = home_address
+        self._flag_reverse = flag_reverse
+        self._tos_mode = tos_mode
+        self._now = now
+        self._links: dict[str, LinkState] = {}
+        self._queue: asyncio.Queue[tuple[Input, LinkState | None]] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watches: set[asyncio.Task[None]] = set()
+        self._rested = asyncio.Event()
+
+    # in
+
+    def start(self) -> None:
+        """Begin to work on inputs."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Work on inputs no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [*self._watches, *([self._task] if self._task is not None else [])]
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._task = None
+
+    async def link_changed(self, link: LinkState) -> None:
+        """A link is in a new state."""
+        self._queue.put_nowait((lambda now: self._agent.link_changed(link, now), link))
+
+    def deliver(self, batch: Iterable[tuple[bytes, Arrival]]) -> None:
+        """Datagrams came in on the registration socket."""
+        for data, arrival in batch:
+            self.submit(
+                lambda now, data=data, arrival=arrival: self._agent.receive_datagram(  # type: ignore[misc]  # defaults bind the loop variables
+                    data, arrival, now
+                )
+            )
+
+    def submit(self, step: Input) -> None:
+        """Let the agent do something in its turn."""
+        self._queue.put_nowait((step, None))
+
+    async def deregister(self, limit_s: float) -> bool:
+        """Take the care-of addresses back; whether the home agent agreed in time."""
+        self.submit(self._agent.stop)
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._rested.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _run(self) -> None:
+        while True:
+            step, link = await self._queue.get()
+            now = self._now()
+            if link is not None:
+                self._links[link.interface] = link
+                self._port.forget_interfaces()
+                await self._attempt(self._routing.link_changed(link), f"link {link.interface}")
+            effects = step(now)
+            # What matters to the network comes before what is only to be read.
+            words = [effect for effect in effects if isinstance(effect, Event | Violation)]
+            for effect in effects:
+                if not isinstance(effect, Event | Violation):
+                    await self._carry_out(effect)
+            for word in words:
+                self._tell(word)
+            if self._agent.stopped:
+                self._rested.set()
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._agent.next_deadline()
+        if deadline is None:
+            return
+        delay_s = min(max(0.0, (deadline - self._now().boot_ns) / 1e9), _LONGEST_SLEEP_S)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        deadline = self._agent.next_deadline()
+        if deadline is not None and deadline <= self._now().boot_ns:
+            self.submit(self._agent.handle_timer)
+        else:
+            self._arm()
+
+    # out
+
+    async def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case SendDatagram():
+                self._port.send(effect)
+            case InstallTunnels():
+                await self._install(effect)
+            case RouteThroughTunnel(enabled=True):
+                routed = self._routing.route_through_tunnel(
+                    reverse=effect.reverse, interface=effect.interface
+                )
+                await self._attempt(routed, "route-through-tunnel")
+            case ConfigureHome(at_home=True):
+                await self._attempt(self._routing.at_home(effect.interface), "home-routing")
+            case RouteThroughTunnel() | ConfigureHome():
+                pass  # the way that replaced it is up already
+            case SetArp(enabled=True):
+                await self._attempt(self._routing.answer_arp(effect.interface), "answer-arp")
+            case SetArp():
+                await self._attempt(self._routing.refuse_arp(effect.interface), "refuse-arp")
+            case GratuitousArp():
+                self._announce(effect)
+            case _:
+                raise TypeError(f"a mobile node has no business with {type(effect).__name__}")
+
+    def _tell(self, word: Event | Violation) -> None:
+        if isinstance(word, Violation):
+            self._note(word)
+            return
+        log.info(word.name, **dict(word.fields))
+        if word.name == "handover":
+            self._watch_first_packet(dict(word.fields))
+
+    async def _attempt(self, work: Awaitable[None], what: str) -> None:
+        """A link may vanish under our hands; the next link change puts things right."""
+        try:
+            await work
+        except (OSError, FastmipError) as error:
+            self.failures += 1
+            log.warning("not-carried-out", what=what, reason=str(error))
+
+    async def _install(self, effect: InstallTunnels) -> None:
+        if not effect.tunnels:
+            self._engine.remove(effect.home_address)
+            return
+        records = b"".join([self._record(effect.home_address, t) for t in effect.tunnels])
+        try:
+            self._engine.publish(self._engine.prepare(records))
+        except EngineFull as error:
+            self.failures += 1
+            log.error("tunnels-not-installed", reason=str(error))  # noqa: TRY400 - expected kind
+            return
+        mtu_bytes = self._link_mtu_bytes(effect.tunnels[0])
+        await self._attempt(self._tunnel.follow_link_mtu(mtu_bytes), "tunnel-mtu")
+
+    def _record(self, home_address: int, tunnel: Tunnel) -> bytes:
+        return TUNNEL_RECORD.pack(
+            home_address,
+            tunnel.remote,
+            tunnel.local,
+            self._link_mtu_bytes(tunnel),
+            tunnel.encapsulation,
+            self._flag_reverse if tunnel.reverse else 0,
+            tunnel.expires_ns,
+            OUTER_TTL,
+            self._tos_mode,
+        )
+
+    def _link_mtu_bytes(self, tunnel: Tunnel) -> int:
+        """MTU of the link that owns the care-of address."""
+        for link in self._links.values():
+            if any(address == tunnel.local for address, _ in link.addresses):
+                return min(link.mtu, 0xFFFF)
+        return 1500
+
+    def _announce(self, effect: GratuitousArp) -> None:
+        """Broadcast gratuitous ARP with the interface's own MAC; the agent repeats it (4.6)."""
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        try:
+            with socket.socket(socket.AF_PACKET, kind, 0) as sender:
+                sender.bind((effect.interface, _ETH_P_ARP))
+                mac = bytes(sender.getsockname()[4])
+                if len(mac) == 6:  # a link without Ethernet addresses needs no ARP
+                    sender.send(build_request(mac, effect.mac or mac, effect.home_address))
+        except OSError as error:
+            self.failures += 1
+            log.warning("not-carried-out", what="gratuitous-arp", reason=str(error))
+
+    def _note(self, violation: Violation) -> None:
+        now = self._now()
+        row = self.violations.pop(violation.peer, None)
+        count = 1 if row is None else row.count + 1
+        self.violations[violation.peer] = ViolationRow(count, now.wall_ns, violation)
+        if len(self.violations) > VIOLATORS:
+            self.violations.popitem(last=False)
+        log.warning(
+            "security-violation",
+            peer=format_address(violation.peer),
+            spi=violation.spi,
+            identification=f"{violation.identification:016x}",
+            reason=violation.reason,
+        )
+
+    # how long a handover really took
+
+    def _watch_first_packet(self, handover: dict[str, Any]) -> None:
+        if handover["to_address"] == format_address(self._home_address):
+            return  # packets of a home link do not pass the engine
+        task = asyncio.create_task(self._first_packet(handover))
+        self._watches.add(task)
+        task.add_done_callback(self._watches.discard)
+
+    async def _first_packet(self, handover: dict[str, Any]) -> None:
+        began = self._now().boot_ns
+        while (now := self._now().boot_ns) - began < _FIRST_PACKET_LIMIT_S * 1e9:
+            for tunnel in self._engine.traffic(self._home_address):
+                arrived = format_address(tunnel["local"]) == handover["to_address"]
+                if arrived and tunnel["received_packets"]:
+                    self.first_packets[int(handover["reply_ns"])] = now
+                    gap_ms = (now - int(handover["link_up_ns"])) / 1e6
+                    log.info("first-packet", address=handover["to_address"], link_up_ms=gap_ms)
+                    return
+            await asyncio.sleep(_FIRST_PACKET_POLL_S)
+
+
+def handover_row(fields: dict[str, str | int], first_packet_ns: int) -> dict[str, object]:
+    """A line of ``show handover``: milliseconds since the new link came up."""
+    up = int(fields["link_up_ns"])
+    lost = int(fields["link_lost_ns"])
+
+    def since_up_ms(moment_ns: int) -> float | None:
+        return round((moment_ns - up) / 1e6, 3) if moment_ns else None
+
+    return {
+        "kind": fields["kind"],
+        "from_interface": fields["from_interface"],
+        "from_address": fields["from_address"],
+        "to_interface": fields["to_interface"],
+        "to_address": fields["to_address"],
+        "without_link_ms": round((up - lost) / 1e6, 3) if lost else 0.0,
+        "request_ms": since_up_ms(int(fields["request_ns"])),
+        "reply_ms": since_up_ms(int(fields["reply_ns"])),
+        "first_packet_ms": since_up_ms(first_packet_ns),
+        "link_up_ns": up,
+        "reply_ns": fields["reply_ns"],
+    }

@@ -1,0 +1,197 @@
+"""The mobile node role of the daemon.
+
+Start, in this order: engine with TUN device and sockets -> workers run -> home address, tables
+and rules -> registration socket -> links watched, which sets everything else in motion. Stop
+is the way back, after the home agent was told (for at most STOP_S).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from fastmip.agents.hosts import Prefix
+from fastmip.agents.mobile import MobileNode
+from fastmip.agents.mobile_state import MobileNodeSettings
+from fastmip.runtime import clock
+from fastmip.runtime.control_port import ControlPort
+from fastmip.runtime.logging import get_logger
+from fastmip.runtime.mobile_commands import MobileCommands
+from fastmip.runtime.mobile_driver import MobileDriver
+from fastmip.runtime.mobile_tunnel import MobileTunnel
+from fastmip.runtime.movement import LinkWatcher
+from fastmip.runtime.routing import MobileRouting
+from fastmip.runtime.service import Command, ReloadRefused, StartError
+from fastmip.wire.addresses import format_address
+
+if TYPE_CHECKING:
+    from fastmip._dataplane import Engine
+    from fastmip.agents.effects import Arrival
+    from fastmip.runtime.config import Config, MobileNodeConfig
+    from fastmip.runtime.netlink import Kernel
+
+STOP_S = 3.5
+"""How long a stop waits for the home agent: two transmissions of the last deregistration."""
+ENGINE_BINDINGS = 64
+"""One home address with a handful of care-of addresses."""
+RELOADABLE = ("lifetime", "simultaneous", "reverse_tunnel")
+"""Keys of ``[mobile_node]`` a reload can change."""
+
+log = get_logger("mobile-node")
+
+
+def settings_of(section: MobileNodeConfig) -> MobileNodeSettings:
+    """The agent's settings from the configuration file."""
+    network = section.home_network
+    return MobileNodeSettings(
+        home_address=int(section.home_address),
+        home_network=Prefix(int(network.network_address), network.prefixlen),
+        home_agent=int(section.home_agent),
+        interfaces=tuple(section.interfaces),
+        lifetime_s=section.lifetime_s,
+        reverse_tunnel=section.reverse_tunnel,
+        simultaneous=section.simultaneous,
+    )
+
+
+def _section(config: Config) -> MobileNodeConfig:
+    if config.mobile_node is None:
+        raise StartError("the configuration has no [mobile_node] table: add one")
+    return config.mobile_node
+
+
+class MobileService:
+    """See the module's text; implements ``service.Service``."""
+
+    name = "mobile-node"
+
+    def __init__(self, config: Config, kernel: Kernel, *, file: str) -> None:
+        self.config = config
+        self.section = section = _section(config)
+        self.kernel = kernel
+        self._file = file
+        settings = settings_of(section)
+        self.agent = MobileNode(settings, section.association_set(), random_bits=secrets.randbits)
+        self.tunnel = MobileTunnel(kernel, device=section.tunnel_device, fwmark=section.fwmark)
+        self.routing = MobileRouting(
+            kernel,
+            device=section.tunnel_device,
+            home_address=settings.home_address,
+            home_network=settings.home_network,
+            home_gateway=int(section.gateway),
+            interfaces=settings.interfaces,
+            fwmark=section.fwmark,
+            table=section.table,
+        )
+        self._commands = MobileCommands(self)
+        # Set by start, in this order.
+        self.engine: Engine
+        self.driver: MobileDriver | None = None
+        self.port: ControlPort | None = None
+        self.watcher: LinkWatcher | None = None
+        self._running = False
+
+    # start and stop
+
+    async def start(self) -> None:
+        """Bring the mobile node up. Raises StartError or DeviceError."""
+        from fastmip import _dataplane  # noqa: PLC0415 - only a started agent needs the engine
+
+        workers = self.config.engine.workers
+        self.engine = _dataplane.Engine(
+            max_bindings=ENGINE_BINDINGS, role=self.name, workers=workers
+        )
+        await self.tunnel.open(self.engine, workers)
+        self.engine.start()
+        self._running = True
+        await self.routing.start()
+        self.port = ControlPort(self._deliver, port=0, fwmark=self.section.fwmark)
+        self.driver = MobileDriver(
+            self.agent,
+            self.engine,
+            self.routing,
+            self.tunnel,
+            self.port,
+            home_address=int(self.section.home_address),
+            flag_reverse=_dataplane.FLAG_REVERSE,
+            tos_mode=_dataplane.TOS_NORMAL,
+        )
+        self.port.open(asyncio.get_running_loop())
+        self.driver.start()
+        self.watcher = LinkWatcher(
+            self.kernel,
+            self.section.interfaces,
+            is_ours=self.routing.is_ours,
+            deliver=self.driver.link_changed,
+        )
+        await self.watcher.start()
+        log.info(
+            "mobile-node-started",
+            home_address=format_address(self.section.home_address),
+            home_agent=format_address(self.section.home_agent),
+            interfaces=",".join(self.section.interfaces),
+        )
+
+    def _deliver(self, batch: list[tuple[bytes, Arrival]]) -> None:
+        if self.driver is not None:
+            self.driver.deliver(batch)
+
+    async def stop(self) -> None:
+        """Deregister, then undo everything ``start`` did."""
+        if self.watcher is not None:
+            if self.driver is not None and not await self.driver.deregister(STOP_S):
+                log.warning("not-deregistered", remedy="the binding ends with its lifetime")
+            await self.watcher.stop()
+        if self.driver is not None:
+            await self.driver.stop()
+        if self.port is not None:
+            self.port.close()
+        await self.routing.stop()
+        if self._running:
+            self.engine.stop()
+            self._running = False
+        self.tunnel.close()
+
+    # seeing it
+
+    def status(self) -> dict[str, object]:
+        """Flat facts."""
+        shown = self.agent.status(clock.now())
+        keys = ("state", "home_address", "home_agent", "interface", "care_of_address")
+        return {f"mobile_node_{key}" if key == "state" else key: shown[key] for key in keys}
+
+    def heartbeats(self) -> list[int]:
+        """The engine workers' numbers."""
+        return self.engine.heartbeats() if self._running else []
+
+    def commands(self) -> Mapping[str, Command]:
+        """See ``mobile_commands.py``."""
+        return self._commands.table()
+
+    # reload
+
+    def plan_reload(self, new: Config) -> list[str]:
+        """Changes of ``[mobile_node]``. Raises ReloadRefused."""
+        if new.mobile_node is None:
+            raise ReloadRefused("[mobile_node] was removed: restart instead")
+        changed = [
+            name
+            for name in type(self.section).__struct_fields__
+            if getattr(self.section, name) != getattr(new.mobile_node, name)
+        ]
+        fixed = [name for name in changed if name not in RELOADABLE]
+        if fixed:
+            raise ReloadRefused(f"mobile_node: {', '.join(fixed)} cannot change: restart instead")
+        return [
+            f"mobile_node.{name}: {getattr(self.section, name)} -> {getattr(new.mobile_node, name)}"
+            for name in changed
+        ]
+
+    async def apply_reload(self, new: Config) -> None:
+        """Put lifetime, simultaneous bindings and reverse tunnelling of a new file into force."""
+        self.config, self.section = new, _section(new)
+        settings = settings_of(self.section)
+        if self.driver is not None:
+            self.driver.submit(lambda now: self.agent.change_settings(settings, now))

@@ -1,0 +1,80 @@
+"""The engine's place in the kernel at a mobile node: TUN device and raw sockets.
+
+Unlike a home agent's, these sockets belong to no address: care-of addresses come and go, and
+the engine itself checks both ends of every tunnel packet. They carry the mark that keeps
+tunnel packets out of the tunnel (``routing.py``). The MTU of the device follows the link in
+use, so that TCP offers the right segment size from the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from fastmip.runtime import devices
+from fastmip.runtime.netlink import Kernel
+from fastmip.runtime.service import StartError
+
+if TYPE_CHECKING:
+    from fastmip._dataplane import Engine
+
+OVERHEAD = 20
+"""Bytes an IP-in-IP header adds (RFC 2003)."""
+DEFAULT_LINK_MTU = 1500
+MIN_DEVICE_MTU = 576
+"""Ours: below this the device does not follow a link; the engine fragments."""
+
+
+class MobileTunnel:
+    """Opens what the engine works on; closes exactly that."""
+
+    def __init__(self, kernel: Kernel, *, device: str, fwmark: int) -> None:
+        self.device = device
+        self._kernel = kernel
+        self._fwmark = fwmark
+        self._queues: list[int] = []
+        self._sockets: list[socket.socket] = []
+        self._index = 0
+        self._mtu_bytes = DEFAULT_LINK_MTU - OVERHEAD
+
+    async def open(self, engine: Engine, workers: int) -> None:
+        """Open one TUN queue and one raw socket for each worker and attach them.
+
+        Raises DeviceError or StartError.
+        """
+        for worker in range(workers):
+            tun = devices.open_tun(self.device, multi_queue=workers > 1, mtu_bytes=self._mtu_bytes)
+            self._queues.append(tun.fd)
+            raw = devices.open_tunnel_socket(None, self._fwmark, None, shard=(worker, workers))
+            self._sockets.append(raw)
+            icmp_fd = -1
+            if worker == 0:
+                icmp = devices.open_icmp_socket(None, None)
+                self._sockets.append(icmp)
+                icmp_fd = icmp.fileno()
+            engine.attach_kernel(tun_fd=tun.fd, raw_fd=raw.fileno(), icmp_fd=icmp_fd)
+        devices.set_tun_policy(self.device)
+        found = await self._kernel.interface(self.device)
+        if found is None:
+            raise StartError(f"{self.device}: the device vanished while it was configured")
+        self._index = found.index
+        await self._kernel.set_link(found.index, state="up")
+
+    async def follow_link_mtu(self, link_mtu_bytes: int) -> None:
+        """Make the device's MTU fit tunnels over a link of this MTU."""
+        mtu_bytes = max(link_mtu_bytes - OVERHEAD, MIN_DEVICE_MTU)
+        if mtu_bytes != self._mtu_bytes:
+            self._mtu_bytes = mtu_bytes
+            await self._kernel.set_link(self._index, mtu=mtu_bytes)
+
+    def close(self) -> None:
+        """Close all descriptors, after the engine stopped; the device goes with them."""
+        for opened in self._sockets:
+            opened.close()
+        for queue in self._queues:
+            with contextlib.suppress(OSError):
+                os.close(queue)
+        self._sockets.clear()
+        self._queues.clear()

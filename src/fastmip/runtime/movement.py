@@ -1,0 +1,224 @@
+"""Movement as netlink tells it: carrier, addresses, default routes, interfaces that vanish.
+
+A raw netlink socket only wakes us; the state is then read whole, in about a millisecond, so
+that no order of messages and no lost message (ENOBUFS) can leave us with a wrong picture.
+Nothing is delayed: the first message of a burst starts the reading, and what arrives while
+reading causes another one. Routes other than default routes do not wake us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from fastmip.agents.attachment import LinkState
+from fastmip.errors import FastmipError
+from fastmip.runtime.logging import get_logger
+from fastmip.runtime.netlink import Kernel
+
+IsOurs = Callable[[str, int, int], bool]
+"""(interface, address, prefix length) -> the daemon itself put this address there."""
+Deliver = Callable[[LinkState], Awaitable[None]]
+
+# linux/rtnetlink.h
+_RTMGRP_LINK = 0x1
+_RTMGRP_IPV4_IFADDR = 0x10
+_RTMGRP_IPV4_ROUTE = 0x40
+_NETLINK_ROUTE = 0
+_RTM_NEWLINK = 16
+_RTM_DELLINK = 17
+_RTM_DELADDR = 21
+_RTM_NEWROUTE = 24
+_RTM_DELROUTE = 25
+_IFA_LOCAL = 2
+_CARRIER = 0x1 | 0x40 | 0x10000  # IFF_UP, IFF_RUNNING, IFF_LOWER_UP
+_NLMSG_HEADER = struct.Struct("=IHHII")
+_IFINFOMSG = struct.Struct("=IiI4x")
+"""Of which: family and type as one, index, flags."""
+_IFADDRMSG = struct.Struct("=4xi")
+"""Of which: index."""
+_RECEIVE_LEN = 65536
+_RETRY_S = 1.0
+
+log = get_logger("movement")
+
+
+class News(NamedTuple):
+    """What a netlink datagram tells."""
+
+    is_relevant: bool
+    """Anything but routes to some prefix."""
+    disturbed: tuple[tuple[int, int], ...] = ()
+    """(interface index, address): the interface went down (address 0) or lost the address.
+    The kernel dropped routes with it, even if all is back by the time we look."""
+
+
+def read_news(data: bytes) -> News:
+    """Read the headers of a netlink datagram; what cannot be read counts as relevant."""
+    relevant = False
+    disturbed: list[tuple[int, int]] = []
+    offset = 0
+    while offset + _NLMSG_HEADER.size <= len(data):
+        length, kind = _NLMSG_HEADER.unpack_from(data, offset)[:2]
+        body = data[offset + _NLMSG_HEADER.size : offset + length]
+        if length < _NLMSG_HEADER.size:
+            return News(True, tuple(disturbed))
+        if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
+            relevant |= len(body) < 2 or body[1] == 0  # struct rtmsg: rtm_dst_len
+        else:
+            relevant = True
+        if kind in (_RTM_NEWLINK, _RTM_DELLINK) and len(body) >= _IFINFOMSG.size:
+            _, index, flags = _IFINFOMSG.unpack_from(body)
+            if kind == _RTM_DELLINK or flags & _CARRIER != _CARRIER:
+                disturbed.append((index, 0))
+        elif kind == _RTM_DELADDR and len(body) >= _IFADDRMSG.size:
+            index = _IFADDRMSG.unpack_from(body)[0]
+            disturbed.append((index, _local_address(body[_IFADDRMSG.size :])))
+        offset += (length + 3) & ~3
+    return News(relevant, tuple(disturbed))
+
+
+def _local_address(attributes: bytes) -> int:
+    """IFA_LOCAL, or 0 (the whole interface) when it is not there."""
+    offset = 0
+    while offset + 4 <= len(attributes):
+        length, kind = struct.unpack_from("=HH", attributes, offset)
+        if kind == _IFA_LOCAL and length == 8 and offset + 8 <= len(attributes):
+            return int.from_bytes(attributes[offset + 4 : offset + 8])
+        if length < 4:
+            break
+        offset += (length + 3) & ~3
+    return 0
+
+
+async def read_links(kernel: Kernel, interfaces: Sequence[str], is_ours: IsOurs) -> list[LinkState]:
+    """The state of these interfaces now; one that does not exist has no carrier."""
+    links = {link.name: link for link in await kernel.links() if link.name in interfaces}
+    addresses = await kernel.all_addresses()
+    routes = await kernel.default_routes()
+    states = []
+    for name in interfaces:
+        link = links.get(name)
+        if link is None:
+            states.append(LinkState(name, carrier=False))
+            continue
+        through = [route for route in routes if route.index == link.index]
+        best = min(through, key=lambda route: route.metric, default=None)
+        states.append(
+            LinkState(
+                name,
+                carrier=link.has_carrier,
+                addresses=tuple(
+                    (address, length)
+                    for index, address, length in addresses
+                    if index == link.index and not is_ours(name, address, length)
+                ),
+                gateway=None if best is None else best.gateway,
+                metric=0 if best is None else best.metric,
+                mtu=link.mtu_bytes,
+            )
+        )
+    return states
+
+
+class LinkWatcher:
+    """Delivers the state of links whenever it changed; driven by the event loop."""
+
+    def __init__(
+        self, kernel: Kernel, interfaces: Sequence[str], *, is_ours: IsOurs, deliver: Deliver
+    ) -> None:
+        self._kernel = kernel
+        self._interfaces = tuple(interfaces)
+        self._is_ours = is_ours
+        self._deliver = deliver
+        self._wake = asyncio.Event()
+        self._states: dict[str, LinkState] = {}
+        self._names: dict[int, str] = {}
+        self._disturbed: set[tuple[int, int]] = set()
+        self._socket: socket.socket | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen, then deliver the state of every link once. Raises OSError."""
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_ROUTE)
+        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV4_ROUTE))
+        asyncio.get_running_loop().add_reader(self._socket, self._readable)
+        await self._refresh()
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def state(self, interface: str) -> LinkState | None:
+        """The state delivered last."""
+        return self._states.get(interface)
+
+    def _readable(self) -> None:
+        if self._socket is None:
+            return
+        while True:
+            try:
+                data = self._socket.recv(_RECEIVE_LEN)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    log.warning("netlink-socket", reason=str(error))
+                self._wake.set()  # messages were lost: look at everything
+                return
+            news = read_news(data)
+            self._disturbed.update(news.disturbed)
+            if news.is_relevant:
+                self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._refresh()
+            except (OSError, FastmipError) as error:
+                log.warning("links-unreadable", reason=str(error))
+                await asyncio.sleep(_RETRY_S)
+                self._wake.set()
+
+    async def _refresh(self) -> None:
+        disturbed, self._disturbed = self._disturbed, set()
+        for name in {
+            self._names.get(index) for index, gone in disturbed if self._lost(index, gone)
+        }:
+            if name is not None:
+                await self._tell(LinkState(name, carrier=False))
+        states = await read_links(self._kernel, self._interfaces, self._is_ours)
+        for state in states:
+            await self._tell(state)
+        for name in self._interfaces:
+            with contextlib.suppress(OSError):
+                self._names[socket.if_nametoindex(name)] = name
+
+    def _lost(self, index: int, address: int) -> bool:
+        """Whether a disturbance concerns what was delivered last."""
+        state = self._states.get(self._names.get(index, ""))
+        return state is not None and (
+            address == 0 or any(known == address for known, _ in state.addresses)
+        )
+
+    async def _tell(self, state: LinkState) -> None:
+        if self._states.get(state.interface) != state:
+            self._states[state.interface] = state
+            await self._deliver(state)

@@ -1,0 +1,305 @@
+"""Routing of a mobile node: policy rules and tables, after the manner of wg-quick.
+
+Rules, in this order (``P`` is PRIORITY, ``T`` the configured table, ``M`` the mark):
+
+    P+0  from CARE-OF-ADDRESS   table T+1+n   each link by itself: what has a source goes out
+                                              by the interface that owns it
+    P+1  marked M               table T+1+n   tunnel packets: the link in use
+    P+2  marked M               table main    or whatever the machine would do
+    P+3  marked M               table T+1+N   which says unreachable: never into the tunnel
+    P+4  from HOME-ADDRESS      table T
+    P+5  to HOME-NETWORK        table T       also if a dead link still claims that network
+    P+6  any                    table main, but not its default route: local networks
+    P+7  any                    table T
+
+Table T always holds a default route into the tunnel device, with the home address as source.
+At home, or away without reverse tunnelling, routes of a better metric lie on top of it and
+packets leave natively. So each move is one route put up and one taken down, nothing is ever
+unroutable in between, and a link that dies takes its routes with it.
+
+Everything goes through ``Kernel``: journalled before it is made, undone on stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastmip.agents.attachment import LinkState
+from fastmip.agents.hosts import Prefix
+from fastmip.runtime.journal import Address, Change, Route, Rule
+from fastmip.runtime.logging import get_logger
+from fastmip.runtime.netlink import Kernel, read_sysctl
+from fastmip.wire.addresses import format_address, format_network, prefix_mask
+
+PRIORITY = 4340
+"""Of the first of our rules: after the local table and a home agent's rule, before main."""
+MAIN_TABLE = 254
+_TUNNEL_METRIC = 4340
+_HOME_METRIC = 1
+_NATIVE_METRIC = 10
+_STRICT, _LOOSE = "1", "2"
+
+log = get_logger("mobile-node")
+
+
+class MobileRouting:
+    """What the kernel is told about the home address and the links of a mobile node."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        device: str,
+        home_address: int,
+        home_network: Prefix,
+        home_gateway: int,
+        interfaces: Sequence[str],
+        fwmark: int,
+        table: int,
+    ) -> None:
+        self._kernel = kernel
+        self._device = device
+        self._home_address = home_address
+        self._home = format_address(home_address)
+        self._home_network = format_network(home_network.network, home_network.length)
+        self._home_gateway = format_address(home_gateway)
+        self._interfaces = tuple(interfaces)
+        self._fwmark = fwmark
+        self._table = table
+        self._base: list[Change] = []
+        self._attracting: list[Change] = []
+        """Rules that lead packets of the home address to table T."""
+        self._links: dict[str, list[Change]] = {}
+        self._states: dict[str, LinkState] = {}
+        self._mark: list[Change] = []
+        self._top: list[Change] = []
+        """Routes over the tunnel's in table T: at home or without reverse tunnelling."""
+        self._arp: dict[str, list[Change]] = {}
+        self._placed: set[str] = set()
+        """Links the home address was ever put on by us."""
+
+    # start and stop
+
+    async def start(self) -> None:
+        """Home address on the tunnel device, table T and the rules that lead to it.
+
+        The device must be up. Raises NetlinkError or OSError.
+        """
+        unreachable = self._link_table(len(self._interfaces))
+        for interface in (self._device, *self._interfaces):
+            await self._relax_reverse_path(interface)
+        mark, tunnel = self._fwmark, self._device
+        for change in (
+            Address(tunnel, self._home, 32),
+            Route("default", unreachable, kind="unreachable"),
+            Route("default", self._table, device=tunnel, prefsrc=self._home, metric=_TUNNEL_METRIC),
+            Rule(PRIORITY + 2, MAIN_TABLE, fwmark=mark),
+            Rule(PRIORITY + 3, unreachable, fwmark=mark),
+        ):
+            await self._apply(change, self._base)
+        for rule in (
+            Rule(PRIORITY + 4, self._table, source=f"{self._home}/32"),
+            Rule(PRIORITY + 5, self._table, destination=self._home_network),
+            Rule(PRIORITY + 6, MAIN_TABLE, suppress_prefixlength=0),
+            Rule(PRIORITY + 7, self._table),
+        ):
+            await self._apply(rule, self._attracting)
+
+    async def stop(self) -> None:
+        """Undo everything: the rules that attract traffic first, ARP answers last.
+
+        The home address leaves the tunnel device before ARP is answered again, so that a
+        foreign link never hears of it.
+        """
+        for changes in (self._attracting, self._top, self._mark, *self._links.values()):
+            await self._undo(changes)
+        await self._undo(self._base)
+        for changes in self._arp.values():
+            await self._undo(changes)
+
+    def _link_table(self, number: int) -> int:
+        return self._table + 1 + number
+
+    async def _apply(self, change: Change, kept: list[Change]) -> bool:
+        is_new = await self._kernel.apply(change)
+        if is_new:
+            kept.append(change)
+        return is_new
+
+    async def _undo(self, changes: list[Change]) -> None:
+        for change in changes[::-1]:
+            await self._kernel.undo(change)
+        changes.clear()
+
+    async def _set(self, path: str, value: str, kept: list[Change]) -> bool:
+        change = await self._kernel.set_sysctl(path, value)
+        if change is not None:
+            kept.append(change)
+        return change is not None
+
+    async def _relax_reverse_path(self, interface: str) -> None:
+        """Strict filtering would drop packets of a tunnel or link that is being left.
+
+        The greater of an interface's value and ``all`` counts, so loose is always reachable.
+        """
+        path = f"net/ipv4/conf/{interface}/rp_filter"
+        everywhere, own = read_sysctl("net/ipv4/conf/all/rp_filter"), read_sysctl(path)
+        if own and max(everywhere, own) == _STRICT and await self._set(path, _LOOSE, self._base):
+            log.info("reverse-path-filter-loosened", interface=interface)
+
+    # links
+
+    async def link_changed(self, link: LinkState) -> None:
+        """Give a link its own table: its addresses, its networks, its default route."""
+        before = self._states.get(link.interface)
+        if before == link:
+            return
+        self._states[link.interface] = link
+        table = self._link_table(self._interfaces.index(link.interface))
+        wanted: list[Change] = []
+        if link.carrier:
+            wanted = self._link_changes(link, table)
+            if before is None or not before.carrier:
+                # A new device of this name starts with the system's defaults.
+                await self._relax_reverse_path(link.interface)
+        present = self._links.setdefault(link.interface, [])
+        gone = [change for change in present if change not in wanted]
+        for change in wanted:
+            if change not in present:
+                await self._apply(change, present)
+        for change in gone[::-1]:
+            present.remove(change)
+            await self._kernel.undo(change)
+
+    def _link_changes(self, link: LinkState, table: int) -> list[Change]:
+        device = link.interface
+        changes: list[Change] = []
+        for address, length in link.addresses:
+            network = format_network(address & prefix_mask(length), length)
+            if length < 32:
+                changes.append(
+                    Route(network, table, device=device, prefsrc=format_address(address))
+                )
+        if link.gateway is not None:
+            gateway = format_address(link.gateway) if link.gateway else ""
+            changes.append(
+                Route("default", table, device=device, gateway=gateway, onlink=bool(gateway))
+            )
+        changes += [
+            Rule(PRIORITY, table, source=f"{format_address(address)}/32")
+            for address, _ in link.addresses
+            if address != self._home_address
+        ]
+        return list(dict.fromkeys(changes))
+
+    # effects of the agent
+
+    async def route_through_tunnel(self, *, reverse: bool, interface: str) -> None:
+        """Away: packets of the home address into the tunnel, or natively out of a link."""
+        await self._mark_leads_to(interface)
+        top: list[Change] = []
+        link = self._states.get(interface)
+        if not reverse and link is not None and link.gateway is not None:
+            top = [
+                Route(
+                    "default",
+                    self._table,
+                    device=interface,
+                    gateway=format_address(link.gateway) if link.gateway else "",
+                    prefsrc=self._home,
+                    metric=_NATIVE_METRIC + self._interfaces.index(interface),
+                    onlink=bool(link.gateway),
+                )
+            ]
+        await self._replace_top(top)
+
+    async def at_home(self, interface: str) -> None:
+        """Home routing on a home link (RFC 5944 2.4.3, 4.2.1): like any other host there."""
+        await self._mark_leads_to(interface)
+        metric = _HOME_METRIC + self._interfaces.index(interface)
+        await self._replace_top(
+            [
+                Route(
+                    self._home_network,
+                    self._table,
+                    device=interface,
+                    prefsrc=self._home,
+                    metric=metric,
+                ),
+                Route(
+                    "default",
+                    self._table,
+                    device=interface,
+                    gateway=self._home_gateway,
+                    prefsrc=self._home,
+                    metric=metric,
+                    onlink=True,
+                ),
+            ]
+        )
+
+    async def _replace_top(self, wanted: list[Change]) -> None:
+        """New routes first, then the old ones go."""
+        gone = [change for change in self._top if change not in wanted]
+        for change in wanted:
+            if change not in self._top:
+                await self._apply(change, self._top)
+        for change in gone:
+            self._top.remove(change)
+            await self._kernel.undo(change)
+
+    async def _mark_leads_to(self, interface: str) -> None:
+        """Tunnel packets leave by this link."""
+        wanted: list[Change] = []
+        if interface:
+            table = self._link_table(self._interfaces.index(interface))
+            wanted = [Rule(PRIORITY + 1, table, fwmark=self._fwmark)]
+        if wanted == self._mark:
+            return
+        old, self._mark = self._mark, []
+        for change in wanted:
+            await self._apply(change, self._mark)
+        await self._undo(old)
+
+    async def answer_arp(self, interface: str) -> None:
+        """At home: the kernel answers ARP for the home address on this link as usual.
+
+        The home address joins the link's addresses unless an operator put it there.
+        """
+        kept = self._arp.setdefault(interface, [])
+        await self._undo(kept)
+        self._placed.add(interface)
+        if not await self._apply(Address(interface, self._home, 32), kept):
+            self._placed.discard(interface)
+
+    async def refuse_arp(self, interface: str) -> None:
+        """Away: no ARP answers for the home address here, and no request names it (4.6).
+
+        ``arp_ignore`` 1 answers only for addresses of the very interface a request came in
+        by; ``arp_announce`` 2 keeps the kernel from using the home address, which lives on
+        the tunnel device, as the sender of its own requests.
+        """
+        kept = self._arp.setdefault(interface, [])
+        own: list[Change] = [change for change in kept if isinstance(change, Address)]
+        for change in own:
+            kept.remove(change)
+        for name, value in (("arp_ignore", "1"), ("arp_announce", "2")):
+            path = f"net/ipv4/conf/{interface}/{name}"
+            said = read_sysctl(path)
+            if said in ("0", "1") and said != value:
+                await self._set(path, value, kept)
+        await self._undo(own)
+        link = self._states.get(interface)
+        if link is not None and any(a == self._home_address for a, _ in link.addresses):
+            log.warning(
+                "home-address-on-foreign-link",
+                interface=interface,
+                remedy=f"remove {self._home} from {interface}: fastmip keeps it on {self._device}",
+            )
+
+    def is_ours(self, interface: str, address: int, length: int) -> bool:
+        """Whether it was we who put this address on the link, now or before.
+
+        Before counts too: who looks may have looked before we took it away.
+        """
+        return address == self._home_address and length == 32 and interface in self._placed

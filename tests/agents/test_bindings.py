@@ -1,0 +1,125 @@
+"""The durable record: its bytes, its numpy twin, its way to the engine's records."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastmip.agents.bindings import (
+    BINDING_DTYPE,
+    BINDING_RECORD,
+    BINDING_RECORD_SIZE,
+    TUNNEL_DTYPE,
+    Binding,
+    live_expiry,
+    pack_bindings,
+    tunnel_records,
+    unpack_bindings,
+)
+from fastmip.agents.effects import NEVER, Now
+
+SECOND = 1_000_000_000
+TUNNEL_RECORD = struct.Struct("=IIIHBBQBB6x")
+
+u8, u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32, 64))
+bindings = st.builds(
+    Binding, u32, u32, u32, u32, u64, u64, u64, u32, u32, u16, u16, u8, st.sampled_from([4, 47])
+)
+nows = st.builds(Now, st.integers(0, 2**62), st.integers(0, 2**62))
+
+
+def test_record_is_64_bytes_and_both_descriptions_agree() -> None:
+    assert BINDING_RECORD.size == BINDING_RECORD_SIZE == BINDING_DTYPE.itemsize == 64
+    assert TUNNEL_DTYPE.itemsize == TUNNEL_RECORD.size == 32
+    offset = 0
+    for name, code in zip(Binding._fields, "IIIIQQQIIHHBB", strict=True):
+        field, at = BINDING_DTYPE.fields[name][:2]  # type: ignore[index]
+        assert at == offset, name
+        assert field.itemsize == struct.calcsize("<" + code), name
+        offset += field.itemsize
+
+
+@given(st.lists(bindings, max_size=5))
+def test_struct_and_numpy_read_the_same(found: list[Binding]) -> None:
+    packed = pack_bindings(found)
+    assert len(packed) == 64 * len(found)
+    array = np.frombuffer(packed, dtype=BINDING_DTYPE)
+    assert [Binding(*list(row)[:13]) for row in array.tolist()] == found
+    assert [binding.to_bytes() for binding in found] == [
+        packed[index : index + 64] for index in range(0, len(packed), 64)
+    ]
+
+
+@given(st.lists(bindings, max_size=5), st.binary(max_size=63))
+def test_records_of_this_boot_come_back_as_they_were(found: list[Binding], rest: bytes) -> None:
+    found = [binding._replace(boot=3) for binding in found]
+    assert unpack_bindings(pack_bindings(found) + rest, boot=3, started=Now(1, 1)) == found
+
+
+def test_reverse_is_the_t_bit() -> None:
+    binding = Binding(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0x22, 4)
+    assert binding.reverse
+    assert not binding._replace(flags=0xFD).reverse
+
+
+def slow_expiry(binding: Binding, boot: int, now: Now) -> int:
+    """When a binding ends on this boot's clock, the obvious way."""
+    if binding.boot == boot:
+        return binding.expires_boot_ns
+    if binding.lifetime_s == 0xFFFF or binding.expires_wall_ns == NEVER:
+        return NEVER
+    remaining = min(binding.expires_wall_ns - now.wall_ns, binding.lifetime_s * SECOND)
+    return now.boot_ns + max(remaining, 0)
+
+
+@given(st.lists(bindings, max_size=6), nows, st.sampled_from([0, 1, 2]))
+def test_engine_records_match_a_slow_twin(found: list[Binding], now: Now, boot: int) -> None:
+    found = [binding._replace(boot=index % 3) for index, binding in enumerate(found)]
+    tunnels = tunnel_records(
+        pack_bindings(found),
+        boot=boot,
+        now=now,
+        mtu_bytes=1400,
+        reverse_flag=1,
+        ttl=63,
+        tos_mode=1,
+    )
+    expected = [
+        TUNNEL_RECORD.pack(
+            binding.home_address,
+            binding.care_of_address,
+            binding.home_agent,
+            1400,
+            binding.encapsulation,
+            1 if binding.flags & 2 else 0,
+            slow_expiry(binding, boot, now),
+            63,
+            1,
+        )
+        for binding in found
+        if slow_expiry(binding, boot, now) > now.boot_ns
+    ]
+    assert tunnels.tobytes() == b"".join(expected)
+
+
+@given(bindings, nows)
+def test_scalar_conversion_agrees(binding: Binding, now: Now) -> None:
+    (found,) = unpack_bindings(binding.to_bytes(), boot=binding.boot ^ 1, started=now)
+    assert found.expires_boot_ns == slow_expiry(binding, binding.boot ^ 1, now)
+    assert found.boot == binding.boot ^ 1
+    assert found._replace(boot=0, expires_boot_ns=0) == binding._replace(boot=0, expires_boot_ns=0)
+
+
+def test_never_is_never_and_the_past_is_over() -> None:
+    now = Now(50 * SECOND, 1000 * SECOND)
+    assert live_expiry(NEVER, 0xFFFF, now) == NEVER
+    assert live_expiry(999 * SECOND, 300, now) == 50 * SECOND
+    assert live_expiry(1010 * SECOND, 300, now) == 60 * SECOND
+    assert live_expiry(9999 * SECOND, 300, now) == 350 * SECOND
+
+
+def test_no_records_no_tunnels() -> None:
+    assert len(tunnel_records(b"", boot=1, now=Now(1, 1), mtu_bytes=1500, reverse_flag=1)) == 0
