@@ -269,7 +269,7 @@ cdef class BindingCache:
         """Stage name -> calls, packets, ns_per_packet (sampled; 0.0 before the first sample)."""
         ticks = fm_ticks() - self.control.started_ticks
         cdef double elapsed_ns = <double>(_boot_ns() - self.control.started_ns)
-        ns_per_tick = elapsed_ns / max(ticks, 1)
+        ns_per_tick = elapsed_ns / <double>(ticks + 1)
         result = {}
         for stage in range(FM_STAGES):
             calls, packets, sampled, spent = 0, 0, 0, 0

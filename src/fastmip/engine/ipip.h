@@ -95,6 +95,7 @@ FM_INLINE int tunnel_nesting(const uint8_t *p)
         p += offset;
         if (ipv4_check(p, (uint32_t)(end - p), 1) != FM_NONE)
             return depth;
+        end = p + ipv4_total(p);
         depth++;
     }
     return depth;

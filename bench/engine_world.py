@@ -1,0 +1,78 @@
+"""Engines full of random bindings, and draws from them, for the engine's benchmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from fastmip import _dataplane
+
+LOCAL = 0x0B010101
+CORRESPONDENT = 0x09090909
+DRAWS = 1 << 20
+"""Addresses are redrawn for every batch from this many precomputed draws."""
+
+RECORD = np.dtype(
+    [
+        ("home", "u4"),
+        ("remote", "u4"),
+        ("local", "u4"),
+        ("mtu", "u2"),
+        ("encapsulation", "u1"),
+        ("flags", "u1"),
+        ("expires", "u8"),
+        ("ttl", "u1"),
+        ("tos", "u1"),
+        ("pad", "V6"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """An engine with bindings and random (home address, care-of address) pairs out of them."""
+
+    engine: _dataplane.Engine
+    draws: npt.NDArray[np.uint32]
+    bindings: int
+
+
+def records(bindings: int, seed: int = 1) -> npt.NDArray[np.void]:
+    """Random home addresses from 10.0.0.0 on, random care-of addresses, never expiring."""
+    rng = np.random.default_rng(seed)
+    spread = max(4 * bindings, 1 << 16)
+    rows = np.zeros(bindings, dtype=RECORD)
+    rows["home"] = 0x0A000001 + rng.permutation(spread)[:bindings]
+    rows["remote"] = rng.integers(0xC0000000, 0xC7000000, bindings)
+    rows["local"] = LOCAL
+    rows["encapsulation"] = 4
+    rows["flags"] = _dataplane.FLAG_REVERSE
+    rows["expires"] = 2**64 - 1
+    return rows
+
+
+@cache
+def world(bindings: int) -> World:
+    """An engine with so many bindings; made once per process."""
+    rows = records(bindings)
+    engine = _dataplane.Engine(max_bindings=bindings, local_addresses=[LOCAL])
+    engine.restore(rows.tobytes())
+    picked = rows[np.random.default_rng(2).integers(0, bindings, DRAWS)]
+    draws = np.stack([picked["home"], picked["remote"]], axis=1).astype(np.uint32)
+    return World(engine, draws, bindings)
+
+
+def replay(of: World, side: int, size: int, frames: int) -> _dataplane.Replay:
+    """A pool of packets of ``size`` inner bytes over the world's draws."""
+    return _dataplane.Replay(
+        of.engine,
+        side=side,
+        size=size,
+        frames=frames,
+        draws=of.draws.tobytes(),
+        local=LOCAL,
+        correspondent=CORRESPONDENT,
+    )
