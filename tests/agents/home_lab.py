@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -138,12 +137,12 @@ class Lab:
     tunnels: dict[int, tuple[Tunnel, ...]] = field(default_factory=dict)
     randoms: int = 0
     unreadable: bool = False
+    no_directory: bool = False
 
     def __post_init__(self) -> None:
         if not self.hosts:
             for address in (NODE, OTHER):
                 self.hosts[address] = Host(address, associations(self.replay))
-        self.lookup: Callable[[int], Host | None] = self.hosts.get
         self.start()
 
     def start(self) -> None:
@@ -151,13 +150,18 @@ class Lab:
         self.loads = 0
         self.agent = HomeAgent(
             self.policy,
-            hosts=lambda home_address: self.lookup(home_address),
+            hosts=self.lookup,
             load=self.load,
             boot=self.boot,
             random=self.random,
             cache_nodes=self.cache_nodes,
             started=self.now,
         )
+
+    def lookup(self, home_address: int) -> Host | None:
+        if self.no_directory:
+            raise StoreError("locked")
+        return self.hosts.get(home_address)
 
     def load(self, home_address: int) -> NodeRow | None:
         self.loads += 1

@@ -25,7 +25,6 @@ from tests.agents.home_lab import (
 from fastmip.agents.bindings import BINDING_RECORD_SIZE, tunnel_records
 from fastmip.agents.effects import NEVER, CommitOutcome
 from fastmip.agents.hosts import Host
-from fastmip.errors import StoreError
 
 HOUR = 3600 * SECOND
 
@@ -285,13 +284,9 @@ def test_unreadable_directory_knows_nobody_for_a_while() -> None:
     lab = Lab()
     (commit,) = lab.receive(lab.request())
     lab.receive(lab.request(at=lab.wall_s + 0.1))
-
-    def locked(home_address: int) -> Host | None:
-        raise StoreError(f"locked: {home_address}")
-
-    lab.lookup = locked
+    lab.no_directory = True
     assert codes(lab.carry_out([commit])) == [0]
     assert lab.send(lab.request(at=lab.wall_s + 0.2)) == []
     assert lab.count("haRowsUnreadable") == 2
-    lab.lookup = lab.hosts.get
+    lab.no_directory = False
     assert codes(lab.send(lab.request(at=lab.wall_s + 0.3))) == [0]
