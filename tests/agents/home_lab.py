@@ -25,6 +25,7 @@ from fastmip.agents.effects import (
 from fastmip.agents.home import HomeAgent
 from fastmip.agents.hosts import HomeAgentPolicy, Host, Prefix
 from fastmip.auth.associations import AssociationSet, ReplayStyle, SecurityAssociation
+from fastmip.errors import StoreError
 
 SECOND = 1_000_000_000
 NTP_EPOCH = 2_208_988_800
@@ -135,6 +136,8 @@ class Lab:
     rows: dict[int, NodeRow] = field(default_factory=dict)
     tunnels: dict[int, tuple[Tunnel, ...]] = field(default_factory=dict)
     randoms: int = 0
+    unreadable: bool = False
+    no_directory: bool = False
 
     def __post_init__(self) -> None:
         if not self.hosts:
@@ -147,7 +150,7 @@ class Lab:
         self.loads = 0
         self.agent = HomeAgent(
             self.policy,
-            hosts=self.hosts.get,
+            hosts=self.lookup,
             load=self.load,
             boot=self.boot,
             random=self.random,
@@ -155,8 +158,15 @@ class Lab:
             started=self.now,
         )
 
+    def lookup(self, home_address: int) -> Host | None:
+        if self.no_directory:
+            raise StoreError("locked")
+        return self.hosts.get(home_address)
+
     def load(self, home_address: int) -> NodeRow | None:
         self.loads += 1
+        if self.unreadable:
+            raise StoreError("locked")
         return self.rows.get(home_address)
 
     def random(self, count: int) -> bytes:

@@ -91,7 +91,7 @@ class World:
     ) -> None:
         self.boot_ns = 1_000 * SECOND
         self.wall_ns = WALL
-        self.random = random.Random(seed)
+        self.random = random.Random(seed)  # noqa: S311 - a simulation repeats itself
         self.home_agent = home_agent or PaperHomeAgent(HOME_AGENT)
         self.node = MobileNode(
             settings(**changes), associations(replay), random_bits=self.random.getrandbits
@@ -186,11 +186,13 @@ class World:
     def state(self) -> str:
         return self.node.state.value
 
-    @property
     def tunnels(self) -> tuple[int, ...]:
         """Care-of addresses of the tunnels installed last, the sending one first."""
         installed = self.of(InstallTunnels)
         return tuple(t.local for t in installed[-1].tunnels) if installed else ()
+
+    def stopped(self) -> bool:
+        return self.node.stopped
 
     def sent(self) -> list[Request]:
         return [request for _, _, request in self.requests]

@@ -17,6 +17,9 @@ from tests.agents.home_lab import (
     S,
     associations,
     codes,
+    ntp,
+    only_reply,
+    reply,
 )
 
 from fastmip.agents.bindings import BINDING_RECORD_SIZE, tunnel_records
@@ -237,3 +240,53 @@ def test_bindings_of_an_uncached_node_come_from_the_store() -> None:
     assert (binding.care_of_address, binding.home_agent) == (CARE_OF, HOME_AGENT)
     assert lab.agent.bindings_of(OTHER) == []
     assert lab.count("haCachedNodes") == 0
+
+
+def test_unreadable_row_is_denied_with_130_and_recovers_by_itself() -> None:
+    lab = Lab()
+    lab.send(lab.request())
+    lab.start()
+    lab.unreadable = True
+    lab.pass_time(1)
+    identification = ntp(lab.wall_s)
+    assert only_reply(lab.send(lab.request())).data == reply(130, identification)
+    assert lab.count("haRowsUnreadable") == 1
+    assert codes(lab.send(lab.request(at=lab.wall_s + 0.1))) == []
+    lab.unreadable = False
+    assert codes(lab.send(lab.request(at=lab.wall_s + 0.2))) == [0]
+
+
+def test_unreadable_row_of_another_node_is_130_too() -> None:
+    lab = Lab()
+    lab.send(lab.request())
+    lab.unreadable = True
+    lab.pass_time(1)
+    assert codes(lab.send(lab.request(care_of=OTHER), lab.arrival(OTHER))) == [130]
+    lab.unreadable = False
+    lab.pass_time(1)
+    assert codes(lab.send(lab.request(care_of=OTHER), lab.arrival(OTHER))) == [0]
+
+
+def test_expiry_of_unreadable_rows_is_not_forgotten() -> None:
+    lab = Lab()
+    lab.send(lab.request(lifetime=10))
+    restore(lab)
+    lab.unreadable = True
+    lab.pass_time(10)
+    assert lab.care_of_addresses() == [CARE_OF]
+    lab.unreadable = False
+    lab.pass_time(5)
+    assert lab.care_of_addresses() == []
+    assert lab.count("haBindings") == 0
+
+
+def test_unreadable_directory_knows_nobody_for_a_while() -> None:
+    lab = Lab()
+    (commit,) = lab.receive(lab.request())
+    lab.receive(lab.request(at=lab.wall_s + 0.1))
+    lab.no_directory = True
+    assert codes(lab.carry_out([commit])) == [0]
+    assert lab.send(lab.request(at=lab.wall_s + 0.2)) == []
+    assert lab.count("haRowsUnreadable") == 2
+    lab.no_directory = False
+    assert codes(lab.send(lab.request(at=lab.wall_s + 0.3))) == [0]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import pytest
 from scapy.layers.mobileip import MobileIPRRQ
 from tests.agents.mobile_world import (
     B2,
+    GATEWAY_A,
     HOME,
     HOME_AGENT,
+    LEASE,
     MS,
     SECOND,
     A,
@@ -22,6 +25,7 @@ from tests.agents.mobile_world import (
 )
 from tests.agents.paper_home_agent import NTP_OFFSET, PaperHomeAgent, build_reply, parse_request
 
+from fastmip.agents.attachment import LinkState
 from fastmip.agents.effects import (
     NEVER,
     ConfigureHome,
@@ -77,8 +81,8 @@ def test_scapy_reads_the_request() -> None:
 
 def test_a_link_without_route_or_address_is_not_usable() -> None:
     world = World()
-    world.link(visit_a().__class__("eth0", True))
-    world.link(visit_a().__class__("eth0", True, ((A, 24),), None))
+    world.link(LinkState("eth0", True))
+    world.link(LinkState("eth0", True, ((A, 24),), None))
     assert world.requests == []
     assert world.state == "isolated"
 
@@ -167,7 +171,7 @@ def test_retransmissions_double_from_one_second_rfc5944_3_6_3() -> None:
     world.link(visit_a())
     world.run(130)
     times = [when for when, _, _ in world.requests]
-    gaps = [(b - a) / SECOND for a, b in zip(times, times[1:], strict=False)]
+    gaps = [(b - a) / SECOND for a, b in itertools.pairwise(times)]
     assert gaps == [1, 2, 4, 8, 16, 32, 32, 32]
 
 
@@ -177,7 +181,7 @@ def test_timeouts_do_not_exceed_the_lifetime_rfc5944_3_6_3() -> None:
     world.link(visit_a())
     world.run(30)
     times = [when for when, _, _ in world.requests]
-    gaps = [(b - a) / SECOND for a, b in zip(times, times[1:], strict=False)]
+    gaps = [(b - a) / SECOND for a, b in itertools.pairwise(times)]
     assert gaps[:5] == [1, 2, 4, 5, 5]
 
 
@@ -387,7 +391,7 @@ def test_other_denials_back_off_exponentially(code: int) -> None:
     world.link(visit_a())
     world.run(200)
     times = [when for when, _, _ in world.requests]
-    gaps = [round((b - a) / SECOND) for a, b in zip(times, times[1:], strict=False)]
+    gaps = [round((b - a) / SECOND) for a, b in itertools.pairwise(times)]
     assert gaps == [1, 2, 4, 8, 16, 32, 64, 64]
     assert world.state == "pending"
 
@@ -423,7 +427,7 @@ def test_break_before_make_registers_at_once_and_replaces_the_binding() -> None:
     assert world.requests[-1][0] == world.boot_ns
     assert not world.sent()[-1].simultaneous
     world.run(5)
-    assert world.tunnels == (B,)
+    assert world.tunnels() == (B,)
     assert set(world.home_agent.bindings) == {B}
     handover = world.events("handover")[-1]
     assert handover["kind"] == "break-before-make"
@@ -437,11 +441,11 @@ def test_make_before_break_keeps_the_old_tunnel_until_the_new_one_carries() -> N
     world.link(visit_b("wlan0"))
     request = world.sent()[-1]
     assert (request.care_of, request.simultaneous) == (B2, True)
-    assert world.tunnels == (A, B2), "both accepted, packets still leave by the old one"
+    assert world.tunnels() == (A, B2), "both accepted, packets still leave by the old one"
     assert world.of(RouteThroughTunnel)[-1].interface == "eth0"
     world.run(0.1)
     assert set(world.home_agent.bindings) == {A, B2}
-    assert world.tunnels == (B2, A)
+    assert world.tunnels() == (B2, A)
     assert world.of(RouteThroughTunnel)[-1].interface == "wlan0"
     world.run(2)
     last = world.requests[-1]
@@ -449,7 +453,7 @@ def test_make_before_break_keeps_the_old_tunnel_until_the_new_one_carries() -> N
     assert last[1].interface == "eth0"
     assert set(world.home_agent.bindings) == {B2}
     world.run(10)
-    assert world.tunnels == (B2,)
+    assert world.tunnels() == (B2,)
     assert world.events("handover")[-1]["kind"] == "make-before-break"
 
 
@@ -464,7 +468,7 @@ def test_a_binding_of_a_dead_link_is_replaced_not_released() -> None:
     last = world.sent()[-1]
     assert (last.care_of, last.lifetime, last.simultaneous) == (B2, 300, False)
     assert set(world.home_agent.bindings) == {B2}
-    assert world.tunnels == (B2,)
+    assert world.tunnels() == (B2,)
 
 
 def test_the_new_link_dies_before_the_old_is_released() -> None:
@@ -475,7 +479,7 @@ def test_the_new_link_dies_before_the_old_is_released() -> None:
     world.run(0.1)
     world.link(down("wlan0"))
     assert world.state == "registered", "the old registration is still good"
-    assert world.tunnels == (A,)
+    assert world.tunnels() == (A,)
     world.run(3)
     assert set(world.home_agent.bindings) == {A}, "no more copies to the dead link"
 
@@ -489,10 +493,10 @@ def test_without_simultaneous_bindings_the_old_one_is_gone_with_code_1_rfc5944_3
     world.link(visit_b("wlan0"))
     count = len(world.requests)
     world.run(0.1)
-    assert world.tunnels[0] == B2
+    assert world.tunnels()[0] == B2
     world.run(20)
     assert len(world.requests) == count, "nothing left to release"
-    assert world.tunnels == (B2,)
+    assert world.tunnels() == (B2,)
 
 
 def test_135_drops_the_s_bit() -> None:
@@ -527,7 +531,7 @@ def test_a_carrier_that_comes_back_with_the_same_address_says_nothing() -> None:
     world.run(5)
     assert len(world.requests) == 1
     assert world.state == "registered"
-    assert world.tunnels == (A,)
+    assert world.tunnels() == (A,)
 
 
 def test_a_less_preferred_link_changes_nothing() -> None:
@@ -544,10 +548,10 @@ def test_the_operator_can_prefer_a_link() -> None:
     world.take(world.node.prefer("wlan0", world.now))
     assert world.sent()[-1].simultaneous
     world.run(5)
-    assert world.tunnels == (B2,)
+    assert world.tunnels() == (B2,)
     world.take(world.node.prefer(None, world.now))
     world.run(5)
-    assert world.tunnels == (A,)
+    assert world.tunnels() == (A,)
 
 
 def test_an_unanswering_link_gives_way_to_another_usable_one() -> None:
@@ -575,7 +579,7 @@ def test_a_flapping_link_does_not_displace_a_working_one_at_once() -> None:
     world.link(visit_a("eth0"))
     assert len(world.requests) == count
     world.run(20)
-    assert world.tunnels[0] == A
+    assert world.tunnels()[0] == A
 
 
 def test_no_more_than_one_request_a_second_on_average_rfc5944_2_4_2() -> None:
@@ -630,7 +634,7 @@ def test_returning_home_keeps_the_order_of_rfc5944_4_6() -> None:
     assert world.state == "returning"
     world.run(0.1)
     assert world.state == "home"
-    assert world.tunnels == ()
+    assert world.tunnels() == ()
     assert world.home_agent.bindings == {}
 
 
@@ -643,18 +647,36 @@ def test_gratuitous_arp_is_repeated_in_parallel_rfc5944_4_6() -> None:
     assert world.node.counters()["mnGratuitousARPsSend"] == 4
 
 
+def test_a_default_route_that_comes_later_is_no_second_return() -> None:
+    world = World()
+    world.link(LinkState("eth0", True, ((LEASE, 24),)))
+    world.run(0.1)
+    world.link(at_home())
+    world.run(10)
+    assert len(world.of(GratuitousArp)) == 4
+    assert len(world.requests) == 1
+    assert world.state == "home"
+
+
+def test_another_router_on_the_link_is_no_move() -> None:
+    world = registered()
+    world.link(LinkState("eth0", True, ((A, 24),), GATEWAY_A - 1))
+    world.run(10)
+    assert len(world.requests) == 1
+
+
 def test_tunnels_stay_until_the_home_agent_accepted_the_deregistration() -> None:
     world = World()
     world.link(visit_b("wlan0"))
     world.run(60)
     world.reachable = False
     world.link(at_home("eth0"))
-    assert world.tunnels == (B2,)
+    assert world.tunnels() == (B2,)
     world.run(2)
-    assert world.tunnels == (B2,)
+    assert world.tunnels() == (B2,)
     world.reachable = True
     world.run(10)
-    assert world.tunnels == ()
+    assert world.tunnels() == ()
     assert world.state == "home"
 
 
@@ -715,9 +737,9 @@ def test_stop_releases_the_care_of_address_from_itself() -> None:
     request = world.sent()[-1]
     assert (request.lifetime, request.care_of) == (0, A)
     assert world.requests[-1][1].source.address == A
-    assert not world.node.stopped
+    assert not world.stopped()
     world.run(0.1)
-    assert world.node.stopped
+    assert world.stopped()
     assert world.home_agent.bindings == {}
 
 
@@ -727,7 +749,7 @@ def test_stop_gives_up_on_a_silent_home_agent() -> None:
     world.reachable = False
     world.take(world.node.stop(world.now))
     world.run(4)
-    assert world.node.stopped
+    assert world.stopped()
 
 
 def test_stop_at_home_has_nothing_to_say() -> None:
@@ -736,5 +758,5 @@ def test_stop_at_home_has_nothing_to_say() -> None:
     world.run(10)
     count = len(world.requests)
     world.take(world.node.stop(world.now))
-    assert world.node.stopped
+    assert world.stopped()
     assert len(world.requests) == count

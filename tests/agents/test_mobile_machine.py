@@ -14,7 +14,7 @@ from tests.agents.mobile_world import (
     visit_a,
     visit_b,
 )
-from tests.agents.paper_home_agent import build_reply, parse_request
+from tests.agents.paper_home_agent import KEY, build_reply, parse_request
 
 from fastmip.agents.attachment import LinkState
 from fastmip.agents.effects import GratuitousArp, InstallTunnels, SendDatagram, SetArp
@@ -75,10 +75,14 @@ class MobileNodeMachine(RuleBasedStateMachine):
             return  # only the home agent has the key, and it says so only when it is true
         requests = self.world.sent()
         request = requests[max(0, len(requests) - 1 - back)]
-        key = {} if good_key else {"key": b"x" * 16}
         self.world.hear(
             build_reply(
-                code, request.lifetime, HOME, request.home_agent, request.identification, **key
+                code,
+                request.lifetime,
+                HOME,
+                request.home_agent,
+                request.identification,
+                key=KEY if good_key else bytes(16),
             )
         )
 
@@ -139,12 +143,12 @@ class MobileNodeMachine(RuleBasedStateMachine):
         else:
             assert world.state == "registered"
             assert len(world.home_agent.bindings) == 1
-            assert world.tunnels == tuple(world.home_agent.bindings)
+            assert world.tunnels() == tuple(world.home_agent.bindings)
         self.effects_are_lawful()
         self.pace_is_kept()
         world.take(world.node.stop(world.now))
         world.run(10)
-        assert world.node.stopped
+        assert world.stopped()
         if usable:
             assert world.home_agent.bindings == {}
 

@@ -347,5 +347,5 @@ def test_a_full_and_a_read_only_store_deny_and_recover_by_themselves(tmp_path: P
         timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("survived")
+    assert "survived" in done.stdout
     assert list(disk.iterdir()) == []  # the mount was the child's alone

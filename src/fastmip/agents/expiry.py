@@ -148,6 +148,10 @@ class BindingExpiry:
         """Look at a node again so many seconds from now."""
         self._add(node, home_address, now_ns // _SECOND + seconds)
 
+    def look_again(self, home_address: int, now_ns: int, seconds: int) -> None:
+        """Come back to a hint whose node could not be loaded."""
+        self._wheel.add(now_ns // _SECOND + seconds, home_address)
+
     def _add(self, node: Node, home_address: int, second: int) -> None:
         self._wheel.add(second, home_address)
         node.wheel_second = second

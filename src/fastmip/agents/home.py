@@ -56,6 +56,7 @@ from fastmip.agents.hosts import INFINITE_LIFETIME, HomeAgentPolicy, Host
 from fastmip.agents.nodes import Held, Node, NodeCache, Work
 from fastmip.agents.reply_policy import (
     IDENTIFICATION_MISMATCH,
+    INSUFFICIENT_RESOURCES,
     SILENT,
     Case,
     Refusal,
@@ -74,7 +75,7 @@ from fastmip.auth.freshness import (
     nonce_reply,
     rejected_timestamp_reply,
 )
-from fastmip.errors import WireError
+from fastmip.errors import StoreError, WireError
 from fastmip.wire.addresses import is_unicast
 from fastmip.wire.codes import FLAG_REVERSE_TUNNEL, ExtensionType, MessageType, ReplyCode
 from fastmip.wire.extensions import UnknownExtension
@@ -92,9 +93,10 @@ class HomeAgent:
     """Registration at the home agent: one instance per process, one caller thread.
 
     Never raises on what a datagram contains. ``hosts`` finds a served mobile node, ``load``
-    its durable row; ``boot`` is this boot's row in the boot table; ``random(n)`` gives n
-    unpredictable bytes; ``started`` are the clocks by which the restart converted the stored
-    bindings (``bindings.tunnel_records``).
+    its durable row (while it raises StoreError its node is denied with 130); ``boot`` is this
+    boot's row in the boot table; ``random(n)`` gives n unpredictable bytes; ``started`` are
+    the clocks by which the restart converted the stored bindings
+    (``bindings.tunnel_records``).
     """
 
     def __init__(
@@ -149,7 +151,12 @@ class HomeAgent:
         if proof is None:
             return effects
         host, association = proof
-        node = self._nodes.get(request.home_address, now)
+        try:
+            node = self._nodes.get(request.home_address, now)
+        except StoreError:
+            self._count[names.UNREADABLE] += 1
+            self._writer.tell_no_store(request, arrival, host, association, now, effects)
+            return effects
         if node.work is not None:
             self._hold(node, Held(request, data, arrival, host, association))
             return effects
@@ -174,7 +181,7 @@ class HomeAgent:
                 self._count[names.MISSING_AUTHENTICATION] += 1
             return None
         extension = found[0]
-        host = self._hosts(request.home_address)
+        host = self._find_host(request.home_address)
         if host is None:
             self._count[names.UNKNOWN_HOME_ADDRESS] += 1
             return None
@@ -188,31 +195,16 @@ class HomeAgent:
         self._count[counter] += 1
         self._writer.report(request, arrival, extension.spi, reason, now, effects)
         if may_tell_stranger(data, request, arrival, self._policy):
-            self._tell_stranger(request, arrival, host, now, effects)
+            self._writer.tell_stranger(request, arrival, host, now, effects)
         return None
 
-    def _tell_stranger(
-        self,
-        request: RegistrationRequest,
-        arrival: Arrival,
-        host: Host,
-        now: Now,
-        effects: list[Effect],
-    ) -> None:
-        """Answer 131, signed with the first association (RFC 5944 3.8.2.1 a)."""
-        code = ReplyCode.HA_MOBILE_NODE_AUTHENTICATION
-        self._count[CODE_COUNTERS[code]] += 1
-        if self._writer.may_deny(request.home_address, now):
-            self._writer.reply(
-                request,
-                arrival,
-                host.associations.outbound(),
-                self._policy.foreign_agents(arrival.source.address),
-                code,
-                self._writer.grant(request, host),
-                request.identification,
-                effects,
-            )
+    def _find_host(self, home_address: int) -> Host | None:
+        """The host, or None: a directory that cannot be read knows nobody."""
+        try:
+            return self._hosts(home_address)
+        except StoreError:
+            self._count[names.UNREADABLE] += 1
+            return None
 
     def _hold(self, node: Node, held: Held) -> None:
         """Keep the latest request that came while the node's commit is outstanding."""
@@ -263,7 +255,11 @@ class HomeAgent:
             repeated = self._repeat(node, case)
             if repeated is not None:
                 return repeated
-        refusal = climb(case)
+        try:
+            refusal = climb(case)
+        except StoreError:  # of another node's row that a rung asked for
+            self._count[names.UNREADABLE] += 1
+            refusal = INSUFFICIENT_RESOURCES
         if refusal is not None:
             return self._refuse(node, case, refusal)
         return self._accept(node, case)
@@ -497,7 +493,7 @@ class HomeAgent:
 
     def _resume(self, node: Node, held: Held, now: Now) -> list[Effect]:
         """Answer a held request, if its sender is still one of our hosts."""
-        host = self._hosts(held.request.home_address)
+        host = self._find_host(held.request.home_address)
         association = held.association
         if host is None or host.associations.inbound(association.spi) != association:
             self._count[names.UNKNOWN_HOME_ADDRESS] += 1
@@ -513,7 +509,11 @@ class HomeAgent:
         """
         effects: list[Effect] = []
         for home_address in self._expiry.due(now.boot_ns, _EXPIRIES_PER_CALL):
-            effects += self._look_at(home_address, now)
+            try:
+                effects += self._look_at(home_address, now)
+            except StoreError:
+                self._count[names.UNREADABLE] += 1
+                self._expiry.look_again(home_address, now.boot_ns, _RETRY_S)
         return effects
 
     def _look_at(self, home_address: int, now: Now) -> list[Effect]:
@@ -555,7 +555,7 @@ class HomeAgent:
     def clear_binding(self, home_address: int, now: Now) -> list[Effect]:
         """Withdraw all bindings of a node on the operator's word.
 
-        A request that is in work is finished first.
+        A request that is in work is finished first. Raises StoreError if ``load`` does.
         """
         node = self._nodes.get(home_address, now)
         if node.work is not None:

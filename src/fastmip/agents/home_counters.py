@@ -34,6 +34,7 @@ DUPLICATES: Final = "haDuplicateRequests"
 REPLIES_SUPPRESSED: Final = "haRepliesSuppressed"
 VIOLATIONS_SUPPRESSED: Final = "haViolationsSuppressed"
 COMMITS_FAILED: Final = "haCommitsFailed"
+UNREADABLE: Final = "haRowsUnreadable"
 EXPIRED: Final = "haBindingsExpired"
 BINDINGS: Final = "haBindings"
 CACHED_NODES: Final = "haCachedNodes"
@@ -95,6 +96,7 @@ HOME_COUNTERS: Final[dict[str, str]] = {
     REPLIES_SUPPRESSED: "Denials and repeated answers withheld by the rate limits.",
     VIOLATIONS_SUPPRESSED: "Security violations counted but not reported, by the rate limit.",
     COMMITS_FAILED: "Changes the packet engine or the store refused.",
+    UNREADABLE: "Hosts or nodes the store could not read; answered 130, or not at all.",
     EXPIRED: "Bindings removed because their lifetime ended.",
     BINDINGS: "Bindings in force now (a gauge).",
     CACHED_NODES: "Mobile nodes held in memory now (a gauge).",

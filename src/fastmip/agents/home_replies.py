@@ -10,13 +10,13 @@ from __future__ import annotations
 from fastmip.agents import home_counters as names
 from fastmip.agents.effects import Arrival, Effect, Endpoint, Now, SendDatagram, Violation
 from fastmip.agents.home_arp import is_from_home
-from fastmip.agents.home_counters import ViolationReason
+from fastmip.agents.home_counters import CODE_COUNTERS, ViolationReason
 from fastmip.agents.hosts import HomeAgentPolicy, Host
 from fastmip.agents.reply_policy import Case, is_broadcast
 from fastmip.agents.throttle import Allowance, DenialThrottle
 from fastmip.auth.associations import AssociationSet, SecurityAssociation
 from fastmip.auth.authenticators import append_authentication
-from fastmip.wire.codes import ExtensionType
+from fastmip.wire.codes import ExtensionType, ReplyCode
 from fastmip.wire.registration import RegistrationReply, RegistrationRequest
 
 
@@ -52,6 +52,57 @@ class ReplyWriter:
             identification,
             effects,
         )
+
+    def tell_stranger(
+        self,
+        request: RegistrationRequest,
+        arrival: Arrival,
+        host: Host,
+        now: Now,
+        effects: list[Effect],
+    ) -> None:
+        """Answer 131, signed with the first association (RFC 5944 3.8.2.1 a)."""
+        signing = host.associations.outbound()
+        code = int(ReplyCode.HA_MOBILE_NODE_AUTHENTICATION)
+        self._tell(request, arrival, host, signing, code, now, effects)
+
+    def tell_no_store(
+        self,
+        request: RegistrationRequest,
+        arrival: Arrival,
+        host: Host,
+        association: SecurityAssociation,
+        now: Now,
+        effects: list[Effect],
+    ) -> None:
+        """Answer 130 to an authentic request whose node's row cannot be read."""
+        signing = host.associations.outbound(association.spi)
+        code = int(ReplyCode.HA_INSUFFICIENT_RESOURCES)
+        self._tell(request, arrival, host, signing, code, now, effects)
+
+    def _tell(
+        self,
+        request: RegistrationRequest,
+        arrival: Arrival,
+        host: Host,
+        association: SecurityAssociation | None,
+        code: int,
+        now: Now,
+        effects: list[Effect],
+    ) -> None:
+        """Deny without knowing the node's state; the Identification goes back as it came."""
+        self._count[CODE_COUNTERS[code]] += 1
+        if self.may_deny(request.home_address, now):
+            self.reply(
+                request,
+                arrival,
+                association,
+                self.policy.foreign_agents(arrival.source.address),
+                code,
+                self.grant(request, host),
+                request.identification,
+                effects,
+            )
 
     def reply(
         self,

@@ -202,6 +202,8 @@ class MobileNode:
         if chosen == before:
             return again_ns
         self._attachment = chosen
+        if chosen is not None and before is not None and chosen[:3] == before[:3]:
+            return again_ns  # another router on the same link is no move
         if chosen is not None:
             self._arrive(chosen, before, now)
             effects.append(_link_event("link-chosen", chosen))

@@ -105,6 +105,7 @@ class Daemon:
             notify(READY=1, STATUS=self._status_line(), MAINPID=os.getpid())
             log.info("daemon-started", version=__version__, pid=os.getpid())
             await self._stopping.wait()
+            log.info("daemon-stopping")
         finally:
             notify(STOPPING=1)
             if watchdog is not None:
@@ -112,7 +113,6 @@ class Daemon:
             await control.stop()
             for service in reversed(self._services):
                 await service.stop()
-            log.info("daemon-stopped")
 
     def _build(self, kernel: Kernel) -> list[Service]:
         services: list[Service] = []

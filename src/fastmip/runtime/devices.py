@@ -43,7 +43,6 @@ _TUN_F_USO6 = 0x40  # the kernel takes USO4 only together with USO6
 
 # linux/sockios.h
 _SIOCSIFMTU = 0x8922
-_SIOCSIFTXQLEN = 0x8943
 
 # asm-generic/socket.h, linux/icmp.h: not in Python's socket module
 _SO_SNDBUFFORCE = 32
@@ -99,11 +98,12 @@ def open_tun(
     multi_queue: bool = False,
     mtu_bytes: int = TUN_MTU,
 ) -> Tun:
-    """Open a TUN device, or one more queue of it, and set its MTU and queue length.
+    """Open a TUN device, or one more queue of it, and set its MTU.
 
     With ``vnet_hdr`` the kernel hands TCP and UDP super-frames over whole and leaves
     checksums to the engine. ``multi_queue`` must be the same for all queues of a device.
-    The device is left down; the caller configures it and brings it up. Raises DeviceError.
+    The device is left down; the caller configures it, its queue length too (by netlink: the
+    ioctl is refused in a user namespace), and brings it up. Raises DeviceError.
     """
     if not 0 < len(name.encode()) < 16:
         raise DeviceError(f"TUN device {name!r}: a name has 1 to 15 bytes")
@@ -119,7 +119,6 @@ def open_tun(
             if vnet_hdr:
                 super_frames = _enable_super_frames(fd)
             _interface_ioctl(actual, _SIOCSIFMTU, mtu_bytes)
-            _interface_ioctl(actual, _SIOCSIFTXQLEN, TUN_QUEUE_LENGTH)
         except BaseException:
             os.close(fd)
             raise

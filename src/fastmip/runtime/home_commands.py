@@ -78,7 +78,7 @@ class HomeCommands:
         for binding in self._bindings(arguments):
             endless = binding.expires_boot_ns == NEVER
             remaining_s = (binding.expires_boot_ns - now.boot_ns) // 1_000_000_000
-            if not endless and remaining_s <= 0:
+            if binding.expires_boot_ns <= now.boot_ns:
                 continue
             rows.append(
                 {

@@ -66,7 +66,7 @@ class HomeTunnel:
         found = await self._kernel.interface(self.device)
         if found is None:
             raise StartError(f"{self.device}: the device vanished while it was configured")
-        await self._kernel.set_link(found.index, state="up")
+        await self._kernel.set_link(found.index, txqlen=devices.TUN_QUEUE_LENGTH, state="up")
 
     async def attract(self, home_interface: str | None) -> None:
         """Lead the home network's traffic to the engine; call it when workers run."""

@@ -2,8 +2,8 @@
 
 Link changes, datagrams, timers and commands queue up. For each the agent says what to do, and
 that is done in its order, waiting for the kernel where needed: RFC 5944 4.6 depends on it
-(home routing before ARP, ARP before the request). A new link gets its routing table before the
-agent hears of it, so that a request can leave at once.
+(home routing before ARP, ARP before the request). A new link gets the routes a request needs
+before the agent hears of it; the rest of its routing waits until nothing else is to be done.
 """
 
 from __future__ import annotations
@@ -164,6 +164,8 @@ class MobileDriver:
             for effect in effects:
                 if not isinstance(effect, Event | Violation):
                     await self._carry_out(effect)
+            if self._queue.empty():
+                await self._attempt(self._routing.settle(), "settle")
             for word in words:
                 self._tell(word)
             if self._agent.stopped:

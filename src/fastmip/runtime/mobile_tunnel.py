@@ -60,7 +60,7 @@ class MobileTunnel:
         if found is None:
             raise StartError(f"{self.device}: the device vanished while it was configured")
         self._index = found.index
-        await self._kernel.set_link(found.index, state="up")
+        await self._kernel.set_link(found.index, txqlen=devices.TUN_QUEUE_LENGTH, state="up")
 
     async def follow_link_mtu(self, link_mtu_bytes: int) -> None:
         """Make the device's MTU fit tunnels over a link of this MTU."""

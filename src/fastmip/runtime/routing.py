@@ -1,16 +1,21 @@
 """Routing of a mobile node: policy rules and tables, after the manner of wg-quick.
 
-Rules, in this order (``P`` is PRIORITY, ``T`` the configured table, ``M`` the mark):
+Rules, in this order (``P`` is PRIORITY, ``T`` the configured table, ``M`` the mark of tunnel
+and registration packets, ``C`` each address of a link, ``L`` that link's own table):
 
-    P+0  from CARE-OF-ADDRESS   table T+1+n   each link by itself: what has a source goes out
-                                              by the interface that owns it
-    P+1  marked M               table T+1+n   tunnel packets: the link in use
-    P+2  marked M               table main    or whatever the machine would do
-    P+3  marked M               table T+1+N   which says unreachable: never into the tunnel
-    P+4  from HOME-ADDRESS      table T
-    P+5  to HOME-NETWORK        table T       also if a dead link still claims that network
-    P+6  any                    table main, but not its default route: local networks
-    P+7  any                    table T
+    P+0  marked M, from C    table L      each link speaks for itself
+    P+1  marked M            table L of the link in use: tunnel packets
+    P+2  marked M            table main   or whatever the machine would do
+    P+3  marked M            unreachable: never into the tunnel
+    P+4  from C              table main, but not its default route
+    P+5  from C              table L      who speaks for a link leaves by it
+    P+6  from HOME-ADDRESS   table T
+    P+7  to HOME-NETWORK     table T      also if a dead link still claims that network
+    P+8  any                 table main, but not its default route: local networks
+    P+9  any                 table T
+
+(An inverted rule inverts all its selectors together, so "not marked" stands alone or not at
+all; here marked packets are simply dealt with first.)
 
 Table T always holds a default route into the tunnel device, with the home address as source.
 At home, or away without reverse tunnelling, routes of a better metric lie on top of it and
@@ -71,6 +76,9 @@ class MobileRouting:
         """Rules that lead packets of the home address to table T."""
         self._links: dict[str, list[Change]] = {}
         self._states: dict[str, LinkState] = {}
+        self._unsettled: set[str] = set()
+        self._marked = ""
+        """Link that tunnel packets leave by."""
         self._mark: list[Change] = []
         self._top: list[Change] = []
         """Routes over the tunnel's in table T: at home or without reverse tunnelling."""
@@ -83,9 +91,11 @@ class MobileRouting:
     async def start(self) -> None:
         """Home address on the tunnel device, table T and the rules that lead to it.
 
-        The device must be up. Raises NetlinkError or OSError.
+        The device must be up. Raises StartError when a table is in use, OSError.
         """
-        unreachable = self._link_table(len(self._interfaces))
+        unreachable = self._table + 1 + len(self._interfaces)
+        for table in range(self._table, unreachable + 1):
+            await self._kernel.free_table(table, 1)
         for interface in (self._device, *self._interfaces):
             await self._relax_reverse_path(interface)
         mark, tunnel = self._fwmark, self._device
@@ -98,10 +108,10 @@ class MobileRouting:
         ):
             await self._apply(change, self._base)
         for rule in (
-            Rule(PRIORITY + 4, self._table, source=f"{self._home}/32"),
-            Rule(PRIORITY + 5, self._table, destination=self._home_network),
-            Rule(PRIORITY + 6, MAIN_TABLE, suppress_prefixlength=0),
-            Rule(PRIORITY + 7, self._table),
+            Rule(PRIORITY + 6, self._table, source=f"{self._home}/32"),
+            Rule(PRIORITY + 7, self._table, destination=self._home_network),
+            Rule(PRIORITY + 8, MAIN_TABLE, suppress_prefixlength=0),
+            Rule(PRIORITY + 9, self._table),
         ):
             await self._apply(rule, self._attracting)
 
@@ -117,8 +127,8 @@ class MobileRouting:
         for changes in self._arp.values():
             await self._undo(changes)
 
-    def _link_table(self, number: int) -> int:
-        return self._table + 1 + number
+    def _link_table(self, interface: str) -> int:
+        return self._table + 1 + self._interfaces.index(interface)
 
     async def _apply(self, change: Change, kept: list[Change]) -> bool:
         is_new = await self._kernel.apply(change)
@@ -150,52 +160,68 @@ class MobileRouting:
     # links
 
     async def link_changed(self, link: LinkState) -> None:
-        """Give a link its own table: its addresses, its networks, its default route."""
+        """Do what a request over this link cannot do without; the rest waits for ``settle``."""
         before = self._states.get(link.interface)
-        if before == link:
-            return
         self._states[link.interface] = link
-        table = self._link_table(self._interfaces.index(link.interface))
-        wanted: list[Change] = []
-        if link.carrier:
-            wanted = self._link_changes(link, table)
-            if before is None or not before.carrier:
-                # A new device of this name starts with the system's defaults.
-                await self._relax_reverse_path(link.interface)
+        self._unsettled.add(link.interface)
+        if not link.carrier:
+            return
+        if before is not None and not before.carrier:
+            # The kernel may have dropped routes of a link that was down: put them up anew.
+            await self._undo(self._links.get(link.interface, []))
         present = self._links.setdefault(link.interface, [])
-        gone = [change for change in present if change not in wanted]
-        for change in wanted:
+        for change in self._link_changes(link)[:2]:
             if change not in present:
                 await self._apply(change, present)
-        for change in gone[::-1]:
-            present.remove(change)
-            await self._kernel.undo(change)
 
-    def _link_changes(self, link: LinkState, table: int) -> list[Change]:
-        device = link.interface
-        changes: list[Change] = []
-        for address, length in link.addresses:
-            network = format_network(address & prefix_mask(length), length)
-            if length < 32:
-                changes.append(
-                    Route(network, table, device=device, prefsrc=format_address(address))
-                )
+    async def settle(self) -> None:
+        """Finish what link changes began, now that nothing waits for it."""
+        while self._unsettled:
+            name = self._unsettled.pop()
+            link = self._states[name]
+            present = self._links.setdefault(name, [])
+            wanted = self._link_changes(link) if link.carrier else []
+            for change in wanted:
+                if change not in present:
+                    await self._apply(change, present)
+            for change in [change for change in present if change not in wanted][::-1]:
+                present.remove(change)
+                await self._kernel.undo(change)
+            if link.carrier:
+                # A device that was plugged in again starts with the system's defaults.
+                await self._relax_reverse_path(name)
+        await self._mark_leads_to(self._marked)
+
+    def _link_changes(self, link: LinkState) -> list[Change]:
+        """A link's table and rules; the first two are what tunnel packets need."""
+        device, table = link.interface, self._link_table(link.interface)
+        own = [(a, n) for a, n in link.addresses if a != self._home_address]
+        routes: list[Change] = []
         if link.gateway is not None:
             gateway = format_address(link.gateway) if link.gateway else ""
-            changes.append(
+            routes.append(
                 Route("default", table, device=device, gateway=gateway, onlink=bool(gateway))
             )
-        changes += [
-            Rule(PRIORITY, table, source=f"{format_address(address)}/32")
-            for address, _ in link.addresses
-            if address != self._home_address
-        ]
-        return list(dict.fromkeys(changes))
+        for address, length in link.addresses:
+            network = format_network(address & prefix_mask(length), length)
+            source = format_address(address)
+            if length < 32:
+                routes.append(Route(network, table, device=device, prefsrc=source))
+        rules: list[Change] = []
+        for address, _ in own:
+            source = f"{format_address(address)}/32"
+            rules += [
+                Rule(PRIORITY, table, source=source, fwmark=self._fwmark),
+                Rule(PRIORITY + 4, MAIN_TABLE, source=source, suppress_prefixlength=0),
+                Rule(PRIORITY + 5, table, source=source),
+            ]
+        return list(dict.fromkeys([*routes[:1], *rules[:1], *routes[1:], *rules[1:]]))
 
     # effects of the agent
 
     async def route_through_tunnel(self, *, reverse: bool, interface: str) -> None:
         """Away: packets of the home address into the tunnel, or natively out of a link."""
+        self._marked = interface
         await self._mark_leads_to(interface)
         top: list[Change] = []
         link = self._states.get(interface)
@@ -215,7 +241,7 @@ class MobileRouting:
 
     async def at_home(self, interface: str) -> None:
         """Home routing on a home link (RFC 5944 2.4.3, 4.2.1): like any other host there."""
-        await self._mark_leads_to(interface)
+        self._marked = interface  # nothing marked needs it now: ``settle`` does it
         metric = _HOME_METRIC + self._interfaces.index(interface)
         await self._replace_top(
             [
@@ -252,7 +278,7 @@ class MobileRouting:
         """Tunnel packets leave by this link."""
         wanted: list[Change] = []
         if interface:
-            table = self._link_table(self._interfaces.index(interface))
+            table = self._link_table(interface)
             wanted = [Rule(PRIORITY + 1, table, fwmark=self._fwmark)]
         if wanted == self._mark:
             return

@@ -1,0 +1,548 @@
+"""The home agent daemon among stock kernels; packets and messages judged by others."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import ICMP, IP, UDP  # type: ignore[import-untyped]  # scapy is untyped
+from scapy.layers.l2 import ARP, Ether  # type: ignore[import-untyped]  # scapy is untyped
+from tests.helpers import handmade
+from tests.helpers.home_agent_lab import (
+    CARE_OF,
+    CORRESPONDENT,
+    HOME_ADDRESS,
+    HOME_AGENT,
+    HOME_HOST,
+    HomeAgentLab,
+)
+from tests.helpers.namespaces import wait_for
+
+UNSPECIFIED = str(ipaddress.IPv4Address(0))
+
+pytestmark = pytest.mark.netns
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[HomeAgentLab]:
+    with HomeAgentLab(tmp_path) as built:
+        yield built
+
+
+def encapsulated(raw: socket.socket) -> IP:
+    """The next IP-in-IP packet that arrives."""
+    return IP(raw.recv(4096))
+
+
+def start_ping(lab: HomeAgentLab, where: str, address: str) -> subprocess.Popen[str]:
+    return lab.net.start(where, "ping", "-c", "3", "-i", "0.2", "-W", "1", address)
+
+
+def test_traffic_from_a_correspondent_follows_the_node_rfc5944_4_2_3(lab: HomeAgentLab) -> None:
+    lab.start()
+    client, tunnel = lab.udp("away", CARE_OF), lab.raw("away", 4)
+    lab.register(client)
+    start_ping(lab, "cn", HOME_ADDRESS)
+    outer = encapsulated(tunnel)
+    assert (outer.src, outer.dst, outer.proto) == (HOME_AGENT, CARE_OF, 4)
+    assert (outer[1].src, outer[1].dst) == (CORRESPONDENT, HOME_ADDRESS)
+    assert outer[ICMP].type == 8
+    assert len(outer) == outer.len == 20 + outer[1].len
+    rebuilt = IP(bytes(outer))
+    del rebuilt.chksum
+    assert IP(bytes(rebuilt)).chksum == outer.chksum
+
+
+def test_a_reverse_tunnelled_packet_reaches_the_correspondent_rfc3024(lab: HomeAgentLab) -> None:
+    lab.start()
+    client, tunnel = lab.udp("away", CARE_OF), lab.raw("away", 4)
+    lab.register(client)
+    receiver = lab.udp("cn", CORRESPONDENT, 7777)
+    inner = IP(src=HOME_ADDRESS, dst=CORRESPONDENT) / UDP(sport=5, dport=7777) / b"through"
+    tunnel.sendto(bytes(inner), (HOME_AGENT, 0))
+    assert receiver.recvfrom(100) == (b"through", (HOME_ADDRESS, 5))
+    forged = IP(src="10.1.0.6", dst=CORRESPONDENT) / UDP(sport=5, dport=7777) / b"forged"
+    tunnel.sendto(bytes(forged), (HOME_AGENT, 0))
+    tunnel.sendto(bytes(inner), (HOME_AGENT, 0))
+    assert receiver.recvfrom(100)[0] == b"through"
+
+
+def test_a_reverse_tunnel_that_was_not_granted_is_refused_rfc3024_4_3_2(
+    lab: HomeAgentLab,
+) -> None:
+    lab.start()
+    client, tunnel = lab.udp("away", CARE_OF), lab.raw("away", 4)
+    lab.register(client, flags=0x20)
+    receiver = lab.udp("cn", CORRESPONDENT, 7777)
+    inner = IP(src=HOME_ADDRESS, dst=CORRESPONDENT) / UDP(sport=5, dport=7777) / b"no"
+    tunnel.sendto(bytes(inner), (HOME_AGENT, 0))
+    rows = wait_for(
+        "a drop", lambda: [r for r in lab.ask("show errors")["rows"] if "drop" in r["verdict"]]
+    )
+    assert rows[0]["packets"] == 1
+    receiver.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        receiver.recv(100)
+
+
+def test_home_hosts_learn_the_home_agent_when_the_node_leaves_rfc5944_4_6(
+    lab: HomeAgentLab,
+) -> None:
+    net = lab.net
+    net.ip("mn", "link", "set", "eth0", "up")
+    assert lab.ping("hh", HOME_ADDRESS)
+    assert lab.neighbour("hh", HOME_ADDRESS) == lab.mac("mn")
+    lab.start()
+    net.ip("mn", "link", "set", "eth0", "down")
+    watcher = lab.packet("hh", "eth0", 0x0806)
+    lab.register(lab.udp("away", CARE_OF))
+    wait_for("the new address", lambda: lab.neighbour("hh", HOME_ADDRESS) == lab.mac("ha"))
+    announcement = _next_announcement(watcher)
+    assert (announcement.dst, announcement.src) == ("ff:ff:ff:ff:ff:ff", lab.mac("ha"))
+    assert announcement[ARP].op == 1
+    assert announcement[ARP].hwsrc == lab.mac("ha")
+    # It is repeated, and a host without an entry gets an answer.
+    assert _next_announcement(watcher)[ARP].hwsrc == lab.mac("ha")
+    net.ip("hh", "neighbour", "flush", "all")
+    tunnel = lab.raw("away", 4)
+    start_ping(lab, "hh", HOME_ADDRESS)
+    assert encapsulated(tunnel)[1].src == HOME_HOST
+    assert lab.neighbour("hh", HOME_ADDRESS) == lab.mac("ha")
+
+
+def test_a_returning_node_gets_its_address_back_in_the_rfc_order_rfc5944_4_6(
+    lab: HomeAgentLab,
+) -> None:
+    net = lab.net
+    lab.start()
+    lab.register(lab.udp("away", CARE_OF))
+    lab.ping("hh", HOME_ADDRESS)
+    assert lab.neighbour("hh", HOME_ADDRESS) == lab.mac("ha")
+    lab.return_home()
+    watcher = lab.packet("hh", "eth0", 0x0806)
+    listener = lab.packet("mn", "eth0", 0x0806)
+    own = bytes.fromhex(lab.mac("mn").replace(":", ""))
+    announce = Ether(src=own, dst="ff:ff:ff:ff:ff:ff") / ARP(
+        op=1, hwsrc=own, psrc=HOME_ADDRESS, pdst=HOME_ADDRESS
+    )
+    listener.send(bytes(announce))
+    # Neither the announcement nor a probe of the node itself may be answered.
+    probe = Ether(src=own, dst="ff:ff:ff:ff:ff:ff") / ARP(
+        op=1, hwsrc=own, psrc=UNSPECIFIED, pdst=HOME_ADDRESS
+    )
+    listener.send(bytes(probe))
+    wait_for("both are ignored", lambda: lab.counter("arp-own-requests-ignored") == 2)
+    client = lab.udp("mn", HOME_ADDRESS)
+    reply = lab.exchange(client, handmade.request(HOME_ADDRESS, HOME_ADDRESS, lifetime_s=0))
+    assert (reply.code, reply.lifetime_s) == (0, 0)
+    wait_for("direct delivery", lambda: lab.neighbour("hh", HOME_ADDRESS) == lab.mac("mn"))
+    assert lab.ping("hh", HOME_ADDRESS)
+    assert lab.ping("cn", HOME_ADDRESS)
+    assert lab.ping("ha", HOME_ADDRESS)
+    assert lab.neighbour("hh", HOME_ADDRESS) == lab.mac("mn")
+    frames = _frames(watcher)
+    of_agent = [f for f in frames if f.src == lab.mac("ha") and f[ARP].psrc == HOME_ADDRESS]
+    assert of_agent, "the home agent announces too"
+    assert all(f[ARP].hwsrc == lab.mac("mn") and f[ARP].op == 1 for f in of_agent)
+    answers = [f for f in _frames(listener) if f[ARP].op == 2 and f[ARP].psrc == HOME_ADDRESS]
+    assert not [f for f in answers if f.src == lab.mac("ha")]
+
+
+def _next_announcement(watcher: socket.socket) -> Ether:
+    """The next gratuitous ARP for the home address; other ARP goes by."""
+    while True:
+        frame = Ether(watcher.recv(200))
+        if frame[ARP].psrc == frame[ARP].pdst == HOME_ADDRESS:
+            return frame
+
+
+def _frames(watcher: socket.socket) -> list[Ether]:
+    watcher.setblocking(False)
+    frames = []
+    while True:
+        try:
+            frames.append(Ether(watcher.recv(200)))
+        except BlockingIOError:
+            return frames
+
+
+def test_a_denied_request_at_home_is_answered_on_the_home_link_rfc5944_3_8_3_1(
+    lab: HomeAgentLab,
+) -> None:
+    lab.start()
+    lab.register(lab.udp("away", CARE_OF))
+    lab.net.ip("mn", "link", "set", "eth0", "up")
+    client, tunnel = lab.udp("mn", HOME_ADDRESS), lab.raw("away", 4)
+    late = handmade.request(
+        HOME_ADDRESS, HOME_ADDRESS, lifetime_s=0, identification=handmade.timestamp(-60)
+    )
+    reply = lab.exchange(client, late)
+    assert reply.code == 133
+    assert lab.ask("show binding")["rows"][0]["care_of_address"] == CARE_OF
+    tunnel.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        tunnel.recv(100)
+    lab.net.ip("hh", "neighbour", "flush", "all")
+    assert lab.counter("arp-gratuitous-sent") <= 3, "ARP moves on acceptance only"
+
+
+def test_a_host_that_never_left_home_is_never_disturbed(lab: HomeAgentLab) -> None:
+    net = lab.net
+    assert lab.ping("cn", HOME_HOST)
+    lab.start()
+    done = net.start("cn", "ping", "-c", "40", "-i", "0.02", "-W", "1", HOME_HOST)
+    client = lab.udp("away", CARE_OF)
+    for lifetime in (300, 0, 300):
+        reply = lab.exchange(client, handmade.request(HOME_ADDRESS, CARE_OF, lifetime_s=lifetime))
+        assert reply.code == 0
+    assert lab.ping("ha", HOME_HOST, 5)
+    output, _ = done.communicate(timeout=20)
+    assert " 40 received" in output
+    assert lab.neighbour("rt", HOME_HOST) == lab.mac("hh")
+    assert lab.neighbour("ha", HOME_HOST) == lab.mac("hh")
+
+
+def test_a_request_to_a_broadcast_address_names_us_rfc5944_3_8_2_1(lab: HomeAgentLab) -> None:
+    lab.net.ip("mn", "link", "set", "eth0", "up")
+    lab.start()
+    client = lab.udp("mn", HOME_ADDRESS)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    message = handmade.request(HOME_ADDRESS, HOME_ADDRESS, home_agent="10.1.0.255", lifetime_s=0)
+    reply = lab.exchange(client, message, "10.1.0.255")
+    assert (reply.code, reply.home_agent) == (136, handmade.address(HOME_AGENT))
+
+
+def test_a_bad_udp_checksum_is_dropped_and_none_is_accepted_rfc5944_3_1(
+    lab: HomeAgentLab,
+) -> None:
+    lab.start()
+    client = lab.udp("away", CARE_OF, 5005)
+    with lab.net.inside("away"):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    with sender:
+        message = handmade.request(HOME_ADDRESS, CARE_OF)
+        bad = IP(src=CARE_OF, dst=HOME_AGENT) / UDP(sport=5005, dport=434, chksum=1) / message
+        sender.sendto(bytes(bad), (HOME_AGENT, 0))
+        client.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+        assert lab.counter("port-434-received") == 0
+        none = IP(src=CARE_OF, dst=HOME_AGENT) / UDP(sport=5005, dport=434, chksum=0) / message
+        sender.sendto(bytes(none), (HOME_AGENT, 0))
+        client.settimeout(3)
+        assert handmade.read_reply(client.recv(100)).code == 0
+
+
+def test_any_bytes_on_port_434_leave_the_daemon_serving(lab: HomeAgentLab) -> None:
+    lab.start()
+    client = lab.udp("away", CARE_OF)
+    whole = handmade.request(HOME_ADDRESS, CARE_OF)
+    junk = [whole[:n] for n in range(len(whole))]
+    junk += [bytes([kind]) * 30 for kind in range(256)]
+    junk += [whole[:24] + bytes(5000), whole[:24] + b"\x20\xff" + whole[26:], os.urandom(60000)]
+    for message in junk:
+        client.sendto(message, (HOME_AGENT, 434))
+    lab.register(client)
+    assert "Traceback" not in lab.log()
+    # The empty datagram and every other were counted.
+    assert lab.counter("port-434-received") == len(junk) + 1
+
+
+def test_a_clean_stop_leaves_exactly_what_was_there(lab: HomeAgentLab) -> None:
+    before = lab.kernel_state()
+    lab.net.sysctl("ha", conf__eth0__rp_filter=1)
+    strict = lab.kernel_state()
+    lab.start()
+    assert lab.kernel_state() != strict
+    lab.register(lab.udp("away", CARE_OF))
+    assert lab.stop() == 0
+    assert lab.kernel_state() == strict
+    assert not list(lab.socket_path.parent.iterdir())
+    lab.net.sysctl("ha", conf__eth0__rp_filter=0)
+    assert lab.kernel_state() == before
+
+
+def test_a_start_after_kill_9_removes_what_was_left_and_serves(lab: HomeAgentLab) -> None:
+    before = lab.kernel_state()
+    lab.net.sysctl("ha", conf__eth0__rp_filter=1)
+    lab.start()
+    running = lab.kernel_state()
+    lab.kill()
+    assert "1434:" in lab.kernel_state()[0], "a rule is left behind"
+    lab.start()
+    again = lab.kernel_state()
+    assert [re.sub(r"^\d+:", "", line) for line in again[0].splitlines()] == [
+        re.sub(r"^\d+:", "", line) for line in running[0].splitlines()
+    ]
+    assert "leftovers-undone" in lab.log()
+    assert lab.stop() == 0
+    lab.net.sysctl("ha", conf__eth0__rp_filter=0)
+    assert lab.kernel_state() == before
+
+
+def test_acknowledged_bindings_survive_kill_9_in_a_storm(lab: HomeAgentLab) -> None:
+    lab.hosts = [f"10.1.0.{n}" for n in range(60, 250)]
+    lab.start()
+    client = lab.udp("away", CARE_OF)
+    client.setblocking(True)
+    acknowledged: dict[int, tuple[int, bytes]] = {}
+    sent: dict[int, bytes] = {}
+    stop = threading.Event()
+
+    def storm() -> None:
+        while not stop.is_set():
+            for host in lab.hosts:
+                mark = handmade.timestamp()
+                message = handmade.request(host, CARE_OF, identification=mark)
+                sent[mark] = message
+                client.sendto(message, (HOME_AGENT, 434))
+            time.sleep(0.02)  # pacing, not waiting: some thousand requests a second
+
+    sender = threading.Thread(target=storm)
+    sender.start()
+    try:
+        while len(acknowledged) < len(lab.hosts):
+            _collect(client, sent, acknowledged)
+        for _ in range(500):
+            _collect(client, sent, acknowledged)
+        lab.kill()
+    finally:
+        stop.set()
+        sender.join()
+    client.settimeout(0.2)
+    while True:
+        try:
+            _collect(client, sent, acknowledged)
+        except TimeoutError:
+            break
+    lab.start()
+    rows = {row["home_address"]: row for row in lab.ask("show binding", limit=1000)["rows"]}
+    for home_address, (mark, _) in acknowledged.items():
+        text = socket.inet_ntoa(home_address.to_bytes(4, "big"))
+        assert int(rows[text]["identification"], 16) >= mark
+    tunnel = lab.raw("away", 4)
+    tunnel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    with lab.udp("cn", CORRESPONDENT) as speaker:
+        for host in lab.hosts:
+            speaker.sendto(b"are you there", (host, 9))
+    reached = set()
+    while len(reached) < len(lab.hosts):
+        reached.add(encapsulated(tunnel)[1].dst)
+    assert reached == set(lab.hosts)
+    # A replayed request is not accepted again, whatever the crash made us forget.
+    client.settimeout(3)
+    for mark, message in list(acknowledged.values())[:3]:
+        older = min(m for m, known in sent.items() if known[4:8] == message[4:8])
+        assert older < mark
+        reply = lab.exchange(client, sent[older])
+        assert reply.code == 133
+
+
+def _collect(
+    client: socket.socket, sent: dict[int, bytes], acknowledged: dict[int, tuple[int, bytes]]
+) -> None:
+    reply = handmade.read_reply(client.recv(200))
+    if reply.code == 0 and reply.identification in sent:
+        message = sent[reply.identification]
+        home_address = int.from_bytes(message[4:8], "big")
+        known = acknowledged.get(home_address, (0, b""))
+        acknowledged[home_address] = max(known, (reply.identification, message))
+
+
+def test_the_reply_leaves_after_fdatasync(lab: HomeAgentLab) -> None:
+    trace = lab.folder / "trace"
+    calls = "trace=fdatasync,fsync,sendmsg,recvmsg"
+    lab.start("strace", "-f", "-tt", "-e", calls, "-o", str(trace))
+    client = lab.udp("away", CARE_OF)
+    for _ in range(5):
+        lab.register(client)
+    assert lab.daemon is not None
+    children = Path(f"/proc/{lab.daemon.pid}/task/{lab.daemon.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGTERM)
+    lab.daemon.wait(20)
+    steps = []
+    for line in trace.read_text().splitlines():
+        if "recvmsg(" in line and "htons(434)" not in line and "sin_addr=inet_addr" in line:
+            steps.append("request")
+        elif re.search(r"fdatasync\(|fdatasync resumed", line) and line.endswith("= 0"):
+            steps.append("durable")
+        elif "sendmsg(" in line and f'inet_addr("{CARE_OF}")' in line:
+            steps.append("reply")
+    exchanges = [s for s in steps if s in {"request", "reply"}]
+    assert exchanges == ["request", "reply"] * 5
+    positions = [n for n, step in enumerate(steps) if step == "reply"]
+    for position in positions:
+        asked = max(n for n in range(position) if steps[n] == "request")
+        assert "durable" in steps[asked:position], steps
+
+
+def test_a_locked_store_denies_with_130_keeps_forwarding_and_recovers(lab: HomeAgentLab) -> None:
+    lab.hosts = [HOME_ADDRESS, "10.1.0.6"]
+    lab.start()
+    client, tunnel = lab.udp("away", CARE_OF), lab.raw("away", 4)
+    lab.register(client)
+    blocker = sqlite3.connect(lab.store, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    reply = lab.exchange(client, handmade.request("10.1.0.6", CARE_OF))
+    assert reply.code == 130
+    assert "locked" in lab.ask("status")["store_state"]
+    start_ping(lab, "cn", HOME_ADDRESS)
+    assert encapsulated(tunnel)[1].dst == HOME_ADDRESS
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    lab.register(client, "10.1.0.6")
+    assert lab.ask("status")["store_state"] == "ok"
+
+
+def test_hosts_come_and_go_on_the_run(lab: HomeAgentLab) -> None:
+    lab.start()
+    client = lab.udp("away", CARE_OF)
+    client.settimeout(0.3)
+    message = handmade.request("10.1.0.9", CARE_OF)
+    client.sendto(message, (HOME_AGENT, 434))
+    with pytest.raises(TimeoutError):
+        client.recv(100)  # a stranger gets no word
+    lab.ask("host add", home_address="10.1.0.9", spi=256, key_hex=handmade.KEY.hex())
+    client.settimeout(3)
+    lab.register(client, "10.1.0.9")
+    listed = {row["home_address"]: row["origin"] for row in lab.ask("host list")["rows"]}
+    assert listed == {HOME_ADDRESS: "file", "10.1.0.9": "directory"}
+    assert handmade.KEY.hex() not in str(lab.ask("show secure"))
+    lab.kill()
+    lab.start()
+    assert [row["home_address"] for row in lab.ask("show binding")["rows"]] == ["10.1.0.9"]
+    lab.ask("host remove", home_address="10.1.0.9")
+    wait_for("the binding to go", lambda: not lab.ask("show binding")["rows"])
+    wait_for("the engine to know", lambda: lab.ask("status")["bindings"] == 0)
+    client.settimeout(0.3)
+    client.sendto(handmade.request("10.1.0.9", CARE_OF), (HOME_AGENT, 434))
+    with pytest.raises(TimeoutError):
+        client.recv(100)
+    refused = lab.request("host remove", home_address=HOME_ADDRESS)
+    assert not refused["ok"]
+    assert "configuration file" in refused["error"]
+
+
+def test_a_reload_applies_the_difference_or_refuses_the_whole_file(lab: HomeAgentLab) -> None:
+    daemon = lab.start()
+    client = lab.udp("away", CARE_OF)
+    lab.register(client)
+    lab.hosts = ["10.1.0.6"]
+    lab.settings = "max_lifetime = 60"
+    lab.write_config()
+    planned = lab.ask("reload", dry_run=True)["changes"]
+    assert lab.ask("show binding")["rows"], "a dry run changes nothing"
+    assert any("max_lifetime" in change for change in planned)
+    daemon.send_signal(signal.SIGHUP)
+    wait_for("the old host's binding to go", lambda: not lab.ask("show binding")["rows"])
+    reply = lab.exchange(client, handmade.request("10.1.0.6", CARE_OF, lifetime_s=600))
+    assert (reply.code, reply.lifetime_s) == (0, 60)
+    lab.settings = 'max_lifetime = 90\ntunnel_device = "other0"'
+    lab.write_config()
+    refused = lab.request("reload")
+    assert not refused["ok"]
+    assert "tunnel_device" in refused["error"]
+    assert "restart" in refused["error"]
+    reply = lab.exchange(client, handmade.request("10.1.0.6", CARE_OF, lifetime_s=600))
+    assert reply.lifetime_s == 60, "nothing of a refused file is in force"
+
+
+def test_clear_binding_withdraws_it(lab: HomeAgentLab) -> None:
+    lab.start()
+    lab.register(lab.udp("away", CARE_OF))
+    lab.ask("clear binding", home_address=HOME_ADDRESS)
+    wait_for("the binding to go", lambda: not lab.ask("show binding")["rows"])
+    tunnel = lab.raw("away", 4)
+    lab.ping("cn", HOME_ADDRESS)
+    tunnel.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        tunnel.recv(100)
+
+
+def test_missing_ip_forward_stops_the_start_with_a_remedy(lab: HomeAgentLab) -> None:
+    lab.net.sysctl("ha", ip_forward=0)
+    with pytest.raises(AssertionError, match="sysctl -w net"):
+        lab.start()
+    assert lab.daemon is not None
+    assert lab.daemon.wait(5) == 2
+    assert lab.log().count("\n") == 1, lab.log()
+
+
+CLOCK_C = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+/* CLOCK_REALTIME plus the seconds in the file WALL_OFFSET; everything else as it is. */
+int clock_gettime(clockid_t id, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(id, now);
+    const char *name = getenv("WALL_OFFSET");
+    if (id == CLOCK_REALTIME && name) {
+        FILE *file = fopen(name, "r");
+        long offset = 0;
+        if (file) {
+            if (fscanf(file, "%ld", &offset) == 1) now->tv_sec += offset;
+            fclose(file);
+        }
+    }
+    return result;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc to interpose the clock")
+@pytest.mark.parametrize("step_s", [-7200, 7200])
+def test_steps_of_the_wall_clock_neither_expire_nor_prolong(lab: HomeAgentLab, step_s: int) -> None:
+    source, library = lab.folder / "clock.c", lab.folder / "clock.so"
+    offset = lab.folder / "offset"
+    source.write_text(CLOCK_C)
+    build = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(build, check=True)
+    offset.write_text("0")
+    lab.environment = {"LD_PRELOAD": str(library), "WALL_OFFSET": str(offset)}
+    lab.hosts = [HOME_ADDRESS, "10.1.0.6"]
+    lab.start()
+    client = lab.udp("away", CARE_OF)
+    lab.register(client, lifetime_s=300)
+    lab.register(client, "10.1.0.6", lifetime_s=4)
+    registered = time.monotonic()
+    offset.write_text(str(step_s))
+    stepped = handmade.request(HOME_ADDRESS, CARE_OF, identification=handmade.timestamp())
+    # Forward: our timestamps are now too old for it. Back: it holds the time it had reached.
+    assert lab.exchange(client, stepped).code == (133 if step_s > 0 else 0)
+    remaining = {r["home_address"]: r["remaining_s"] for r in lab.ask("show binding")["rows"]}
+    assert 290 <= remaining[HOME_ADDRESS] <= 300
+    lab.kill()
+    lab.start()  # the same boot: CLOCK_BOOTTIME decides
+    remaining = {r["home_address"]: r["remaining_s"] for r in lab.ask("show binding")["rows"]}
+    assert 290 <= remaining[HOME_ADDRESS] <= 300
+    wait_for(
+        "the short binding to end",
+        lambda: [r["home_address"] for r in lab.ask("show binding")["rows"]] == [HOME_ADDRESS],
+        10,
+    )
+    assert 3.0 <= time.monotonic() - registered <= 8.0
+    wait_for("its removal", lambda: lab.ask("status")["bindings"] == 1)
+
+
+def test_an_expired_binding_is_no_longer_answered_for(lab: HomeAgentLab) -> None:
+    lab.start()
+    lab.register(lab.udp("away", CARE_OF), lifetime_s=1)
+    wait_for("the end of the binding", lambda: lab.ask("status")["bindings"] == 0, 10)
+    lab.net.ip("hh", "neighbour", "flush", "all")
+    assert not lab.ping("hh", HOME_ADDRESS)
+    assert lab.neighbour("hh", HOME_ADDRESS) == ""
