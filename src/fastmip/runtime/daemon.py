@@ -46,6 +46,8 @@ EXIT_REFUSED = 3
 """The configuration was refused; trying again does not help (``fastmip.service``)."""
 WEDGED_S = 10.0
 """A worker whose heartbeat stands still this long will never move again: abort."""
+MISSED_S = 4.0
+"""Workers beat every second: after this long without a beat the watchdog is not fed."""
 SWITCH_INTERVAL_S = 0.0005
 """The store's writer waits at most this long for the interpreter, ten times less than usual."""
 _LOCK_NAME = "lock"
@@ -150,8 +152,7 @@ class Daemon:
             if oldest_s >= WEDGED_S:
                 log.error("worker-wedged", seconds=round(oldest_s, 1), remedy="aborting to restart")
                 os.abort()
-            # Workers beat at least once a second; two missed beats are no reason to feed.
-            if oldest_s < 2.0 + interval_s:
+            if oldest_s < MISSED_S:
                 notify(WATCHDOG=1, STATUS=self._status_line())
 
     def _status_line(self) -> str:
