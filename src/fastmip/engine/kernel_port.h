@@ -398,27 +398,28 @@ static inline void port_close_merge(struct kernel_port *k, struct merge *m)
     m->data = NULL;
 }
 
-/* Write a packet now, or keep it as part of its flow's super-frame until the batch ends. */
+/* Write a packet now, or keep it as part of its flow's super-frame until the batch ends. Order
+ * is kept within a flow, and between two hosts for whatever is not merged. */
 static inline void port_write_or_merge(struct kernel_port *k, uint8_t *ip, uint32_t len)
 {
     uint32_t headers = k->vnet_len ? merge_headers(ip, len) : 0;
-    struct merge *m = NULL, *vacant = NULL;
-    int is_tcp = len >= 40 && ip[0] == 0x45 && ip[VNET_IP_PROTOCOL] == VNET_PROTO_TCP;
-    for (uint32_t i = 0; is_tcp && i < MERGE_FLOWS && !m; i++) {
-        if (merge_is_same_flow(&k->merges[i], ip)) m = &k->merges[i];
-        if (!k->merges[i].data) vacant = &k->merges[i];
+    struct merge *vacant = NULL;
+    if (headers && !merge_checksum_holds(ip, len)) headers = 0;
+    for (uint32_t i = 0; i < MERGE_FLOWS; i++) {
+        struct merge *m = &k->merges[i];
+        if (merge_is_between(m, ip, headers ? MERGE_FLOW_LEN : MERGE_HOSTS_LEN)) {
+            if (headers && merge_fits(m, ip, len, headers)) {
+                merge_append(m, ip, len);
+                return;
+            }
+            port_close_merge(k, m);
+        }
+        if (!m->data) vacant = m;
     }
-    int may_merge = headers && merge_checksum_holds(ip, len);
-    if (m && may_merge && merge_fits(m, ip, len, headers)) {
-        merge_append(m, ip, len);
-        return;
-    }
-    if (m) port_close_merge(k, m); /* keeps the order within the flow */
-    if (!may_merge) {
+    if (!headers) {
         port_write(k, ip, len);
         return;
     }
-    if (m) vacant = m;
     if (!vacant) {
         vacant = &k->merges[k->next_merge];
         k->next_merge = (k->next_merge + 1) % MERGE_FLOWS;

@@ -27,6 +27,8 @@
 #define MERGE_MAX 65535
 
 enum { MERGE_ACK = 0x10, MERGE_DF = 0x4000 };
+/* Octets from the IPv4 source address on: both addresses; both addresses and ports. */
+enum { MERGE_HOSTS_LEN = 8, MERGE_FLOW_LEN = 12 };
 
 struct merge {
     uint8_t *data;     /* first packet; NULL: not open */
@@ -59,9 +61,10 @@ static inline int merge_checksum_holds(const uint8_t *ip, uint32_t len)
            0xffff;
 }
 
-static inline int merge_is_same_flow(const struct merge *m, const uint8_t *ip)
+/* True if the open merge has the same addresses, or with MERGE_FLOW_LEN the same flow. */
+static inline int merge_is_between(const struct merge *m, const uint8_t *ip, size_t length)
 {
-    return m->data && !memcmp(m->data + VNET_IP_SOURCE, ip + VNET_IP_SOURCE, 12);
+    return m->data && !memcmp(m->data + VNET_IP_SOURCE, ip + VNET_IP_SOURCE, length);
 }
 
 /* True if the packet continues the super-frame exactly. */
