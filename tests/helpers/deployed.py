@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,13 @@ def init_pair(directory: Path, *options: str) -> str:
         text = config.read_text().replace("/var/lib/fastmip", str(directory / name / "state"))
         config.write_text(text.replace("/run/fastmip", str(directory / name)))
     return (directory / "10.1.0.5.key").read_text().strip()
+
+
+def documented_fields(command: str) -> set[str]:
+    """Fields of a command's rows by the table in docs/cli.md."""
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    [cell] = re.findall(rf"^\| [^|]*`{command}`[^|]* \| (`[^|]*) \| [^|]*\|$", text, re.M)
+    return set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", cell)))
 
 
 class Deployed:

@@ -45,6 +45,9 @@ class HomeAgentLab:
         self.hosts = [HOME_ADDRESS]
         self.settings = ""
         """More lines of ``[home_agent]``."""
+        self.workers = 1
+        self.max_bindings = 4096
+        self.has_home_link = True
         self.net = Namespaces("ha", "rt", "hh", "cn", "away", "mn")
         self.daemon: subprocess.Popen[bytes] | None = None
         self._stack = contextlib.ExitStack()
@@ -99,11 +102,12 @@ class HomeAgentLab:
             f'control_socket = "{self.socket_path}"',
             'log_level = "info"',
             "[engine]",
-            "max_bindings = 4096",
+            f"max_bindings = {self.max_bindings}",
+            f"workers = {self.workers}",
             "[home_agent]",
             f'address = "{HOME_AGENT}"',
             'home_network = "10.1.0.0/24"',
-            'interface = "eth0"',
+            'interface = "eth0"' if self.has_home_link else "",
             self.settings,
         ]
         for host in self.hosts:

@@ -105,11 +105,11 @@ class Simulation:
         self.watches: list[Callable[[], None]] = []
         """Called after every event; they raise when an invariant is broken."""
         self.events = 0
-        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._queue: list[tuple[int, int, Callable[[], object]]] = []
         self._number = 0
         self._spins = 0
 
-    def after(self, delay_ns: int, action: Callable[[], None]) -> None:
+    def after(self, delay_ns: int, action: Callable[[], object]) -> None:
         """Do something later."""
         self._number += 1
         heapq.heappush(self._queue, (self.now_ns + delay_ns, self._number, action))
@@ -120,6 +120,7 @@ class Simulation:
         while self._step(end_ns):
             pass
         self.now_ns = end_ns
+        self._watch()
 
     def run_until(self, settled: Callable[[], bool], limit_ns: int) -> int:
         """Let time pass until a condition holds; returns how long it took.
@@ -148,9 +149,12 @@ class Simulation:
         else:
             heapq.heappop(self._queue)[2]()
         self.events += 1
+        self._watch()
+        return True
+
+    def _watch(self) -> None:
         for watch in self.watches:
             watch()
-        return True
 
 
 @dataclass(frozen=True)
@@ -262,7 +266,8 @@ class HomeSite:
         self.boot = 1
         self.is_up = False
         self.deadline_ns: int | None = None
-        self._make = make
+        self.make = make
+        """What ``start`` makes the home agent with."""
         self._life = 0
         self.agent: HomeAgent
         self.start()
@@ -275,7 +280,7 @@ class HomeSite:
         self.is_up = True
         dice = self.simulation.dice
         now = self.clock.now()
-        self.agent = self._make(
+        self.agent = self.make(
             self.policy,
             hosts=self.hosts.get,
             load=self.store.get,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.helpers.deployed import Deployed, init_pair
+from tests.helpers.deployed import Deployed, documented_fields, init_pair
 from tests.helpers.namespaces import Namespaces
 
 pytestmark = pytest.mark.netns
@@ -45,6 +45,11 @@ def test_every_show_command_answers_in_the_documented_schema(daemon: Deployed) -
         )
     }
     assert documents["binding"]["summary"] == {"bindings": 0, "shown": 0}
+    for subject in ("traffic", "secure", "host"):
+        fields = documented_fields(f"show {subject}")
+        assert {name for row in documents[subject]["rows"] for name in row} == fields
+    interfaces = documents["interface"]["rows"]
+    assert {name for row in interfaces for name in row} == documented_fields("show interface")
     [secure] = documents["secure"]["rows"]
     assert secure == {
         "home_address": "10.1.0.5",

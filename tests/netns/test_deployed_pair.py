@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.helpers.deployed import Deployed, init_pair
+from tests.helpers.deployed import Deployed, documented_fields, init_pair
 from tests.helpers.namespaces import Namespaces
 from tests.helpers.waiting import wait_until
 
@@ -54,17 +54,20 @@ def test_a_pair_from_init_carries_packets_through_the_documented_firewall(tmp_pa
                 lambda: agent.document("show", "binding")["rows"], 20, "a binding at the home agent"
             )
             [binding] = agent.document("show", "binding")["rows"]
+            assert set(binding) == documented_fields("show binding")
             assert binding["home_address"] == "10.1.0.5"
             assert binding["care_of_address"] == "10.2.0.9"
             assert binding["reverse_tunnel"] is True
             namespaces.run("cn", "ping", "-c", "3", "-i", "0.2", "-W", "2", "10.1.0.5")
             [tunnel] = agent.document("show", "tunnel")["rows"]
+            assert documented_fields("show tunnel") <= set(tunnel)
             assert (tunnel["local"], tunnel["remote"]) == ("10.1.0.1", "10.2.0.9")
             assert tunnel["sent_packets"] >= 3
             assert tunnel["received_packets"] >= 3
             [own] = node.document("show", "binding")["rows"]
             assert own["care_of_address"] == "10.2.0.9"
             [move] = node.document("show", "handover")["rows"]
+            assert documented_fields("show handover") <= set(move)
             assert move["to_interface"] == "eth0"
             judged = agent.run("doctor", str(agent.config))
             assert "the input chain drops by default" in judged.stdout

@@ -10,14 +10,15 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scapy.layers.inet import ICMP, IP, UDP  # type: ignore[import-untyped]  # scapy is untyped
-from scapy.layers.l2 import ARP, Ether  # type: ignore[import-untyped]  # scapy is untyped
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.l2 import ARP, Ether
 from tests.helpers import handmade
 from tests.helpers.home_agent_lab import (
     CARE_OF,
@@ -25,6 +26,8 @@ from tests.helpers.home_agent_lab import (
     HOME_ADDRESS,
     HOME_AGENT,
     HOME_HOST,
+    RUN,
+    SOURCE,
     HomeAgentLab,
 )
 from tests.helpers.namespaces import wait_for
@@ -56,9 +59,9 @@ def test_traffic_from_a_correspondent_follows_the_node_rfc5944_4_2_3(lab: HomeAg
     start_ping(lab, "cn", HOME_ADDRESS)
     outer = encapsulated(tunnel)
     assert (outer.src, outer.dst, outer.proto) == (HOME_AGENT, CARE_OF, 4)
-    assert (outer[1].src, outer[1].dst) == (CORRESPONDENT, HOME_ADDRESS)
+    assert (outer.payload.src, outer.payload.dst) == (CORRESPONDENT, HOME_ADDRESS)
     assert outer[ICMP].type == 8
-    assert len(outer) == outer.len == 20 + outer[1].len
+    assert len(outer) == outer.len == 20 + outer.payload.len
     rebuilt = IP(bytes(outer))
     del rebuilt.chksum
     assert IP(bytes(rebuilt)).chksum == outer.chksum
@@ -117,14 +120,13 @@ def test_home_hosts_learn_the_home_agent_when_the_node_leaves_rfc5944_4_6(
     net.ip("hh", "neighbour", "flush", "all")
     tunnel = lab.raw("away", 4)
     start_ping(lab, "hh", HOME_ADDRESS)
-    assert encapsulated(tunnel)[1].src == HOME_HOST
+    assert encapsulated(tunnel).payload.src == HOME_HOST
     assert lab.neighbour("hh", HOME_ADDRESS) == lab.mac("ha")
 
 
 def test_a_returning_node_gets_its_address_back_in_the_rfc_order_rfc5944_4_6(
     lab: HomeAgentLab,
 ) -> None:
-    net = lab.net
     lab.start()
     lab.register(lab.udp("away", CARE_OF))
     lab.ping("hh", HOME_ADDRESS)
@@ -336,9 +338,9 @@ def test_acknowledged_bindings_survive_kill_9_in_a_storm(lab: HomeAgentLab) -> N
     with lab.udp("cn", CORRESPONDENT) as speaker:
         for host in lab.hosts:
             speaker.sendto(b"are you there", (host, 9))
-    reached = set()
+    reached: set[str] = set()
     while len(reached) < len(lab.hosts):
-        reached.add(encapsulated(tunnel)[1].dst)
+        reached.add(encapsulated(tunnel).payload.dst)
     assert reached == set(lab.hosts)
     # A replayed request is not accepted again, whatever the crash made us forget.
     client.settimeout(3)
@@ -398,7 +400,7 @@ def test_a_locked_store_denies_with_130_keeps_forwarding_and_recovers(lab: HomeA
     assert reply.code == 130
     assert "locked" in lab.ask("status")["store_state"]
     start_ping(lab, "cn", HOME_ADDRESS)
-    assert encapsulated(tunnel)[1].dst == HOME_ADDRESS
+    assert encapsulated(tunnel).payload.dst == HOME_ADDRESS
     blocker.execute("ROLLBACK")
     blocker.close()
     lab.register(client, "10.1.0.6")
@@ -475,7 +477,7 @@ def test_missing_ip_forward_stops_the_start_with_a_remedy(lab: HomeAgentLab) -> 
     with pytest.raises(AssertionError, match="sysctl -w net"):
         lab.start()
     assert lab.daemon is not None
-    assert lab.daemon.wait(5) == 2
+    assert lab.daemon.wait(5) == 1
     assert lab.log().count("\n") == 1, lab.log()
 
 
@@ -546,3 +548,137 @@ def test_an_expired_binding_is_no_longer_answered_for(lab: HomeAgentLab) -> None
     lab.net.ip("hh", "neighbour", "flush", "all")
     assert not lab.ping("hh", HOME_ADDRESS)
     assert lab.neighbour("hh", HOME_ADDRESS) == ""
+
+
+def test_simultaneous_bindings_get_a_copy_each_rfc5944_3_8_2_2(lab: HomeAgentLab) -> None:
+    lab.net.ip("away", "address", "add", "10.3.1.6/24", "dev", "eth0")
+    lab.start()
+    lab.register(lab.udp("away", CARE_OF))
+    lab.register(lab.udp("away", "10.3.1.6"), flags=0xA2)
+    tunnel = lab.raw("away", 4)
+    with lab.udp("cn", CORRESPONDENT) as speaker:
+        speaker.sendto(b"twice", (HOME_ADDRESS, 9))
+    copies = [encapsulated(tunnel), encapsulated(tunnel)]
+    assert {outer.dst for outer in copies} == {CARE_OF, "10.3.1.6"}
+    assert bytes(copies[0].payload) == bytes(copies[1].payload)
+    rows = lab.ask("show binding")["rows"]
+    assert [row["care_of_address"] for row in rows] == ["10.3.1.6", CARE_OF]
+    # Without S the new care-of address replaces both.
+    lab.register(lab.udp("away", CARE_OF))
+    with lab.udp("cn", CORRESPONDENT) as speaker:
+        speaker.sendto(b"once", (HOME_ADDRESS, 9))
+    assert encapsulated(tunnel).dst == CARE_OF
+    tunnel.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        tunnel.recv(100)
+
+
+def test_two_away_nodes_reach_each_other_through_the_home_agent(lab: HomeAgentLab) -> None:
+    lab.hosts = [HOME_ADDRESS, "10.1.0.6"]
+    lab.net.ip("away", "address", "add", "10.3.1.6/24", "dev", "eth0")
+    lab.start()
+    lab.register(lab.udp("away", CARE_OF))
+    lab.register(lab.udp("away", "10.3.1.6"), "10.1.0.6")
+    tunnel = lab.raw("away", 4)
+    inner = IP(src=HOME_ADDRESS, dst="10.1.0.6") / UDP(sport=5, dport=7) / b"hello"
+    outer = IP(src=CARE_OF, dst=HOME_AGENT, proto=4) / inner
+    with lab.net.inside("away"):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    with sender:
+        sender.sendto(bytes(outer), (HOME_AGENT, 0))
+    got = encapsulated(tunnel)
+    assert (got.dst, got.payload.src, got.payload.dst) == ("10.3.1.6", HOME_ADDRESS, "10.1.0.6")
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_several_workers_share_the_nodes(lab: HomeAgentLab, workers: int) -> None:
+    lab.workers = workers
+    lab.hosts = [f"10.1.0.{n}" for n in range(60, 90)]
+    lab.start()
+    client, tunnel = lab.udp("away", CARE_OF), lab.raw("away", 4)
+    for host in lab.hosts:
+        lab.register(client, host)
+    with lab.udp("cn", CORRESPONDENT) as speaker:
+        for host in lab.hosts:
+            speaker.sendto(b"down", (host, 9))
+    assert {encapsulated(tunnel).payload.dst for _ in lab.hosts} == set(lab.hosts)
+    receiver = lab.udp("cn", CORRESPONDENT, 7777)
+    for host in lab.hosts:
+        inner = IP(src=host, dst=CORRESPONDENT) / UDP(sport=5, dport=7777) / b"up"
+        tunnel.sendto(bytes(inner), (HOME_AGENT, 0))
+    assert {receiver.recvfrom(100)[1][0] for _ in lab.hosts} == set(lab.hosts)
+    balance = lab.ask("show errors")["summary"]
+    assert balance["inputs"] + balance["generated"] + balance["copies"] == balance["verdicts"]
+    assert lab.stop() == 0
+
+
+def test_a_virtual_home_network_needs_no_home_link(lab: HomeAgentLab) -> None:
+    lab.has_home_link = False
+    lab.start()
+    lab.net.ip("rt", "route", "add", "10.1.0.5/32", "via", HOME_AGENT)
+    lab.register(lab.udp("away", CARE_OF))
+    tunnel = lab.raw("away", 4)
+    start_ping(lab, "cn", HOME_ADDRESS)
+    assert encapsulated(tunnel).payload.dst == HOME_ADDRESS
+    lab.net.ip("hh", "neighbour", "flush", "all")
+    assert not lab.ping("hh", HOME_ADDRESS)
+    assert lab.neighbour("hh", HOME_ADDRESS) == "", "nobody answers ARP"
+
+
+def test_a_damaged_record_costs_only_its_own_node_at_a_restart(lab: HomeAgentLab) -> None:
+    lab.hosts = [f"10.1.0.{n}" for n in range(60, 70)]
+    lab.start()
+    client = lab.udp("away", CARE_OF)
+    for host in lab.hosts:
+        lab.register(client, host)
+    lab.kill()
+    connection = sqlite3.connect(lab.store)
+    number = handmade.address("10.1.0.64")
+    (record,) = connection.execute(
+        "SELECT bindings FROM node WHERE home_address=?", (number,)
+    ).fetchone()
+    damaged = record[:4] + b"\xff\xff\xff\xff" + record[8:]  # no unicast care-of address
+    connection.execute("UPDATE node SET bindings=? WHERE home_address=?", (damaged, number))
+    connection.commit()
+    connection.close()
+    lab.start()
+    assert lab.ask("status")["restored"] == 9
+    assert "bindings-not-restored" in lab.log()
+    tunnel = lab.raw("away", 4)
+    with lab.udp("cn", CORRESPONDENT) as speaker:
+        for host in lab.hosts:
+            speaker.sendto(b"x", (host, 9))
+    found = {encapsulated(tunnel).payload.dst for _ in range(9)}
+    assert found == set(lab.hosts) - {"10.1.0.64"}
+    lab.register(client, "10.1.0.64")
+
+
+def test_more_bindings_than_room_are_restored_in_part_and_said_so(lab: HomeAgentLab) -> None:
+    lab.hosts = [f"10.1.0.{n}" for n in range(60, 80)]
+    lab.start()
+    client = lab.udp("away", CARE_OF)
+    for host in lab.hosts:
+        lab.register(client, host)
+    lab.kill()
+    lab.max_bindings = 8
+    lab.hosts = lab.hosts[:8]
+    lab.start()
+    assert lab.ask("status")["restored"] == 8
+    assert "raise engine.max_bindings" in lab.log()
+
+
+def test_only_one_daemon_uses_a_state_directory(lab: HomeAgentLab) -> None:
+    lab.start()
+    command = ["ip", "netns", "exec", lab.net.full("ha"), sys.executable, "-c", RUN]
+    second = subprocess.run(
+        [*command, str(lab.config)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )
+    assert second.returncode == 1
+    assert "another fastmip daemon uses this directory" in second.stderr
+    assert second.stderr.count("\n") == 1
+    lab.register(lab.udp("away", CARE_OF))

@@ -107,7 +107,9 @@ class IdentificationClock:
         before = self._offset_ns
         if before is not None and before - offset > TOLERATED_STEP_S * _NS_PER_S:
             offset = before
-        if last_accepted != NEVER_ACCEPTED:
+        seconds = (boot_ns + offset) // _NS_PER_S + _UNIX_TO_NTP_S
+        if last_accepted != NEVER_ACCEPTED and (seconds - (last_accepted >> 32)) & _HALF_32:
+            # Whole seconds ahead; the usual case, an earlier second, is told apart cheaply.
             ahead = signed_difference(last_accepted, ntp_time(boot_ns + offset))
             if ahead > (window_s + TOLERATED_STEP_S) << 32:
                 offset += ahead * _NS_PER_S >> 32

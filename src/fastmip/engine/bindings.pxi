@@ -20,7 +20,7 @@ cdef class BindingCache:
     refuses the address space.
     """
 
-    cdef fm_control control
+    cdef fm_control *control  # apart: Python objects are not aligned to cache lines
     cdef readonly int workers
     cdef dict _prepared  # ticket -> home address
     cdef dict _reserved  # home address -> prepared chains
@@ -44,8 +44,12 @@ cdef class BindingCache:
         self._prepared = {}
         self._reserved = {}
         self._prefixes = {}
+        self.control = <fm_control *>aligned_alloc(64, sizeof(fm_control))
+        if self.control is NULL:
+            raise MemoryError("no memory for an engine")
+        memset(self.control, 0, sizeof(fm_control))
         cdef int code = control_create(
-            &self.control, max_bindings, FM_HOME_AGENT if role == "home-agent" else FM_MOBILE_NODE,
+            self.control, max_bindings, FM_HOME_AGENT if role == "home-agent" else FM_MOBILE_NODE,
             workers + 1, seed, icmp_per_second, icmp_burst)
         if code != 0:
             raise MemoryError(f"no address space for {max_bindings} bindings")
@@ -56,7 +60,9 @@ cdef class BindingCache:
         self.control.started_ns = _boot_ns()
 
     def __dealloc__(self):
-        control_destroy(&self.control)
+        if self.control is not NULL:
+            control_destroy(self.control)
+            free(self.control)
 
     # binding cache
 
@@ -97,7 +103,7 @@ cdef class BindingCache:
             home_address = records[0].home
             keep_slot = self._keeps_slot(home_address)
             with nogil:
-                ticket = control_prepare_patiently(&self.control, records, <uint32_t>count,
+                ticket = control_prepare_patiently(self.control, records, <uint32_t>count,
                                                    keep_slot)
         finally:
             PyBuffer_Release(&view)
@@ -113,21 +119,21 @@ cdef class BindingCache:
         Raises KeyError for a ticket that is not prepared; cannot fail otherwise.
         """
         self._settle(ticket)
-        control_publish(&self.control, ticket)
+        control_publish(self.control, ticket)
 
     def abandon(self, ticket):
         """Give a prepared chain back. Raises KeyError for a ticket that is not prepared."""
         home_address = self._settle(ticket)
-        control_abandon(&self.control, ticket, self._keeps_slot(home_address))
+        control_abandon(self.control, ticket, self._keeps_slot(home_address))
 
     def remove(self, home_address):
         """Withdraw a home address; False if it was not there."""
-        return bool(control_remove(&self.control, swap32(home_address),
+        return bool(control_remove(self.control, swap32(home_address),
                                    self._keeps_slot(home_address)))
 
     def extend(self, home_address, remote, expires_ns):
         """Refresh one tunnel: a single atomic store. False if there is no such tunnel."""
-        return bool(control_extend(&self.control, swap32(home_address), swap32(remote),
+        return bool(control_extend(self.control, swap32(home_address), swap32(remote),
                                    expires_ns))
 
     def restore(self, tunnels):
@@ -146,7 +152,7 @@ cdef class BindingCache:
             if view.len % <Py_ssize_t>sizeof(fm_record):
                 raise ValueError(f"{view.len} bytes are no whole tunnel records")
             with nogil:
-                installed = control_restore(&self.control, <const fm_record *>view.buf,
+                installed = control_restore(self.control, <const fm_record *>view.buf,
                                             <uint64_t>count, &at, &reason)
         finally:
             PyBuffer_Release(&view)
@@ -163,7 +169,7 @@ cdef class BindingCache:
 
     def memory_bytes(self):
         """Bytes in memory (not merely reserved) for bindings, indexes, counters and scratch."""
-        return control_memory(&self.control)
+        return control_memory(self.control)
 
     # mobile networks
 
@@ -243,7 +249,7 @@ cdef class BindingCache:
     def traffic(self, home_address):
         """Per tunnel: remote, packets and bytes in each direction, and its soft state."""
         result = []
-        cdef uint32_t number = control_head(&self.control, swap32(home_address))
+        cdef uint32_t number = control_head(self.control, swap32(home_address))
         cdef fm_line *line
         cdef fm_soft soft
         cdef uint64_t now_ns = _boot_ns()
@@ -289,7 +295,7 @@ cdef class BindingCache:
 
     def clear_counters(self):
         """Set verdicts, events and stage costs to zero; per-tunnel traffic stays."""
-        control_clear_counters(&self.control)
+        control_clear_counters(self.control)
 
     def loops(self):
         """Instruction set of the fast loops: ``avx2`` or ``scalar``."""

@@ -43,6 +43,8 @@ _FRAME = struct.Struct("!6s6sH6sH6sI6sI")
 _SO_ATTACH_FILTER = 26
 _SIOCGARP = 0x8954
 _ATF_COM = 0x02
+_PACKET_TYPE = 0xFFFFF004  # linux/filter.h: SKF_AD_OFF + SKF_AD_PKTTYPE
+_OTHER_HOST = 3
 
 log = get_logger("arp")
 
@@ -110,22 +112,24 @@ def neighbour_mac(interface: str, address: int) -> bytes | None:
 def arp_filter(network: int, length: int) -> list[tuple[int, int, int, int]]:
     """Classic BPF: Ethernet/IPv4 ARP whose sender or target lies in the network."""
     mask = (0xFFFFFFFF << (32 - length)) & 0xFFFFFFFF
-    accept, reject = 12, 13  # instruction numbers; jumps count from the next instruction
+    accept, reject = 14, 15  # instruction numbers; jumps count from the next instruction
     return [
-        (0x28, 0, 0, 12),  # 0 ldh ether type
-        (0x15, 0, reject - 2, _ETH_P_ARP),  # 1 jeq
-        (0x20, 0, 0, 14),  # 2 ld hardware and protocol type
-        (0x15, 0, reject - 4, 0x00010800),  # 3 jeq
-        (0x28, 0, 0, 18),  # 4 ldh address lengths
-        (0x15, 0, reject - 6, 0x0604),  # 5 jeq
-        (0x20, 0, 0, 38),  # 6 ld target address
-        (0x54, 0, 0, mask),  # 7 and
-        (0x15, accept - 9, 0, network),  # 8 jeq
-        (0x20, 0, 0, 28),  # 9 ld sender address
-        (0x54, 0, 0, mask),  # 10 and
-        (0x15, 0, reject - 12, network),  # 11 jeq
-        (0x06, 0, 0, 0xFFFF),  # 12 accept
-        (0x06, 0, 0, 0),  # 13 reject
+        (0x20, 0, 0, _PACKET_TYPE),  # 0 ld
+        (0x15, reject - 2, 0, _OTHER_HOST),  # 1 jeq: to somebody else, or of another VLAN
+        (0x28, 0, 0, 12),  # 2 ldh ether type
+        (0x15, 0, reject - 4, _ETH_P_ARP),  # 3 jeq
+        (0x20, 0, 0, 14),  # 4 ld hardware and protocol type
+        (0x15, 0, reject - 6, 0x00010800),  # 5 jeq
+        (0x28, 0, 0, 18),  # 6 ldh address lengths
+        (0x15, 0, reject - 8, 0x0604),  # 7 jeq
+        (0x20, 0, 0, 38),  # 8 ld target address
+        (0x54, 0, 0, mask),  # 9 and
+        (0x15, accept - 11, 0, network),  # 10 jeq
+        (0x20, 0, 0, 28),  # 11 ld sender address
+        (0x54, 0, 0, mask),  # 12 and
+        (0x15, 0, reject - 14, network),  # 13 jeq
+        (0x06, 0, 0, 0xFFFF),  # 14 accept
+        (0x06, 0, 0, 0),  # 15 reject
     ]
 
 

@@ -136,7 +136,6 @@ class HomeAgentConfig(
     max_simultaneous: Annotated[int, msgspec.Meta(ge=1, le=8)] = 4
     """1 switches simultaneous bindings off: requests get code 1."""
     reverse_tunnel: Literal["optional", "required", "off"] = "optional"
-    broadcast: bool = True
     strict_reserved: bool = False
     max_bindings_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
     """0 is no limit; above the limit new bindings get code 130."""

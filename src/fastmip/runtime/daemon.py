@@ -1,6 +1,6 @@
 """The process: configuration -> roles -> event loop -> clean stop.
 
-1. ``run_daemon`` loads the file; any refusal is one line on standard error and exit code 2.
+1. ``run_daemon`` loads the file; any refusal is one line on standard error.
 2. ``Daemon.run`` locks the state directory, undoes what a crash left behind, starts each role
    and the control socket, and says READY.
 3. Then it serves: SIGTERM and SIGINT stop, SIGHUP reloads, the watchdog looks at the workers.
@@ -18,8 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pyroute2.netlink.exceptions import (  # type: ignore[import-untyped]  # no annotations
+    NetlinkError,
+)
+
 from fastmip import __version__
-from fastmip.errors import FastmipError
+from fastmip.errors import ConfigError, FastmipError
 from fastmip.runtime.config import Config, load_config
 from fastmip.runtime.control_socket import ControlSocket
 from fastmip.runtime.home_service import HomeService
@@ -36,10 +40,14 @@ from fastmip.runtime.service import (
     StartError,
 )
 
-EXIT_REFUSED = 2
-"""The configuration or the machine does not allow a start; standard error says why."""
+EXIT_FAILED = 1
+"""The machine does not allow a start now; trying again may help."""
+EXIT_REFUSED = 3
+"""The configuration was refused; trying again does not help (``fastmip.service``)."""
 WEDGED_S = 10.0
 """A worker whose heartbeat stands still this long will never move again: abort."""
+MISSED_S = 4.0
+"""Workers beat every second: after this long without a beat the watchdog is not fed."""
 SWITCH_INTERVAL_S = 0.0005
 """The store's writer waits at most this long for the interpreter, ten times less than usual."""
 _LOCK_NAME = "lock"
@@ -57,7 +65,7 @@ def run_daemon(config_path: str) -> int:
         return asyncio.run(Daemon(config, config_path).run())
     except FastmipError as error:
         print(f"fastmip: {error}", file=sys.stderr)  # noqa: T201 - the one line of a refusal
-        return EXIT_REFUSED
+        return EXIT_REFUSED if isinstance(error, ConfigError) else EXIT_FAILED
 
 
 class Daemon:
@@ -99,7 +107,7 @@ class Daemon:
         try:
             for service in self._build(kernel):
                 self._services.append(service)
-                await service.start()
+                await _start(service)
             await control.start()
             watchdog = asyncio.create_task(self._watch())
             notify(READY=1, STATUS=self._status_line(), MAINPID=os.getpid())
@@ -144,8 +152,7 @@ class Daemon:
             if oldest_s >= WEDGED_S:
                 log.error("worker-wedged", seconds=round(oldest_s, 1), remedy="aborting to restart")
                 os.abort()
-            # Workers beat at least once a second; two missed beats are no reason to feed.
-            if oldest_s < 2.0 + interval_s:
+            if oldest_s < MISSED_S:
                 notify(WATCHDOG=1, STATUS=self._status_line())
 
     def _status_line(self) -> str:
@@ -242,6 +249,17 @@ async def _ask_all(offered: list[tuple[str, Command]], arguments: Arguments) -> 
         rows += [{"role": name, **row} for row in answer.get("rows", [])]
         summary |= answer.get("summary", {})
     return {"rows": rows, "summary": summary}
+
+
+async def _start(service: Service) -> None:
+    """Start a role; what the kernel refuses becomes one line. Raises FastmipError."""
+    try:
+        await service.start()
+    except (OSError, NetlinkError) as error:
+        log.debug("start-failed", exc_info=True)
+        raise StartError(
+            f"{service.name}: {error}: see fastmip doctor for what this machine lacks"
+        ) from error
 
 
 def _journal_path(control_socket: Path) -> Path:

@@ -153,7 +153,6 @@ class HomeCommands:
             found |= service.arp.counters
         if service.port is not None:
             found |= {f"port-434-{name}": n for name, n in service.port.counters.items()}
-        found["rows-unreadable"] = service.pipeline.unreadable
         return found
 
     async def show_traffic(self, _arguments: Arguments) -> Answer:

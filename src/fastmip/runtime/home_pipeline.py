@@ -33,7 +33,7 @@ from fastmip.agents.effects import (
     Tunnel,
     Violation,
 )
-from fastmip.errors import EngineFull, StoreError
+from fastmip.errors import EngineFull
 from fastmip.runtime import clock
 from fastmip.runtime.logging import get_logger
 from fastmip.wire.addresses import format_address
@@ -122,8 +122,6 @@ class HomePipeline:
         self.violations: OrderedDict[int, ViolationRow] = OrderedDict()
         self.outstanding = 0
         """Commits handed to the store whose outcome is not known yet."""
-        self.unreadable = 0
-        """Datagrams dropped because the node's row could not be read."""
         self._engine = engine
         self._submit = submit
         self._port: Port | None = None
@@ -147,12 +145,7 @@ class HomePipeline:
         now = self._now()
         receive = self.agent.receive_datagram
         for data, arrival in batch:
-            try:
-                effects = receive(data, self._with_mac(arrival), now)
-            except StoreError as error:  # a row that cannot be read: the node asks again
-                self.unreadable += 1
-                log.error("row-unreadable", reason=str(error))  # noqa: TRY400 - the reason says it
-                continue
+            effects = receive(data, self._with_mac(arrival), now)
             if effects:
                 self.carry_out(effects, now)
         self.flush()

@@ -22,7 +22,7 @@ from fastmip.agents.bindings import TUNNEL_DTYPE, tunnel_records
 from fastmip.agents.home import HomeAgent
 from fastmip.agents.home_counters import BINDINGS
 from fastmip.agents.hosts import HomeAgentPolicy, Prefix, ReverseTunnel
-from fastmip.errors import ConfigError, EngineFull
+from fastmip.errors import ConfigError, EngineFull, StoreError
 from fastmip.runtime import clock
 from fastmip.runtime.arp import ArpResponder
 from fastmip.runtime.control_port import ControlPort
@@ -348,7 +348,14 @@ class HomeService:
         self.agent.set_policy(policy_of(new))
         self._path_mtu.upper_bytes = section.path_mtu
         for home_address in gone:
-            self.withdraw_host(home_address)
+            try:
+                self.withdraw_host(home_address)
+            except StoreError as error:  # the file is in force; its bindings run out by themselves
+                log.error(  # noqa: TRY400 - the reason says it
+                    "bindings-not-withdrawn",
+                    home_address=format_address(home_address),
+                    reason=str(error),
+                )
 
     def withdraw_host(self, home_address: int) -> None:
         """Withdraw the bindings of a host that is served no more."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
+import struct
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from fastmip.runtime.routing import MobileRouting
 
 _ETH_P_ARP = 0x0806
+_SIOCGIFHWADDR = 0x8927
+_ARPHRD_ETHER = 1
 _FIRST_PACKET_POLL_S = 0.005
 _FIRST_PACKET_LIMIT_S = 3.0
 _LONGEST_SLEEP_S = 1.0
@@ -67,6 +71,32 @@ class Port(Protocol):
 
     def send(self, message: SendDatagram) -> None: ...
     def forget_interfaces(self) -> None: ...
+
+
+class ArpAnnouncer:
+    """Sends gratuitous ARP on any Ethernet link.
+
+    One packet socket for good, bound to nothing: to close or bind one makes the kernel wait for
+    all its readers, tens of milliseconds in the middle of a move.
+    """
+
+    def __init__(self) -> None:
+        """Raises OSError without CAP_NET_RAW."""
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._socket = socket.socket(socket.AF_PACKET, kind, 0)
+
+    def announce(self, interface: str, address: int, mac: bytes | None) -> None:
+        """Broadcast it with a MAC to install, None: the interface's own. Raises OSError."""
+        request = struct.pack("16s24x", interface.encode())
+        answer = fcntl.ioctl(self._socket, _SIOCGIFHWADDR, request)
+        if struct.unpack_from("=H", answer, 16)[0] != _ARPHRD_ETHER:
+            return  # a link without Ethernet addresses needs no ARP
+        own = answer[18:24]
+        self._socket.sendto(build_request(own, mac or own, address), (interface, _ETH_P_ARP))
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
 
 
 class MobileDriver:
@@ -100,6 +130,7 @@ class MobileDriver:
         self._tos_mode = tos_mode
         self._now = now
         self._links: dict[str, LinkState] = {}
+        self._announcer = ArpAnnouncer()
         self._queue: asyncio.Queue[tuple[Input, LinkState | None]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -122,6 +153,7 @@ class MobileDriver:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._task = None
+        self._announcer.close()
 
     async def link_changed(self, link: LinkState) -> None:
         """A link is in a new state."""
@@ -268,13 +300,8 @@ class MobileDriver:
 
     def _announce(self, effect: GratuitousArp) -> None:
         """Broadcast gratuitous ARP with the interface's own MAC; the agent repeats it (4.6)."""
-        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         try:
-            with socket.socket(socket.AF_PACKET, kind, 0) as sender:
-                sender.bind((effect.interface, _ETH_P_ARP))
-                mac = bytes(sender.getsockname()[4])
-                if len(mac) == 6:  # a link without Ethernet addresses needs no ARP
-                    sender.send(build_request(mac, effect.mac or mac, effect.home_address))
+            self._announcer.announce(effect.interface, effect.home_address, effect.mac)
         except OSError as error:
             self.failures += 1
             log.warning("not-carried-out", what="gratuitous-arp", reason=str(error))

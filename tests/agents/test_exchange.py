@@ -1,0 +1,130 @@
+"""Requests byte for byte, and the order in which replies are judged."""
+
+from __future__ import annotations
+
+import pytest
+from tests.agents.paper_home_agent import KEY, SPI, build_reply, parse_request
+
+from fastmip.agents.exchange import (
+    Goal,
+    Purpose,
+    ReplyRefused,
+    RequestWriter,
+    read_reply,
+    request_flags,
+)
+from fastmip.auth.associations import (
+    AssociationSet,
+    Direction,
+    ReplayStyle,
+    SecurityAssociation,
+)
+from fastmip.errors import FastmipError
+from fastmip.wire.addresses import parse_address
+
+HOME, AGENT = parse_address("10.1.0.5"), parse_address("10.1.0.1")
+CARE_OF = parse_address("10.3.0.1")
+GOAL = Goal(Purpose.REGISTER, CARE_OF, "eth0")
+UNIX_OF_VECTOR = 0xE93C7F00 - 2_208_988_800
+
+
+def zero_bits(_count: int) -> int:
+    return 0
+
+
+def writer(replay: ReplayStyle = ReplayStyle.TIMESTAMPS) -> RequestWriter:
+    association = SecurityAssociation(SPI, KEY, replay=replay)
+    return RequestWriter(HOME, AssociationSet([association]), zero_bits)
+
+
+def test_a_request_byte_for_byte_rfc5944_3_3_and_3_5_2() -> None:
+    exchange = writer().begin(GOAL, AGENT, 300, 0x02, 0, UNIX_OF_VECTOR * 10**9)
+    assert exchange.data[:16].hex() == "0102012c0a0100050a0100010a030001"
+    assert exchange.data[16:24].hex() == "e93c7f0000000000"
+    assert exchange.data[24:30].hex() == "201400000100"
+    parse_request(exchange.data)  # checks length and authenticator by hmac alone
+
+
+@pytest.mark.parametrize(
+    ("asked", "flags"),
+    [
+        ({"simultaneous": False, "reverse": False, "encapsulation": 4, "away": True}, 0x20),
+        ({"simultaneous": True, "reverse": True, "encapsulation": 4, "away": True}, 0xA2),
+        ({"simultaneous": False, "reverse": True, "encapsulation": 47, "away": True}, 0x2A),
+        ({"simultaneous": False, "reverse": False, "encapsulation": 55, "away": True}, 0x30),
+        ({"simultaneous": True, "reverse": True, "encapsulation": 47, "away": False}, 0),
+    ],
+)
+def test_flags_say_d_exactly_with_a_colocated_address_rfc5944_3_6_1_2(
+    asked: dict[str, int], flags: int
+) -> None:
+    assert request_flags(**asked) == flags  # type: ignore[arg-type]  # booleans among the integers
+
+
+def test_copies_are_new_requests_with_timestamps_and_identical_with_nonces_rfc5944_3_6_3() -> None:
+    stamps = writer()
+    exchange = stamps.begin(GOAL, AGENT, 300, 0x22, 0, 10**18)
+    before = exchange.data
+    stamps.repeat(exchange, 0x22, 10**9, 10**18 + 10**9)
+    assert parse_request(exchange.data).identification > parse_request(before).identification
+    assert exchange.lifetime_start_ns == 10**9
+    nonces = writer(ReplayStyle.NONCES)
+    exchange = nonces.begin(GOAL, AGENT, 300, 0x22, 0, 0)
+    before = exchange.data
+    nonces.repeat(exchange, 0x22, 10**9, 10**9)
+    assert exchange.data == before
+    assert exchange.lifetime_start_ns == 0
+    assert exchange.transmissions == 2
+
+
+def test_associations_must_cover_both_directions() -> None:
+    lonely = SecurityAssociation(SPI, KEY, direction=Direction.INBOUND)
+    with pytest.raises(FastmipError, match="each direction"):
+        RequestWriter(HOME, AssociationSet([lonely]), zero_bits)
+    with pytest.raises(FastmipError, match="each direction"):
+        RequestWriter(
+            HOME,
+            AssociationSet([SecurityAssociation(SPI, KEY, direction=Direction.OUTBOUND)]),
+            zero_bits,
+        )
+
+
+def test_keys_of_the_two_directions_may_differ() -> None:
+    other = bytes(range(16, 32))
+    keys = AssociationSet(
+        [
+            SecurityAssociation(SPI, KEY, direction=Direction.OUTBOUND),
+            SecurityAssociation(0x777, other, direction=Direction.INBOUND),
+        ]
+    )
+    exchange = RequestWriter(HOME, keys, zero_bits).begin(GOAL, AGENT, 300, 0x22, 0, 10**18)
+    parse_request(exchange.data)
+    good = build_reply(0, 300, HOME, AGENT, exchange.identification, key=other, spi=0x777)
+    reply, _ = read_reply(good, HOME, exchange, keys)
+    assert reply.code == 0
+    wrong = build_reply(0, 300, HOME, AGENT, exchange.identification)
+    with pytest.raises(ReplyRefused, match="unknown SPI"):
+        read_reply(wrong, HOME, exchange, keys)
+
+
+def test_checks_come_in_the_order_of_rfc5944_3_6_2_1() -> None:
+    keys = AssociationSet([SecurityAssociation(SPI, KEY)])
+    exchange = writer().begin(GOAL, AGENT, 300, 0x22, 0, 10**18)
+    ident = exchange.identification
+
+    def refused(data: bytes, pending: bool = True) -> str:
+        with pytest.raises(ReplyRefused) as caught:
+            read_reply(data, HOME, exchange if pending else None, keys)
+        return caught.value.counter
+
+    bad_key = bytes(16)
+    assert refused(b"") == "mnRepliesDroppedInvalidExtension"
+    assert refused(build_reply(0, 1, HOME + 1, AGENT, 0, key=bad_key)) == (
+        "mnRepliesInvalidHomeAddress"
+    )
+    assert refused(build_reply(0, 1, HOME, AGENT, ident), pending=False) == "mnRepliesInvalidID"
+    assert refused(build_reply(70, 1, HOME, AGENT, ident + 1)) == "mnRepliesInvalidID"
+    assert refused(build_reply(70, 1, HOME, AGENT, ident, key=bad_key)) == "mnRepliesUnknownFA"
+    assert refused(build_reply(0, 1, HOME, AGENT, ident, key=bad_key)) == (
+        "mnRepliesHAAuthenticationFailure"
+    )
