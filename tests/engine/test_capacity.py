@@ -17,7 +17,7 @@ TEN_MILLION = 10_000_000
 def test_ten_million_bindings() -> None:
     rows = records(TEN_MILLION)
     engine = _dataplane.Engine(max_bindings=TEN_MILLION, local_addresses=[LOCAL])
-    engine.restore(rows)
+    engine.restore(rows.data)
     assert engine.bindings() == TEN_MILLION
     picked = rows[np.random.default_rng(3).integers(0, TEN_MILLION, 1 << 20)]
     draws = np.stack([picked["home"], picked["remote"]], axis=1).astype(np.uint32)
@@ -26,7 +26,7 @@ def test_ten_million_bindings() -> None:
         side=_dataplane.HOME,
         size=64,
         frames=512,
-        draws=draws,
+        draws=draws.data,
         local=LOCAL,
         correspondent=CORRESPONDENT,
     )
@@ -38,8 +38,8 @@ def test_ten_million_bindings() -> None:
     one = np.zeros(1, dtype=RECORD)
     one[:] = rows[0]
     one["remote"] += 1
-    engine.publish(engine.prepare(one))
+    engine.publish(engine.prepare(one.data))
     assert engine.traffic(int(one["home"][0]))[0]["remote"] == one["remote"][0]
     one["home"] = 0x01020304
     with pytest.raises(EngineFull):
-        engine.prepare(one)
+        engine.prepare(one.data)
