@@ -110,6 +110,17 @@ def test_goodput_is_verified_bytes_over_the_time_of_the_move() -> None:
     assert (result.goodput_down, result.goodput_up) == (1_000_000, 1_000_000)
 
 
+def test_own_part_of_the_gap_counts_from_the_address_on_the_new_link() -> None:
+    recorder = _recorder(9999)
+    record = recorder.udp["udp-down"]
+    record.arrivals = [a for a in record.arrivals if not 1000 * MS <= a[2] < 1050 * MS]
+    move = _move()
+    move.address_ns = 1030 * MS
+    assert judge_move(recorder, move, ("ha",)).own_ms == 20.0
+    move.style = "make-before-break"
+    assert judge_move(recorder, move, ("ha",)).own_ms == 0.0
+
+
 def test_registrations_are_counted_once_though_seen_at_several_points() -> None:
     recorder = _recorder(9999)
     for tap in ("ha", "mn", "ha2"):

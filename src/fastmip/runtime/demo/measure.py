@@ -20,6 +20,9 @@ from fastmip.runtime.demo.traffic import Flow, Report, TcpProgress, UdpArrivals,
 _NS = 1_000_000_000
 _ALIVE_WINDOW_NS = _NS
 
+BREAK = "break-before-make"
+MAKE = "make-before-break"
+
 
 @dataclass(slots=True)
 class UdpRecord:
@@ -126,6 +129,9 @@ class MoveResult:
     requests: int
     registration_ms: float
     """First request to its acceptance, as seen beside the home agent; 0 without one."""
+    own_ms: float
+    """Break-before-make: from the address on the new link to the first datagram that came to
+    the mobile node there; 0 with make-before-break, where nothing waits for it."""
     tcp_survived: bool
 
 
@@ -242,5 +248,13 @@ def judge_move(recorder: Recorder, move: Move, taps: tuple[str, ...]) -> MoveRes
         len(accepted),
         len(asked),
         (first - first_asked) / 1e6 if first and first_asked else 0.0,
+        _own_ms(recorder.udp["udp-down"], move),
         survived,
     )
+
+
+def _own_ms(record: UdpRecord, move: Move) -> float:
+    if move.style != BREAK:
+        return 0.0
+    after = [arrival[2] for arrival in record.arrivals if arrival[2] >= move.address_ns]
+    return (min(after) - move.address_ns) / 1e6 if after else 0.0
