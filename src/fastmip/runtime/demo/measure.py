@@ -195,10 +195,7 @@ def judge_stream(record: UdpRecord, start_ns: int, end_ns: int) -> StreamLoss:
     seen: set[int] = set()
     duplicated = reordered = 0
     highest = -1
-    times: list[int] = []
-    for number, _, received_ns in record.arrivals:
-        if start_ns - record.interval_ns <= received_ns < end_ns:
-            times.append(received_ns)
+    for number, _, _ in record.arrivals:
         if number not in due:
             continue
         if number in seen:
@@ -207,10 +204,17 @@ def judge_stream(record: UdpRecord, start_ns: int, end_ns: int) -> StreamLoss:
             reordered += 1
         seen.add(number)
         highest = max(highest, number)
-    times = [start_ns, *sorted(times), end_ns] if not times else sorted(times)
-    silence = max((later - sooner for sooner, later in pairwise(times)), default=0)
-    gap_ns = max(0, silence - record.interval_ns)
+    gap_ns = max(0, longest_silence_ns(record, start_ns, end_ns) - record.interval_ns)
     return StreamLoss(gap_ns / 1e6, len(due) - len(seen), duplicated, reordered)
+
+
+def longest_silence_ns(record: UdpRecord, start_ns: int, end_ns: int) -> int:
+    """Return the longest time without an arrival, from the last one before ``start_ns`` on."""
+    times = sorted(received for _, _, received in record.arrivals)
+    first = bisect_left(times, start_ns)
+    before = times[first - 1] if first else start_ns
+    inside = times[first : bisect_left(times, end_ns)]
+    return max(later - sooner for sooner, later in pairwise([before, *inside, end_ns]))
 
 
 def judge_move(recorder: Recorder, move: Move, taps: tuple[str, ...]) -> MoveResult:
