@@ -682,3 +682,17 @@ def test_only_one_daemon_uses_a_state_directory(lab: HomeAgentLab) -> None:
     assert "another fastmip daemon uses this directory" in second.stderr
     assert second.stderr.count("\n") == 1
     lab.register(lab.udp("away", CARE_OF))
+
+
+def test_the_home_agents_own_services_reach_an_away_node(lab: HomeAgentLab) -> None:
+    lab.start()
+    lab.register(lab.udp("away", CARE_OF))
+    tunnel = lab.raw("away", 4)
+    with lab.udp("ha", HOME_AGENT, 5353) as service:
+        service.sendto(b"answer", (HOME_ADDRESS, 9))
+    outer = encapsulated(tunnel)
+    assert (outer.dst, outer.payload.src, outer.payload.dst) == (CARE_OF, HOME_AGENT, HOME_ADDRESS)
+    inner = IP(src=HOME_ADDRESS, dst=HOME_AGENT) / UDP(sport=9, dport=5353) / b"question"
+    with lab.udp("ha", HOME_AGENT, 5353) as service:
+        tunnel.sendto(bytes(inner), (HOME_AGENT, 0))
+        assert service.recvfrom(100) == (b"question", (HOME_ADDRESS, 9))
