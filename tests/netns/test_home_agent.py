@@ -696,3 +696,45 @@ def test_the_home_agents_own_services_reach_an_away_node(lab: HomeAgentLab) -> N
     with lab.udp("ha", HOME_AGENT, 5353) as service:
         tunnel.sendto(bytes(inner), (HOME_AGENT, 0))
         assert service.recvfrom(100) == (b"question", (HOME_ADDRESS, 9))
+
+
+def test_one_daemon_is_home_agent_and_mobile_node_of_another_network(lab: HomeAgentLab) -> None:
+    before = lab.kernel_state()
+    lab.more = [
+        "[mobile_node]",
+        'home_address = "10.2.0.9"',
+        'home_network = "10.2.0.0/24"',
+        'home_agent = "10.2.0.1"',
+        'interfaces = ["eth0"]',
+        "[mobile_node.association]",
+        "spi = 300",
+        f'key = "{handmade.KEY.hex()}"',
+    ]
+    lab.start()
+    assert lab.ask("status")["roles"] == "home-agent, mobile-node"
+    lab.register(lab.udp("away", CARE_OF))
+    tunnel = lab.raw("away", 4)
+    start_ping(lab, "cn", HOME_ADDRESS)
+    assert encapsulated(tunnel).payload.dst == HOME_ADDRESS
+    roles = {row["role"] for row in lab.ask("show traffic")["rows"]}
+    assert roles == {"home-agent", "mobile-node"}
+    assert lab.stop() == 0
+    assert lab.kernel_state() == before
+
+
+def test_strict_reverse_path_filters_do_not_stop_traffic(lab: HomeAgentLab) -> None:
+    lab.net.sysctl("ha", conf__all__rp_filter=1, conf__default__rp_filter=1)
+    lab.net.sysctl("ha", conf__eth0__rp_filter=1)
+    before = lab.kernel_state()
+    lab.start()
+    lab.register(lab.udp("away", CARE_OF))
+    tunnel = lab.raw("away", 4)
+    start_ping(lab, "hh", HOME_ADDRESS)
+    assert encapsulated(tunnel).payload.src == HOME_HOST
+    receiver = lab.udp("hh", HOME_HOST, 7777)
+    inner = IP(src=HOME_ADDRESS, dst=HOME_HOST) / UDP(sport=5, dport=7777) / b"up"
+    tunnel.sendto(bytes(inner), (HOME_AGENT, 0))
+    assert receiver.recvfrom(100) == (b"up", (HOME_ADDRESS, 5))
+    assert lab.ping("ha", HOME_HOST)
+    assert lab.stop() == 0
+    assert lab.kernel_state() == before
