@@ -722,15 +722,21 @@ def test_one_daemon_is_home_agent_and_mobile_node_of_another_network(lab: HomeAg
     assert lab.kernel_state() == before
 
 
-def test_strict_reverse_path_filters_do_not_stop_traffic(lab: HomeAgentLab) -> None:
-    lab.net.sysctl("ha", conf__all__rp_filter=1, conf__default__rp_filter=1)
-    lab.net.sysctl("ha", conf__eth0__rp_filter=1)
+@pytest.mark.parametrize("everywhere", [1, 2])
+@pytest.mark.parametrize("own", [0, 1, 2])
+def test_reverse_path_filters_do_not_stop_traffic(
+    lab: HomeAgentLab, everywhere: int, own: int
+) -> None:
+    lab.net.sysctl("ha", conf__all__rp_filter=everywhere, conf__eth0__rp_filter=own)
     before = lab.kernel_state()
     lab.start()
     lab.register(lab.udp("away", CARE_OF))
     tunnel = lab.raw("away", 4)
     start_ping(lab, "hh", HOME_ADDRESS)
     assert encapsulated(tunnel).payload.src == HOME_HOST
+    start_ping(lab, "ha", HOME_ADDRESS)
+    while encapsulated(tunnel).payload.src != HOME_AGENT:
+        pass
     receiver = lab.udp("hh", HOME_HOST, 7777)
     inner = IP(src=HOME_ADDRESS, dst=HOME_HOST) / UDP(sport=5, dport=7777) / b"up"
     tunnel.sendto(bytes(inner), (HOME_AGENT, 0))
