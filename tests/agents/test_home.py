@@ -13,6 +13,8 @@ from tests.agents.home_lab import (
     CARE_OF,
     CARE_OF_2,
     CARE_OF_3,
+    FA_KEY,
+    FA_SPI,
     FOREIGN_AGENT,
     HOME_AGENT,
     HOME_AGENT_2,
@@ -513,13 +515,17 @@ def test_counters_follow_rfc2006() -> None:
     }
 
 
-def test_relay_for_a_colocated_address_needs_an_authentic_foreign_agent() -> None:
+def test_known_foreign_agent_relays_for_a_colocated_address_without_signing_rfc5944_3_5_4() -> None:
     lab = Lab()
-    relayed = lab.request(flags=D)
-    signed = sign(relayed, bytes(range(100, 116)), 0x300, kind=34)
-    sent = only_reply(lab.send(signed, lab.arrival(FOREIGN_AGENT, port=434)))
-    assert sent.data[1] == 0
+    relayed = lab.arrival(FOREIGN_AGENT, port=434)
+    assert codes(lab.send(lab.request(flags=D), relayed)) == [0]
     assert lab.care_of_addresses() == [CARE_OF]
+    lab.pass_time(1)
+    signed = sign(lab.request(flags=D), FA_KEY, FA_SPI, kind=34)
+    assert codes(lab.send(signed, relayed)) == [0]
+    lab.pass_time(1)
+    spoilt = sign(lab.request(flags=D), OTHER_KEY, FA_SPI, kind=34)
+    assert codes(lab.send(spoilt, relayed)) == [132]
 
 
 def test_hosts_are_values() -> None:

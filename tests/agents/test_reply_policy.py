@@ -9,8 +9,10 @@ import pytest
 from tests.agents.home_lab import (
     CARE_OF,
     CARE_OF_3,
+    FA_SPI,
     FOREIGN_AGENT,
     HOME_AGENT,
+    OTHER_KEY,
     D,
     Lab,
     M,
@@ -18,6 +20,7 @@ from tests.agents.home_lab import (
     S,
     T,
     codes,
+    sign,
 )
 
 from fastmip.agents import reply_policy
@@ -70,7 +73,8 @@ def crowded_lab() -> Lab:
 
 
 def answer(lab: Lab, faults: list[tuple[int, dict[str, Any]]]) -> list[int]:
-    """Send one request with all these faults; without 132 it comes from no foreign agent."""
+    """Send one request with all these faults; 132 makes it come from a foreign agent with
+    a wrong signature."""
     fields: dict[str, Any] = {"flags": D}
     for _, more in faults:
         flags = fields["flags"] | more.get("flags", 0)
@@ -79,7 +83,10 @@ def answer(lab: Lab, faults: list[tuple[int, dict[str, Any]]]) -> list[int]:
         fields["flags"] |= S
     relayed = any(code == 132 for code, _ in faults)
     source = FOREIGN_AGENT if relayed else fields.get("care_of", CARE_OF)
-    return codes(lab.send(lab.request(**fields), lab.arrival(source)))
+    data = lab.request(**fields)
+    if relayed:
+        data = sign(data, OTHER_KEY, FA_SPI, kind=34)
+    return codes(lab.send(data, lab.arrival(source)))
 
 
 @pytest.mark.parametrize("first", range(len(FAULTS)), ids=[str(code) for code, _ in FAULTS])

@@ -187,22 +187,23 @@ def may_tell_stranger(
 def foreign_agent(case: Case) -> Refusal | None:
     """Foreign-Home authentication (RFC 5944 3.8.2.1 c and d, 3.5.4): 132, or silence.
 
-    The association is that of the IP source. On a deregistration the check may be skipped and
-    is, since a foreign agent must not sign one.
+    The association is that of the IP source. It is not demanded where a foreign agent must not
+    sign (3.5.4): on a deregistration, whose check is skipped altogether, and when the care-of
+    address is not its own, as of a co-located one it relays for.
     """
+    request = case.request
     shared = case.foreign_agent
-    extensions = case.request.extensions
     if shared is None:
-        if len(extensions) == 1:
+        if len(request.extensions) == 1:
             return None
-        found = case.request.authentications(ExtensionType.FOREIGN_HOME_AUTHENTICATION)
+        found = request.authentications(ExtensionType.FOREIGN_HOME_AUTHENTICATION)
         return FOREIGN_AGENT_UNKNOWN if found else None
-    if case.request.lifetime == 0:
+    if request.lifetime == 0 or foreign_agent_is_authentic(case.data, request, shared):
         return None
-    if foreign_agent_is_authentic(case.data, case.request, shared):
-        return None
-    if case.request.authentications(ExtensionType.FOREIGN_HOME_AUTHENTICATION):
+    if request.authentications(ExtensionType.FOREIGN_HOME_AUTHENTICATION):
         return FOREIGN_AGENT_FAILED
+    if request.care_of_address != case.arrival.source.address:
+        return None
     return FOREIGN_AGENT_UNPROVEN
 
 
@@ -269,8 +270,8 @@ def source_address(case: Case) -> Refusal | None:
     """A sender that is neither the care-of nor the home address: 129.
 
     Behind such a source stands a translator (RFC 3519 1.2), and a tunnel to the care-of
-    address would lead nowhere. A foreign agent that proved itself may relay for a co-located
-    care-of address; a deregistration may come from anywhere (RFC 5944 3.8.2.2).
+    address would lead nowhere. A foreign agent we know may relay for a co-located care-of
+    address; a deregistration may come from anywhere (RFC 5944 3.8.2.2).
     """
     request = case.request
     source = case.arrival.source.address
