@@ -38,8 +38,21 @@ from fastmip.agents.effects import (
     StartProxyArp,
     StopProxyArp,
 )
+from fastmip.agents.home_counters import (
+    BAD_AUTHENTICATOR,
+    CODE_COUNTERS,
+    DUPLICATES,
+    HELD_DUPLICATE,
+    HELD_REPLACED,
+    REQUESTS,
+)
 
 LIMIT = 2
+ENDS = (
+    *sorted(CODE_COUNTERS.values()),
+    *(BAD_AUTHENTICATOR, DUPLICATES, HELD_DUPLICATE, HELD_REPLACED),
+)
+"""Counters of which every request of these histories ends in exactly one."""
 WINDOW_S = 7
 HELD_BEYOND_S = 3
 
@@ -315,6 +328,9 @@ class HomeAgentMachine(RuleBasedStateMachine):
             assert (row.identification if row else 0) == known.mark
             if node not in self.commits and self.settled():
                 assert (node in self.proxied) == bool(self.live(node))
+        counted = self.lab.agent.counters()
+        waiting = sum((k.in_work is not None) + (k.held is not None) for k in self.known.values())
+        assert counted[REQUESTS] == sum(counted[name] for name in ENDS) + waiting
         if not self.commits and self.settled():
             total = sum(len(self.live(node)) for node in self.known)
             assert self.lab.count("haBindings") == total

@@ -45,6 +45,8 @@ class HomeAgentLab:
         self.hosts = [HOME_ADDRESS]
         self.settings = ""
         """More lines of ``[home_agent]``."""
+        self.more: list[str] = []
+        """Further tables of the file."""
         self.workers = 1
         self.max_bindings = 4096
         self.has_home_link = True
@@ -118,6 +120,7 @@ class HomeAgentLab:
                 f"spi = {handmade.SPI}",
                 f'key = "{handmade.KEY.hex()}"',
             ]
+        lines += self.more
         self.config.touch(0o600)
         self.config.write_text("\n".join(lines) + "\n")
 

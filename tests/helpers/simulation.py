@@ -436,6 +436,7 @@ class MobileSite:
         self.links: dict[str, LinkState] = {}
         self.world = World()
         self.deadline_ns: int | None = None
+        self._status: dict[str, object] | None = None
         self.agent: MobileNode
         self._port = 40000 + len(self.simulation.sites)
         self.start()
@@ -449,14 +450,20 @@ class MobileSite:
     @property
     def bindings(self) -> list[dict[str, object]]:
         """Care-of addresses the mobile node believes the home agent may hold."""
-        rows = self.agent.status(self.clock.now())["bindings"]
+        rows = self._shown()["bindings"]
         assert isinstance(rows, list)
         return rows
 
     @property
     def care_of_address(self) -> object:
         """Text of the care-of address it uses now."""
-        return self.agent.status(self.clock.now())["care_of_address"]
+        return self._shown()["care_of_address"]
+
+    def _shown(self) -> dict[str, object]:
+        """The agent's status as of its last call: between calls only remaining times change."""
+        if self._status is None:
+            self._status = self.agent.status(self.clock.now())
+        return self._status
 
     def start(self) -> None:
         """Start the daemon (again): it remembers nothing and hears of every link."""
@@ -537,6 +544,7 @@ class MobileSite:
             self.network.send(datagram.data, source, datagram.destination, home)
 
     def _rest(self) -> None:
+        self._status = None
         self.deadline_ns = self.clock.simulated(self.agent.next_deadline())
 
     def step_clock(self, by_ns: int) -> None:

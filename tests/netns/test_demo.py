@@ -148,21 +148,32 @@ def test_wireshark_sees_the_tunnel_and_never_the_home_address_natively(finished:
     outer = {(src.split(",")[0], dst.split(",")[0]) for src, dst in tunnelled}
     assert {destination for _, destination in outer} >= {"10.3.1.5", "10.3.2.5", "10.1.0.1"}
     for interface in ("mn-eth0", "mn-wlan0"):
-        away = f'frame.interface_name=="{interface}" and ip.src=="10.1.0.5" and not ip.proto==4'
+        away = f'frame.interface_name=="{interface}" and ip.src==10.1.0.5 and not ip.proto==4'
         natively = finished.tshark("eth.dst", only=away)
         routers = {mac for (mac,) in natively}
         visited = finished.tshark(
             "arp.src.hw_mac",
-            only='arp.opcode==2 and (arp.src.proto_ipv4=="10.3.1.254" or'
-            ' arp.src.proto_ipv4=="10.3.2.254")',
+            only="arp.opcode==2 and (arp.src.proto_ipv4==10.3.1.254 or"
+            " arp.src.proto_ipv4==10.3.2.254)",
         )
         assert not routers & {mac for (mac,) in visited}
+
+
+def test_tunnel_packets_leave_only_by_the_link_that_owns_their_care_of_address(
+    finished: Run,
+) -> None:
+    own = {"mn-eth0": {"10.3.1.5", "10.3.2.5"}, "mn-wlan0": {"10.3.1.6", "10.3.2.6"}}
+    for interface, addresses in own.items():
+        sent = f'frame.interface_name=="{interface}" and ip.proto==4 and ip.dst==10.1.0.1'
+        sources = {source.split(",")[0] for (source,) in finished.tshark("ip.src", only=sent)}
+        assert sources
+        assert sources <= addresses
 
 
 def test_home_host_hears_home_agent_and_mobile_node_announce_in_turn(finished: Run) -> None:
     announced = finished.tshark(
         "arp.src.hw_mac",
-        only='frame.interface_name=="hh" and arp.isgratuitous and arp.src.proto_ipv4=="10.1.0.5"',
+        only='frame.interface_name=="hh" and arp.isgratuitous and arp.src.proto_ipv4==10.1.0.5',
     )
     turns = [mac for n, (mac,) in enumerate(announced) if n == 0 or announced[n - 1] != [mac]]
     away = [check for check in finished.checks if "home agent's MAC" in str(check["detail"])]

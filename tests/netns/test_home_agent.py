@@ -682,3 +682,65 @@ def test_only_one_daemon_uses_a_state_directory(lab: HomeAgentLab) -> None:
     assert "another fastmip daemon uses this directory" in second.stderr
     assert second.stderr.count("\n") == 1
     lab.register(lab.udp("away", CARE_OF))
+
+
+def test_the_home_agents_own_services_reach_an_away_node(lab: HomeAgentLab) -> None:
+    lab.start()
+    lab.register(lab.udp("away", CARE_OF))
+    tunnel = lab.raw("away", 4)
+    with lab.udp("ha", HOME_AGENT, 5353) as service:
+        service.sendto(b"answer", (HOME_ADDRESS, 9))
+    outer = encapsulated(tunnel)
+    assert (outer.dst, outer.payload.src, outer.payload.dst) == (CARE_OF, HOME_AGENT, HOME_ADDRESS)
+    inner = IP(src=HOME_ADDRESS, dst=HOME_AGENT) / UDP(sport=9, dport=5353) / b"question"
+    with lab.udp("ha", HOME_AGENT, 5353) as service:
+        tunnel.sendto(bytes(inner), (HOME_AGENT, 0))
+        assert service.recvfrom(100) == (b"question", (HOME_ADDRESS, 9))
+
+
+def test_one_daemon_is_home_agent_and_mobile_node_of_another_network(lab: HomeAgentLab) -> None:
+    before = lab.kernel_state()
+    lab.more = [
+        "[mobile_node]",
+        'home_address = "10.2.0.9"',
+        'home_network = "10.2.0.0/24"',
+        'home_agent = "10.2.0.1"',
+        'interfaces = ["eth0"]',
+        "[mobile_node.association]",
+        "spi = 300",
+        f'key = "{handmade.KEY.hex()}"',
+    ]
+    lab.start()
+    assert lab.ask("status")["roles"] == "home-agent, mobile-node"
+    lab.register(lab.udp("away", CARE_OF))
+    tunnel = lab.raw("away", 4)
+    start_ping(lab, "cn", HOME_ADDRESS)
+    assert encapsulated(tunnel).payload.dst == HOME_ADDRESS
+    roles = {row["role"] for row in lab.ask("show traffic")["rows"]}
+    assert roles == {"home-agent", "mobile-node"}
+    assert lab.stop() == 0
+    assert lab.kernel_state() == before
+
+
+@pytest.mark.parametrize("everywhere", [1, 2])
+@pytest.mark.parametrize("own", [0, 1, 2])
+def test_reverse_path_filters_do_not_stop_traffic(
+    lab: HomeAgentLab, everywhere: int, own: int
+) -> None:
+    lab.net.sysctl("ha", conf__all__rp_filter=everywhere, conf__eth0__rp_filter=own)
+    before = lab.kernel_state()
+    lab.start()
+    lab.register(lab.udp("away", CARE_OF))
+    tunnel = lab.raw("away", 4)
+    start_ping(lab, "hh", HOME_ADDRESS)
+    assert encapsulated(tunnel).payload.src == HOME_HOST
+    start_ping(lab, "ha", HOME_ADDRESS)
+    while encapsulated(tunnel).payload.src != HOME_AGENT:
+        pass
+    receiver = lab.udp("hh", HOME_HOST, 7777)
+    inner = IP(src=HOME_ADDRESS, dst=HOME_HOST) / UDP(sport=5, dport=7777) / b"up"
+    tunnel.sendto(bytes(inner), (HOME_AGENT, 0))
+    assert receiver.recvfrom(100) == (b"up", (HOME_ADDRESS, 5))
+    assert lab.ping("ha", HOME_HOST)
+    assert lab.stop() == 0
+    assert lab.kernel_state() == before

@@ -179,6 +179,7 @@ def test_tcp_bulk_towards_the_node_arrives_as_super_frames(lab: TunnelLab) -> No
 def test_tcp_bulk_from_the_node_arrives_whole(lab: TunnelLab) -> None:
     transfer(lab, ("mn", HOME_ADDRESS), ("cn", CORRESPONDENT), 20 << 20)
     assert lab.node.count("home-super-frames") > 100
+    assert lab.agent.count("home-merged") > 1000  # written to the TUN device as super-frames
     assert lab.agent.count("decapsulated") > (20 << 20) // 1500
 
 

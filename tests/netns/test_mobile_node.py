@@ -143,6 +143,14 @@ class Field:
     def care_of_addresses(self, home_agent: Daemon) -> set[str]:
         return {row["care_of_address"] for row in home_agent.ask("show binding")["rows"]}
 
+    def requests_sent(self, daemon: Daemon) -> int:
+        rows = {row["counter"]: row["value"] for row in daemon.ask("show traffic")["rows"]}
+        return int(rows["mnRegRequestsSent"])
+
+    def device_mtu(self) -> int:
+        shown = self.lab.run("mn", "ip", "-j", "link", "show", "dev", "fmmn0").stdout
+        return int(json.loads(shown)[0]["mtu"])
+
     def wait_for_bindings(self, home_agent: Daemon, wanted: set[str]) -> None:
         wait_until(lambda: wanted <= self.care_of_addresses(home_agent), 8, f"bindings {wanted}")
 
@@ -182,6 +190,8 @@ def ground(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Field]:
     made = Field(lab)
     yield made
     for daemon in made.nodes:
+        daemon.process.kill()  # a stop would wait for a home agent that stops as well
+        daemon.process.wait()
         assert "Traceback" not in daemon.log.read_text()
 
 
@@ -332,6 +342,7 @@ for address in addresses:
 """
 
 
+@pytest.mark.slow
 def test_home_sequence_on_the_wire_rfc5944_4_6(ground: Field) -> None:
     ground.scripted_home_agent()
     ground.attach("eth0", VISITED_A)
@@ -381,6 +392,7 @@ def talk(ground: Field, seconds: float) -> subprocess.Popen[bytes]:
     return client
 
 
+@pytest.mark.slow
 def test_a_tcp_connection_survives_every_kind_of_move(ground: Field) -> None:
     home_agent = ground.home_agent()
     ground.attach("eth0", HOME)
@@ -436,6 +448,51 @@ def test_make_before_break_loses_nothing(ground: Field) -> None:
     ground.detach("eth0")
     output, _ = ping.communicate(timeout=60)
     assert " 0% packet loss" in output.decode(), output.decode()
+
+
+def test_strict_reverse_path_filters_are_relaxed_and_restored(ground: Field) -> None:
+    ground.home_agent()
+    for name in ("all", "default", "eth0", "wlan0"):
+        path = f"/proc/sys/net/ipv4/conf/{name}/rp_filter"
+        ground.lab.run("mn", "sh", "-c", f"echo 1 > {path}")
+    ground.attach("eth0", VISITED_A)
+    ground.attach("wlan0", VISITED_B)
+    before = ground.kernel_state()
+    node = ground.mobile_node()
+    ground.wait_for_state(node, "registered")
+    assert ground.pings("cn", "10.1.0.5")
+    assert ground.pings("cn", "10.3.2.6"), "the other link answers for itself"
+    node.ask("prefer", interface="wlan0")
+    wait_until(
+        lambda: node.ask("show binding")["summary"]["interface"] == "wlan0", 5, "the other link"
+    )
+    assert ground.pings("cn", "10.1.0.5")
+    ground.stop(node)
+    assert ground.kernel_state() == before
+
+
+def test_a_home_agent_that_comes_late_is_found(ground: Field) -> None:
+    ground.attach("eth0", VISITED_A)
+    node = ground.mobile_node()
+    ground.wait_for_state(node, "pending")
+    wait_until(lambda: ground.requests_sent(node) >= 2, 8, "a retransmission")
+    ground.home_agent()
+    ground.wait_for_state(node, "registered", 20)
+    assert ground.pings("mn", "10.9.0.7", "-I", "10.1.0.5")
+
+
+def test_the_tunnel_device_follows_the_mtu_of_the_link(ground: Field) -> None:
+    ground.home_agent()
+    ground.lab.ip("mn", "link set wlan0 mtu 1400")
+    ground.attach("eth0", VISITED_A)
+    ground.attach("wlan0", VISITED_B)
+    node = ground.mobile_node()
+    ground.wait_for_state(node, "registered")
+    assert ground.device_mtu() == 1480
+    assert ground.pings("mn", "10.9.0.7", "-s", "1452", "-M", "do")
+    node.ask("prefer", interface="wlan0")
+    wait_until(lambda: ground.device_mtu() == 1380, 5, "the smaller MTU")
+    assert ground.pings("mn", "10.9.0.7", "-s", "1352", "-M", "do")
 
 
 def test_without_reverse_tunnel_only_inbound_packets_are_tunnelled(ground: Field) -> None:

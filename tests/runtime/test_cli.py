@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import socket
 import subprocess
 import sys
@@ -435,6 +436,35 @@ def test_host_add_reads_standard_input(tmp_path: Path) -> None:
     assert server.requests[0]["args"]["key_hex"] == KEY_HEX
     assert short.exit_code == 1
     assert "the key has 2 bytes: use at least 16" in short.output
+
+
+def test_a_key_typed_at_a_terminal_is_asked_for_and_not_echoed(tmp_path: Path) -> None:
+    path, server = served(tmp_path, ok)
+    program = "from fastmip.runtime.cli.main import main; main()"
+    ours, theirs = pty.openpty()
+    try:
+        with server:
+            process = subprocess.Popen(
+                [sys.executable, "-c", program, "host", "add", "10.1.0.9", "--key-file", "-"],
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs,
+                env={**os.environ, "FASTMIP_SOCKET": str(path)},
+                start_new_session=True,  # no controlling terminal but the one given
+            )
+            shown = b""
+            while b"Key (hexadecimal)" not in shown:
+                assert select.select([ours], [], [], 60)[0], shown
+                shown += os.read(ours, 4096)
+            os.write(ours, KEY_HEX.encode() + b"\n")
+            assert process.wait(60) == 0
+        shown += os.read(ours, 4096)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert b"host 10.1.0.9 added" in shown
+    assert KEY_HEX.encode() not in shown
+    assert server.requests[0]["args"]["key_hex"] == KEY_HEX
 
 
 def test_host_add_makes_a_fresh_private_key_and_never_overwrites(tmp_path: Path) -> None:

@@ -177,6 +177,10 @@ def test_lro_fails_gro_warns_and_both_name_the_command(machine: FakeMachine) -> 
     assert (lro.status, gro.status) == (FAIL, WARN)
     assert "ethtool -K eth0 lro off" in lro.remedy
     assert "ethtool -K eth0 gro off rx-udp-gro-forwarding off" in gro.remedy
+    machine.features = {"rx-lro": True, "rx-gro": False}
+    assert [finding.status for finding in found(machine, "offloads")] == [FAIL]
+    machine.features = {"rx-lro": False, "rx-gro": False}
+    assert [finding.status for finding in found(machine, "offloads")] == [OK]
     machine.features = None
     assert found(machine, "offloads")[0].status == WARN
 

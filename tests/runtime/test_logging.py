@@ -186,3 +186,17 @@ def test_library_warnings_come_through_limited_and_their_chatter_does_not() -> N
     assert events[0]["logger_name"] == "pyroute2.test"
     assert events[0]["level"] == "warning"
     assert len(events) == 20
+
+
+def test_what_a_library_fails_with_is_told_and_where() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream)
+    try:
+        int("twelve")
+    except ValueError:
+        stdlib_logging.getLogger("asyncio").exception("task failed")
+    stdlib_logging.getLogger("asyncio").error("nothing raised")
+    failed, plain = lines(stream)
+    assert "ValueError: invalid literal" in failed["exception"]
+    assert "exception" not in plain
+    assert "exc_info" not in plain

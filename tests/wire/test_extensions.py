@@ -194,6 +194,19 @@ def test_framing_helpers_write_what_the_decoder_reads() -> None:
     assert not malformed
 
 
+def test_the_long_format_carries_more_than_255_bytes_rfc5944_1_10() -> None:
+    def decode(type_: int, body: Cursor) -> RawExtension:
+        return RawExtension(type_, data=body.rest())
+
+    registry = ExtensionRegistry([Entry(LONG, decode, Framing.LONG), Entry(SIMPLE, Word.decode)])
+    data = bytes(range(256)) * 3
+    (long, after), malformed = registry.decode(frame_long(LONG, 9, data) + GOOD, 0)
+    assert long == RawExtension(LONG, data=data)
+    assert after == Word(SIMPLE, word=0xBEEF)
+    assert not malformed
+    assert registry.decode(frame_long(LONG, 9, data)[:-1], 0) == ((), True)
+
+
 def test_framing_limits_are_those_of_the_length_fields() -> None:
     assert len(frame_simple(1, bytes(255))) == 257
     assert len(frame_short(1, 1, bytes(254))) == 257

@@ -50,6 +50,8 @@
 #include <unistd.h>
 
 #include "frames.h"
+#include "merge.h"
+#include "port_counters.h"
 #include "returned.h"
 #include "verdicts.h"
 #include "vnet.h"
@@ -63,51 +65,6 @@
 /* Inner packets of this size are made from what GRO merged; the original size is not told. */
 #define PORT_MERGED_SIZE 1400
 #define PORT_ERRORS_MAX 1000 /* errors in a row that make a descriptor count as failed */
-
-#define PORT_COUNTERS(X)                                                                          \
-    X(HOME_READ, "home-read", "Packets and super-frames read from the TUN device.")               \
-    X(HOME_SUPER_FRAMES, "home-super-frames", "TCP and UDP super-frames among them.")             \
-    X(HOME_SEGMENTS, "home-segments", "Wire-size packets cut from super-frames.")                 \
-    X(HOME_COMPLETED, "home-checksums-completed", "Whole packets whose checksum was partial.")    \
-    X(HOME_BAD_OFFLOAD, "home-bad-offload", "Offload header that does not fit its packet.")       \
-    X(HOME_READ_ERRORS, "home-read-errors", "Reads of the TUN device that failed.")               \
-    X(HOME_WRITTEN, "home-written", "Packets written to the TUN device.")                         \
-    X(HOME_HOPS_RETURNED, "home-hops-returned", "Packets written back with their hop put back.")  \
-    X(HOME_CIRCLING, "home-circling", "Packets written back that were so before: routing loop?")  \
-    X(HOME_DOWN, "home-device-down", "Lost on writing: the TUN device is down.")                  \
-    X(HOME_REFUSED, "home-refused", "Lost on writing: the kernel refused the packet.")            \
-    X(HOME_NO_BUFFER, "home-no-buffer", "Lost on writing: no kernel memory.")                     \
-    X(TUNNEL_READ, "tunnel-read", "Packets read from the tunnel socket.")                         \
-    X(TUNNEL_LARGE, "tunnel-large", "Larger than a slot: reassembled or merged by GRO.")          \
-    X(TUNNEL_MERGED, "tunnel-merged", "Merged by GRO, cut again: GRO should be off.")             \
-    X(TUNNEL_SEGMENTS, "tunnel-segments", "Wire-size packets cut from merged ones.")              \
-    X(TUNNEL_COMPLETED, "tunnel-checksums-completed", "Inner checksums that were partial.")       \
-    X(TUNNEL_READ_ERRORS, "tunnel-read-errors", "Reads of the tunnel socket that failed.")        \
-    X(TUNNEL_SENT, "tunnel-sent", "Packets sent through the tunnel socket.")                      \
-    X(TUNNEL_TOO_BIG, "tunnel-too-big", "Not sent (EMSGSIZE): beyond the MTU of the interface.")  \
-    X(TUNNEL_NO_BUFFER, "tunnel-no-buffer", "Not sent (ENOBUFS, ENOMEM): queue full.")            \
-    X(TUNNEL_FORBIDDEN, "tunnel-forbidden", "Not sent (EPERM, EACCES): firewall or policy.")      \
-    X(TUNNEL_WOULD_BLOCK, "tunnel-would-block", "Not sent (EAGAIN): socket buffer full.")         \
-    X(TUNNEL_UNREACHABLE, "tunnel-unreachable", "Not sent: no route, or the link is down.")       \
-    X(TUNNEL_REFUSED, "tunnel-refused", "Not sent for another reason, such as a bad address.")    \
-    X(ICMP_READ, "icmp-read", "ICMP errors read from the ICMP socket.")                           \
-    X(ICMP_READ_ERRORS, "icmp-read-errors", "Reads of the ICMP socket that failed.")
-
-enum port_counter {
-#define X(name, text, sentence) PORT_##name,
-    PORT_COUNTERS(X)
-#undef X
-        PORT_COUNTER_COUNT
-};
-
-struct port_counter_text {
-    const char *name;
-    const char *sentence;
-};
-
-#define X(name, text, sentence) {text, sentence},
-static const struct port_counter_text port_counter_table[PORT_COUNTER_COUNT] = {PORT_COUNTERS(X)};
-#undef X
 
 enum port_descriptor { PORT_NONE, PORT_TUN, PORT_RAW, PORT_ICMP };
 
@@ -139,6 +96,8 @@ struct kernel_port {
     int names_source; /* the raw socket is bound to no address */
     uint64_t counters[PORT_COUNTER_COUNT]; /* written by the worker, read by anyone */
     struct returned_memory returned;
+    struct merge merges[MERGE_FLOWS];
+    uint32_t next_merge; /* the one to close when all are open and another flow comes */
 };
 
 static inline void port_count(struct kernel_port *k, enum port_counter which, uint64_t more)
@@ -407,32 +366,78 @@ static inline void port_put_hop_back(struct kernel_port *k, struct fm_desc *d)
     port_count(k, PORT_HOME_HOPS_RETURNED, 1);
 }
 
-static inline void port_write_error(struct kernel_port *k, int error)
+/* The outcome of one write that carried `packets`. */
+static inline void port_written(struct kernel_port *k, ssize_t done, uint64_t packets)
 {
-    if (error == EBADF || error == EBADFD) port_fail(k, PORT_TUN, error);
-    port_count(k,
-               error == EIO                         ? PORT_HOME_DOWN
-               : error == ENOMEM || error == ENOBUFS || error == EAGAIN ? PORT_HOME_NO_BUFFER
-                                                    : PORT_HOME_REFUSED,
-               1);
+    enum port_counter which = PORT_HOME_REFUSED;
+    if (done >= 0) {
+        which = PORT_HOME_WRITTEN;
+    } else if (errno == EIO) {
+        which = PORT_HOME_DOWN;
+    } else if (errno == ENOMEM || errno == ENOBUFS || errno == EAGAIN) {
+        which = PORT_HOME_NO_BUFFER;
+    } else if (errno == EBADF || errno == EBADFD) {
+        port_fail(k, PORT_TUN, errno);
+    }
+    port_count(k, which, packets);
+}
+
+static inline void port_write(struct kernel_port *k, uint8_t *data, uint32_t len)
+{
+    uint8_t *start = data - k->vnet_len; /* within FM_HEADROOM_MIN */
+    memset(start, 0, k->vnet_len);       /* a whole packet, checksum complete */
+    port_written(k, write(k->tun_fd, start, k->vnet_len + len), 1);
+}
+
+static inline void port_close_merge(struct kernel_port *k, struct merge *m)
+{
+    if (!m->data) return;
+    merge_finish(m);
+    if (m->parts > 1) port_count(k, PORT_HOME_MERGED, m->parts);
+    port_written(k, writev(k->tun_fd, m->iov, (int)m->parts), m->parts);
+    m->data = NULL;
+}
+
+/* Write a packet now, or keep it as part of its flow's super-frame until the batch ends. Order
+ * is kept within a flow, and between two hosts for whatever is not merged. */
+static inline void port_write_or_merge(struct kernel_port *k, uint8_t *ip, uint32_t len)
+{
+    uint32_t headers = k->vnet_len ? merge_headers(ip, len) : 0;
+    struct merge *vacant = NULL;
+    if (headers && !merge_checksum_holds(ip, len)) headers = 0;
+    for (uint32_t i = 0; i < MERGE_FLOWS; i++) {
+        struct merge *m = &k->merges[i];
+        if (merge_is_between(m, ip, headers ? MERGE_FLOW_LEN : MERGE_HOSTS_LEN)) {
+            if (headers && merge_fits(m, ip, len, headers)) {
+                merge_append(m, ip, len);
+                return;
+            }
+            port_close_merge(k, m);
+        }
+        if (!m->data) vacant = m;
+    }
+    if (!headers) {
+        port_write(k, ip, len);
+        return;
+    }
+    if (!vacant) {
+        vacant = &k->merges[k->next_merge];
+        k->next_merge = (k->next_merge + 1) % MERGE_FLOWS;
+        port_close_merge(k, vacant);
+    }
+    merge_open(vacant, ip, len, headers);
 }
 
 static inline void kernel_port_send_home(struct kernel_port *k, struct fm_desc **packets,
                                          uint32_t count)
 {
-    uint64_t written = 0;
     for (uint32_t i = 0; i < count; i++) {
         struct fm_desc *d = packets[i];
         if (d->verdict == FM_RETURNED_NO_BINDING || d->verdict == FM_RETURNED_EXPIRED)
             port_put_hop_back(k, d);
-        uint8_t *start = d->data - k->vnet_len; /* within FM_HEADROOM_MIN */
-        memset(start, 0, k->vnet_len);          /* whole, checksum complete */
-        if (write(k->tun_fd, start, k->vnet_len + d->len) >= 0)
-            written++;
-        else
-            port_write_error(k, errno);
+        port_write_or_merge(k, d->data, d->len);
     }
-    port_count(k, PORT_HOME_WRITTEN, written);
+    for (uint32_t i = 0; count && i < MERGE_FLOWS; i++) port_close_merge(k, &k->merges[i]);
 }
 
 static inline void port_send_error(struct kernel_port *k, int error)

@@ -46,6 +46,14 @@ _ATF_COM = 0x02
 _PACKET_TYPE = 0xFFFFF004  # linux/filter.h: SKF_AD_OFF + SKF_AD_PKTTYPE
 _OTHER_HOST = 3
 
+ARP_COUNTERS = {
+    "arp-requests-answered": "Requests for a bound home address, answered with our address.",
+    "arp-own-requests-ignored": "Announcements, probes and requests a returning node may send.",
+    "arp-gratuitous-sent": "Gratuitous ARPs broadcast on the home link, repeats included.",
+    "arp-send-failures": "ARP frames the kernel refused: the link is down or its queue full.",
+}
+"""Counter -> what it counts; ``docs/counters.md`` is checked against it."""
+
 log = get_logger("arp")
 
 
@@ -151,12 +159,7 @@ class ArpResponder:
         self.interface = interface
         self.bound = AddressBits(network, length)
         """Home addresses we answer for."""
-        self.counters = {
-            "arp-requests-answered": 0,
-            "arp-own-requests-ignored": 0,
-            "arp-gratuitous-sent": 0,
-            "arp-send-failures": 0,
-        }
+        self.counters = dict.fromkeys(ARP_COUNTERS, 0)
         self._network = (network, length)
         self._learnt: OrderedDict[int, bytes] = OrderedDict()
         # One queue for each delay: each is in order of time by itself.

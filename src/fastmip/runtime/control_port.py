@@ -33,6 +33,14 @@ _ANCILLARY = socket.CMSG_SPACE(_PKTINFO.size) + socket.CMSG_SPACE(4)
 _MAX_DATAGRAM = 65536
 _MAX_NAMES = 4096
 
+PORT_COUNTERS = {
+    "received": "Datagrams that arrived with a good UDP checksum, or with none.",
+    "sent": "Datagrams handed to the kernel for sending.",
+    "send-failures": "Datagrams the kernel refused to send.",
+    "receive-overflows": "Datagrams the kernel dropped because we did not read fast enough.",
+}
+"""Counter -> what it counts; ``docs/counters.md`` is checked against it."""
+
 Deliver = Callable[[list[tuple[bytes, Arrival]]], None]
 
 log = get_logger("control-port")
@@ -42,7 +50,7 @@ class ControlPort:
     """The registration port of this machine; driven by the event loop."""
 
     def __init__(self, deliver: Deliver, *, port: int = PORT, fwmark: int = 0) -> None:
-        self.counters = {"received": 0, "sent": 0, "send-failures": 0, "receive-overflows": 0}
+        self.counters = dict.fromkeys(PORT_COUNTERS, 0)
         self._deliver = deliver
         self._port = port
         self._fwmark = fwmark

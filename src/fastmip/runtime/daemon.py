@@ -120,7 +120,7 @@ class Daemon:
                 watchdog.cancel()
             await control.stop()
             for service in reversed(self._services):
-                await service.stop()
+                await _stop(service)
 
     def _build(self, kernel: Kernel) -> list[Service]:
         services: list[Service] = []
@@ -260,6 +260,14 @@ async def _start(service: Service) -> None:
         raise StartError(
             f"{service.name}: {error}: see fastmip doctor for what this machine lacks"
         ) from error
+
+
+async def _stop(service: Service) -> None:
+    """Stop a role; a failure must not keep the others, and the journal, from being undone."""
+    try:
+        await service.stop()
+    except Exception:
+        log.exception("stop-failed", role=service.name)
 
 
 def _journal_path(control_socket: Path) -> Path:

@@ -15,10 +15,11 @@ import socket
 from typing import TYPE_CHECKING
 
 from fastmip.runtime import devices
-from fastmip.runtime.journal import Route, Rule
+from fastmip.runtime.journal import Address, Route, Rule
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.netlink import Kernel, read_sysctl
 from fastmip.runtime.service import StartError
+from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
     from fastmip._dataplane import Engine
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 FIRST_TABLE = 1434
 PRIORITY = 1434
 """Of our rule: after the local table, before the main table."""
-_LOOSE = "2"
-_STRICT = "1"
+# Values of rp_filter.
+_OFF, _STRICT, _LOOSE = "0", "1", "2"
 
 log = get_logger("home-agent")
 
@@ -35,13 +36,16 @@ log = get_logger("home-agent")
 class HomeTunnel:
     """Opens what the engine works on; closes exactly that."""
 
-    def __init__(self, kernel: Kernel, *, device: str, address: int, home_network: str) -> None:
+    def __init__(
+        self, kernel: Kernel, *, device: str, address: int, home_network: str, fwmark: int = 0
+    ) -> None:
         self.device = device
         self.super_frames: frozenset[str] = frozenset()
         self._kernel = kernel
         self._address = address
         self._home_network = home_network
-        self._changes: list[Rule | Route] = []
+        self._fwmark = fwmark or None
+        self._changes: list[Rule | Route | Address] = []
         self._queues: list[int] = []
         self._sockets: list[socket.socket] = []
 
@@ -54,7 +58,9 @@ class HomeTunnel:
             tun = devices.open_tun(self.device, multi_queue=workers > 1)
             self._queues.append(tun.fd)
             self.super_frames = tun.super_frames
-            raw = devices.open_tunnel_socket(self._address, None, None, shard=(worker, workers))
+            raw = devices.open_tunnel_socket(
+                self._address, self._fwmark, None, shard=(worker, workers)
+            )
             self._sockets.append(raw)
             icmp_fd = -1
             if worker == 0:
@@ -72,27 +78,37 @@ class HomeTunnel:
         """Lead the home network's traffic to the engine; call it when workers run."""
         await self._relax_reverse_path(home_interface)
         table = await self._kernel.free_table(FIRST_TABLE)
-        route = Route(self._home_network, table, device=self.device)
+        # Without a preferred source, packets of this machine would get any of its addresses.
+        route = Route(
+            self._home_network, table, device=self.device, prefsrc=format_address(self._address)
+        )
         rule = Rule(priority=PRIORITY, table=table, iif=self.device, invert=True)
-        for change in (route, rule):
-            if await self._kernel.apply(change):
-                self._changes.append(change)
+        await self._add(route)
+        await self._add(rule)
 
     async def _relax_reverse_path(self, home_interface: str | None) -> None:
         """Strict reverse path filtering would drop the home link's own packets.
 
         For the kernel the way back to a home host now leads through the TUN device. The
         greater of an interface's value and ``all`` counts, so loose mode is always reachable.
+        Loose mode in turn drops what a device without any address receives, and on the TUN
+        device that would be this machine's own packets on their way back: it borrows ours.
         """
-        strict_everywhere = read_sysctl("net/ipv4/conf/all/rp_filter") == _STRICT
-        if strict_everywhere:
+        everywhere = read_sysctl("net/ipv4/conf/all/rp_filter")
+        if everywhere == _STRICT:
             await self._kernel.set_sysctl(f"net/ipv4/conf/{self.device}/rp_filter", _LOOSE)
+        if everywhere != _OFF:
+            await self._add(Address(self.device, format_address(self._address), 32))
         if home_interface is None:
             return
         path = f"net/ipv4/conf/{home_interface}/rp_filter"
-        if strict_everywhere or read_sysctl(path) == _STRICT:
+        if _STRICT in (everywhere, read_sysctl(path)):
             log.warning("reverse-path-filter-loosened", interface=home_interface)
             await self._kernel.set_sysctl(path, _LOOSE)
+
+    async def _add(self, change: Rule | Route | Address) -> None:
+        if await self._kernel.apply(change):
+            self._changes.append(change)
 
     async def release(self) -> None:
         """Stop attracting traffic."""

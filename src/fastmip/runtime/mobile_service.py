@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from fastmip.runtime.config import Config, MobileNodeConfig
     from fastmip.runtime.netlink import Kernel
 
-STOP_S = 3.5
-"""How long a stop waits for the home agent: two transmissions of the last deregistration."""
+STOP_S = 1.5
+"""How long a stop waits for the home agent: for two transmissions, a second apart."""
 ENGINE_BINDINGS = 64
 """One home address with a handful of care-of addresses."""
 RELOADABLE = ("lifetime", "simultaneous", "reverse_tunnel")

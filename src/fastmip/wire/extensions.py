@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 
 from fastmip.errors import WireError
 from fastmip.wire.codes import FIRST_SKIPPABLE_EXTENSION, ExtensionType
-from fastmip.wire.cursor import Cursor, Truncated
+from fastmip.wire.cursor import Cursor
 
 NOT_ON_WIRE: Final = -1
 """Offset of an extension that was built, not received."""
@@ -32,6 +32,7 @@ NOT_ON_WIRE: Final = -1
 MAX_EXTENSIONS: Final = 512
 """Our own limit (a run of pads counts once): bounds the work a 64 KiB datagram can ask for."""
 
+_PADDING: Final = int(ExtensionType.PADDING)
 _PAD_RUN: Final = re.compile(rb"\0+")
 
 
@@ -150,14 +151,12 @@ class _Family(NamedTuple):
     """All entries of one type; one type has one framing."""
 
     framing: Framing
+    header_len: int
     decoders: dict[int | None, Decoder]
 
 
-class _Frame(NamedTuple):
-    """One framed extension, body not yet read."""
-
-    body: Cursor
-    decoder: Decoder | None
+_UNKNOWN: Final = _Family(Framing.SIMPLE, 2, {})
+"""Stands for every type that is not registered."""
 
 
 class ExtensionRegistry:
@@ -176,7 +175,8 @@ class ExtensionRegistry:
             raise ValueError(f"extension type {entry.type} cannot be registered")
         if entry.framing is Framing.LONG and entry.type >= FIRST_SKIPPABLE_EXTENSION:
             raise ValueError(f"extension {entry.type}: skippable types must not use LONG")
-        family = self._families.setdefault(entry.type, _Family(entry.framing, {}))
+        header_len = 4 if entry.framing is Framing.LONG else 2
+        family = self._families.setdefault(entry.type, _Family(entry.framing, header_len, {}))
         if family.framing is not entry.framing:
             raise ValueError(f"extension {entry.type}: two framings for one type")
         if entry.subtype in family.decoders:
@@ -196,78 +196,73 @@ class ExtensionRegistry:
         """
         found: list[Extension] = []
         malformed = False
-        cursor = Cursor(data, start)
-        end = cursor.end
-        while (offset := cursor.offset) < end:
+        offset, end = start, len(data)
+        while offset < end:
+            type_ = data[offset]
+            extension: Extension | None
+            if type_ == _PADDING:
+                stop = _end_of_padding(data, offset)
+                extension = Padding(count=stop - offset)
+            else:
+                family = self._families.get(type_, _UNKNOWN)
+                if family is _UNKNOWN and type_ < FIRST_SKIPPABLE_EXTENSION:
+                    raise UnknownExtension(type_, offset)
+                body = offset + family.header_len
+                stop = body + _body_len(family, data, offset) if body <= end else body
+                if stop > end:
+                    return Decoded(tuple(found), malformed=True)
+                try:
+                    extension = _read(family, data, offset, body, stop)
+                except UnknownExtension:
+                    raise
+                except WireError:
+                    malformed = True
+                    extension = None
             if len(found) == MAX_EXTENSIONS:
                 return Decoded(tuple(found), malformed=True)
-            type_ = data[offset]
-            extension: Extension
-            if type_ == ExtensionType.PADDING:
-                extension = _take_padding(cursor, data)
-            else:
-                try:
-                    body, decoder = self._frame(type_, cursor)
-                except Truncated:
-                    return Decoded(tuple(found), malformed=True)
-                if decoder is None:
-                    extension = _keep_raw(type_, data[offset : cursor.offset])
-                else:
-                    try:
-                        extension = decoder(type_, body)
-                        unread = body.offset != body.end
-                    except WireError:
-                        unread = True
-                    if unread:
-                        malformed = True
-                        extension = _keep_raw(type_, data[offset : cursor.offset])
-            _place(extension, offset, data[offset : cursor.offset])
+            raw = data[offset:stop]
+            if extension is None:
+                extension = RawExtension(type_, data=raw[2:])
+            # Fresh and nobody else's yet, so noting where it stood breaks no promise of frozen.
+            object.__setattr__(extension, "offset", offset)
+            object.__setattr__(extension, "raw", raw)
             found.append(extension)
+            offset = stop
         return Decoded(tuple(found), malformed)
 
-    def _frame(self, type_: int, cursor: Cursor) -> _Frame:
-        """Step over one extension; Truncated if it does not fit, UnknownExtension by rule."""
-        offset = cursor.offset
-        family = self._families.get(type_)
-        if family is None:
-            if type_ < FIRST_SKIPPABLE_EXTENSION:
-                raise UnknownExtension(type_, offset)
-            cursor.u8()
-            return _Frame(cursor.restrict_to(cursor.u8()), None)
-        cursor.u8()
-        subtype: int | None = None
-        if family.framing is Framing.LONG:
-            subtype = cursor.u8()
-            body = cursor.restrict_to(cursor.u16())
-        else:
-            body = cursor.restrict_to(cursor.u8())
-            if family.framing is Framing.SHORT:
-                if not body.remaining:
-                    return _Frame(body, _refuse)
-                subtype = body.u8()
-        decoder = family.decoders.get(subtype) or family.decoders.get(None)
-        if decoder is None and type_ < FIRST_SKIPPABLE_EXTENSION:
+
+def _end_of_padding(data: bytes, offset: int) -> int:
+    run = _PAD_RUN.match(data, offset)
+    return run.end() if run else offset
+
+
+def _body_len(family: _Family, data: bytes, offset: int) -> int:
+    if family.framing is Framing.LONG:
+        return data[offset + 2] << 8 | data[offset + 3]
+    return data[offset + 1]
+
+
+def _read(family: _Family, data: bytes, offset: int, body: int, stop: int) -> Extension | None:
+    """Decode a framed extension; None if it is unknown and skippable.
+
+    Raises UnknownExtension by the rule, another WireError when the body is unreadable.
+    """
+    type_ = data[offset]
+    subtype: int | None = None
+    if family.framing is Framing.LONG:
+        subtype = data[offset + 1]
+    elif family.framing is Framing.SHORT:
+        if body == stop:
+            raise WireError(f"extension {type_} at offset {offset} has no subtype")
+        subtype = data[body]
+        body += 1
+    decoder = family.decoders.get(subtype) or family.decoders.get(None)
+    if decoder is None:
+        if type_ < FIRST_SKIPPABLE_EXTENSION:
             raise UnknownExtension(type_, offset)
-        return _Frame(body, decoder)
-
-
-def _refuse(type_: int, body: Cursor) -> Extension:
-    """Stand in for the decoder of a short-format extension too short for its subtype."""
-    raise WireError(f"extension {type_} at offset {body.offset - 2} has no subtype")
-
-
-def _take_padding(cursor: Cursor, data: bytes) -> Padding:
-    run = _PAD_RUN.match(data, cursor.offset, cursor.end)
-    count = run.end() - run.start() if run else 0
-    cursor.take(count)
-    return Padding(count=count)
-
-
-def _keep_raw(type_: int, raw: bytes) -> RawExtension:
-    return RawExtension(type_, data=raw[2:])
-
-
-def _place(extension: Extension, offset: int, raw: bytes) -> None:
-    """Note where a fresh extension stood; nobody else holds it yet, so frozen is not broken."""
-    object.__setattr__(extension, "offset", offset)
-    object.__setattr__(extension, "raw", raw)
+        return None
+    cursor = Cursor(data, body, stop)
+    extension = decoder(type_, cursor)
+    if cursor.remaining:
+        raise WireError(f"extension {type_} at offset {offset}: {cursor.remaining} bytes unread")
+    return extension

@@ -42,9 +42,15 @@ def test_outage_is_a_gap_beyond_the_pacing_interval_and_its_losses() -> None:
     assert judge_stream(record, 600 * MS, 1900 * MS) == StreamLoss(0.0, 0, 0, 0)
 
 
-def test_outage_that_begins_before_the_move_and_lasts_to_its_end_is_all_gap() -> None:
+def test_outage_counts_from_the_last_arrival_however_long_before_the_move() -> None:
     record = _stream([n for n in range(1000) if not 200 <= n < 250], 1000)
-    assert judge_stream(record, 410 * MS, 490 * MS) == StreamLoss(78.0, 40, 0, 0)
+    # 398.1 ms to the end of the move at 490 ms, less the pace
+    assert judge_stream(record, 410 * MS, 490 * MS) == StreamLoss(89.9, 40, 0, 0)
+    assert judge_stream(record, 410 * MS, 900 * MS) == StreamLoss(100.0, 45, 0, 0)
+
+
+def test_stream_that_never_came_is_silent_all_the_time() -> None:
+    assert judge_stream(_stream([], 1000), 100 * MS, 200 * MS) == StreamLoss(98.0, 50, 0, 0)
 
 
 def test_duplicates_and_reordering_are_told_apart() -> None:
@@ -108,6 +114,17 @@ def test_tcp_survives_a_move_only_when_both_ways_still_deliver_at_its_end() -> N
 def test_goodput_is_verified_bytes_over_the_time_of_the_move() -> None:
     result = judge_move(_recorder(9999), _move(), ("ha",))
     assert (result.goodput_down, result.goodput_up) == (1_000_000, 1_000_000)
+
+
+def test_own_part_of_the_gap_counts_from_the_address_on_the_new_link() -> None:
+    recorder = _recorder(9999)
+    record = recorder.udp["udp-down"]
+    record.arrivals = [a for a in record.arrivals if not 1000 * MS <= a[2] < 1050 * MS]
+    move = _move()
+    move.address_ns = 1030 * MS
+    assert judge_move(recorder, move, ("ha",)).own_ms == 20.0
+    move.style = "make-before-break"
+    assert judge_move(recorder, move, ("ha",)).own_ms == 0.0
 
 
 def test_registrations_are_counted_once_though_seen_at_several_points() -> None:

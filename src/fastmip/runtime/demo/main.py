@@ -26,9 +26,10 @@ from fastmip.runtime.demo.lab import LabError
 from fastmip.runtime.demo.report import as_json, write_html
 from fastmip.runtime.demo.scenes import Outcome, Script, require_programs
 from fastmip.runtime.demo.stage import Stage
-from fastmip.runtime.demo.view import View, result_tables
+from fastmip.runtime.demo.view import LEGEND, View, result_tables
 
 _INSIDE = "FASTMIP_DEMO_USER_NAMESPACE"
+_LOGS = ("ha", "mn", "capture", "traffic")
 _CAP_NET_ADMIN = 12
 _CAP_SYS_ADMIN = 21
 _PROGRAMS = {
@@ -84,6 +85,8 @@ def _run(output: Path) -> Outcome:
     """Play the scenes and write report and capture."""
     output.mkdir(parents=True, exist_ok=True)
     capture, report = output / "demo.pcapng", output / "report.html"
+    for stale in (report, *(output / f"{name}.log" for name in _LOGS)):
+        stale.unlink(missing_ok=True)  # of an earlier run; they would tell of another one
     started = time.monotonic()
     view = View(Console(emoji=False, highlight=False))
     with Stage(capture, view.tick) as stage:
@@ -107,8 +110,7 @@ def _show(outcome: Outcome, output: Path) -> None:
     console = Console(emoji=False, highlight=False)
     for table in result_tables(outcome.results):
         console.print(table)
-    console.print("Two figures: correspondent to mobile node / back. Gap, loss and duplicates are")
-    console.print("those of the UDP stream, Mbit/s is verified TCP goodput, reg. acceptances.\n")
+    console.print(LEGEND)
     for check in outcome.checks:
         mark = "[green]ok[/green]" if check.holds else "[red]FAILED[/red]"
         console.print(f"{mark}  {check.name}: {check.detail}", soft_wrap=True)
@@ -122,8 +124,9 @@ def _show(outcome: Outcome, output: Path) -> None:
 
 def _keep_logs(stage: Stage, output: Path) -> None:
     """Copy the programs' logs out of the lab's directory, for whoever looks for the cause."""
-    for log in stage.lab.directory.glob("*.log"):
-        shutil.copyfile(log, output / log.name)
+    for log in (stage.lab.directory / f"{name}.log" for name in _LOGS):
+        if log.exists():
+            shutil.copyfile(log, output / log.name)
     click.echo(f"the logs of the lab's programs are in {output}", err=True)
 
 

@@ -20,6 +20,9 @@ from fastmip.runtime.demo.traffic import Flow, Report, TcpProgress, UdpArrivals,
 _NS = 1_000_000_000
 _ALIVE_WINDOW_NS = _NS
 
+BREAK = "break-before-make"
+MAKE = "make-before-break"
+
 
 @dataclass(slots=True)
 class UdpRecord:
@@ -126,6 +129,9 @@ class MoveResult:
     requests: int
     registration_ms: float
     """First request to its acceptance, as seen beside the home agent; 0 without one."""
+    own_ms: float
+    """Break-before-make: from the address on the new link to the first datagram that came to
+    the mobile node there; 0 with make-before-break, where nothing waits for it."""
     tcp_survived: bool
 
 
@@ -189,10 +195,7 @@ def judge_stream(record: UdpRecord, start_ns: int, end_ns: int) -> StreamLoss:
     seen: set[int] = set()
     duplicated = reordered = 0
     highest = -1
-    times: list[int] = []
-    for number, _, received_ns in record.arrivals:
-        if start_ns - record.interval_ns <= received_ns < end_ns:
-            times.append(received_ns)
+    for number, _, _ in record.arrivals:
         if number not in due:
             continue
         if number in seen:
@@ -201,10 +204,17 @@ def judge_stream(record: UdpRecord, start_ns: int, end_ns: int) -> StreamLoss:
             reordered += 1
         seen.add(number)
         highest = max(highest, number)
-    times = [start_ns, *sorted(times), end_ns] if not times else sorted(times)
-    silence = max((later - sooner for sooner, later in pairwise(times)), default=0)
-    gap_ns = max(0, silence - record.interval_ns)
+    gap_ns = max(0, longest_silence_ns(record, start_ns, end_ns) - record.interval_ns)
     return StreamLoss(gap_ns / 1e6, len(due) - len(seen), duplicated, reordered)
+
+
+def longest_silence_ns(record: UdpRecord, start_ns: int, end_ns: int) -> int:
+    """Return the longest time without an arrival, from the last one before ``start_ns`` on."""
+    times = sorted(received for _, _, received in record.arrivals)
+    first = bisect_left(times, start_ns)
+    before = times[first - 1] if first else start_ns
+    inside = times[first : bisect_left(times, end_ns)]
+    return max(later - sooner for sooner, later in pairwise([before, *inside, end_ns]))
 
 
 def judge_move(recorder: Recorder, move: Move, taps: tuple[str, ...]) -> MoveResult:
@@ -242,5 +252,13 @@ def judge_move(recorder: Recorder, move: Move, taps: tuple[str, ...]) -> MoveRes
         len(accepted),
         len(asked),
         (first - first_asked) / 1e6 if first and first_asked else 0.0,
+        _own_ms(recorder.udp["udp-down"], move),
         survived,
     )
+
+
+def _own_ms(record: UdpRecord, move: Move) -> float:
+    if move.style != BREAK:
+        return 0.0
+    after = [arrival[2] for arrival in record.arrivals if arrival[2] >= move.address_ns]
+    return (min(after) - move.address_ns) / 1e6 if after else 0.0

@@ -9,13 +9,13 @@ from html import escape
 from itertools import pairwise
 
 from fastmip import __version__
-from fastmip.runtime.demo.measure import Move, MoveResult, Recorder, UdpRecord
+from fastmip.runtime.demo.measure import BREAK, MAKE, Move, MoveResult, Recorder, UdpRecord
 from fastmip.runtime.demo.plots import Series, Span, lab_figure, time_plot
 from fastmip.runtime.demo.scenes import HOME_AGENT_TAPS, Outcome
 
 _BIN_S = 0.25
 _GAP_FLOOR_MS = 1.0
-_SHORT = {"break-before-make": "break", "make-before-break": "make"}
+_SHORT = {BREAK: "break", MAKE: "make"}
 
 _STYLE = """
 :root{--ink:#1b2330;--paper:#fff;--soft:#5c6675;--line:#d5dae2;--a:#1267b4;--b:#b4531a;--c:#2c7a3f;
@@ -65,7 +65,8 @@ def write_html(outcome: Outcome, capture_name: str) -> str:
             "<h2>What each move cost</h2>",
             _result_table(outcome.results),
             "<p>Two figures are correspondent to mobile node / back. Gap: the longest silence of"
-            " the paced UDP stream at its receiver, less the pacing interval. Duplicated: both"
+            " the paced UDP stream at its receiver, less the pacing interval; own: the part of it"
+            " after the new link had an address, which is the mobile node's. Duplicated: both"
             " bindings deliver while two are registered.</p>",
             *_plots(outcome),
             "<h2>Steps of each move</h2>",
@@ -103,6 +104,8 @@ def as_json(outcome: Outcome) -> list[dict[str, object]]:
         add(f"{stem}.up.goodput", round(result.goodput_up * 8), "bit/s", style=move.style)
         add(f"{stem}.registrations", result.registrations, "registrations", style=move.style)
         add(f"{stem}.registration_time", round(result.registration_ms, 3), "ms", style=move.style)
+        if move.style == BREAK:
+            add(f"{stem}.own_gap", round(result.own_ms, 3), "ms", style=move.style)
         add(f"{stem}.tcp_survived", result.tcp_survived, "bool", style=move.style)
     for check in outcome.checks:
         add("check", check.holds, "bool", check=check.name, detail=check.detail)
@@ -121,6 +124,7 @@ def _result_table(results: Sequence[MoveResult]) -> str:
     head = (
         "move",
         "gap ms",
+        "own ms",
         "lost",
         "duplicated",
         "goodput Mbit/s",
@@ -139,6 +143,7 @@ def _result_table(results: Sequence[MoveResult]) -> str:
                 [
                     escape(result.move.title),
                     f"{down.gap_ms:.1f} / {up.gap_ms:.1f}",
+                    f"{result.own_ms:.1f}" if result.own_ms else "-",
                     f"{down.lost} / {up.lost}",
                     f"{down.duplicated} / {up.duplicated}",
                     f"{result.goodput_down * 8 / 1e6:.2f} / {result.goodput_up * 8 / 1e6:.2f}",

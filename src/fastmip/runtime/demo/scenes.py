@@ -9,12 +9,18 @@ from dataclasses import dataclass, field
 from fastmip.runtime.demo import lab as places
 from fastmip.runtime.demo.capture import Tap
 from fastmip.runtime.demo.lab import HOME, VISITED_A, VISITED_B, Lab, LabError, Link
-from fastmip.runtime.demo.measure import Move, MoveResult, Recorder, judge_move, judge_stream
+from fastmip.runtime.demo.measure import (
+    BREAK,
+    MAKE,
+    Move,
+    MoveResult,
+    Recorder,
+    judge_move,
+    judge_stream,
+)
 from fastmip.runtime.demo.stage import Stage
 from fastmip.runtime.demo.view import View
 
-BREAK = "break-before-make"
-MAKE = "make-before-break"
 DWELL_S = 3.5
 """Time a move owns at least: long enough to see a refresh and a steady state after it."""
 SETTLE_LIMIT_S = 12.0

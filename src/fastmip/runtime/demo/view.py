@@ -21,6 +21,13 @@ _REFRESH_S = 0.2
 _RATE_WINDOW_S = 1.0
 _EVENTS_SHOWN = 9
 
+LEGEND = """\
+Two figures: correspondent to mobile node / back. gap: longest silence of the
+UDP stream; own: the part of it after the new link had an address; lost, dup.:
+its datagrams; Mbit/s: verified TCP goodput; reg.: accepted registrations;
+TCP ok: both transfers went on over the same connection.
+"""
+
 
 class View:
     """Events as they happen and the state between them; a context manager."""
@@ -115,19 +122,21 @@ def result_tables(results: Sequence[MoveResult]) -> Iterator[Table]:
             title_style="bold",
             box=box.SIMPLE_HEAD,
             pad_edge=False,
+            collapse_padding=True,
         )
         table.add_column("move", no_wrap=True, min_width=12)
-        for name in ("gap ms", "lost", "duplicated", "Mbit/s", "reg."):
+        for name in ("gap ms", "own ms", "lost", "dup.", "Mbit/s", "reg."):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("TCP", no_wrap=True)
+        table.add_column("TCP ok", no_wrap=True)
         for result in moves:
             table.add_row(
                 result.move.title,
                 f"{result.down.gap_ms:.0f} / {result.up.gap_ms:.0f}",
+                f"{result.own_ms:.0f}" if result.own_ms else "-",
                 f"{result.down.lost} / {result.up.lost}",
                 f"{result.down.duplicated} / {result.up.duplicated}",
                 f"{result.goodput_down * 8 / 1e6:.2f} / {result.goodput_up * 8 / 1e6:.2f}",
                 str(result.registrations),
-                "[green]survived[/green]" if result.tcp_survived else "[red]BROKEN[/red]",
+                "[green]yes[/green]" if result.tcp_survived else "[red]NO[/red]",
             )
         yield table

@@ -1,0 +1,315 @@
+"""The kernel port on socket pairs: merging on the way home, cutting across batches.
+
+A SOCK_SEQPACKET socket keeps the boundaries of writes as a TUN device does. What the port
+writes as a super-frame is cut again by the splitter, which test_vnet.py holds against scapy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
+from tests.helpers.c_probe import compile_probe, pack, unpack
+
+HERE = Path(__file__).parent
+HOME, TUNNEL = 0, 1
+DECAPSULATED = 5
+VNET_LEN = 10
+GSO_TCPV4 = 1
+
+
+class Port:
+    """A kernel port whose TUN device is one end of a socket pair."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        library.probe_counter.restype = ctypes.c_uint64
+        library.probe_counter_name.restype = ctypes.c_char_p
+        library.probe_receive.restype = ctypes.c_uint32
+        self.out = (ctypes.c_ubyte * (1 << 23))()
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        self.ends = [end for pair in pairs for end in pair]
+        for end in self.ends:
+            end.setblocking(False)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        self.device, self.tunnel = pairs[0][1], pairs[1][1]
+        assert library.probe_open(pairs[0][0].fileno(), pairs[1][0].fileno(), 1) == 0
+
+    def close(self) -> None:
+        self.library.probe_close()
+        for end in self.ends:
+            end.close()
+
+    def send_home(self, packets: list[bytes]) -> list[tuple[bytes, bytes]]:
+        """Send one batch; the writes: vnet header and packet."""
+        data = pack(packets)
+        self.library.probe_send_home(data, len(data), DECAPSULATED)
+        return self.writes()
+
+    def writes(self) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        while True:
+            try:
+                write = self.device.recv(70000)
+            except BlockingIOError:
+                return found
+            found.append((write[:VNET_LEN], write[VNET_LEN:]))
+
+    def receive(self, side: int) -> list[bytes]:
+        used = self.library.probe_receive(side, self.out)
+        return unpack(bytes(self.out[:used]))
+
+    def counters(self) -> dict[str, int]:
+        found, number = {}, 0
+        while name := self.library.probe_counter_name(number):
+            found[name.decode()] = self.library.probe_counter(number)
+            number += 1
+        return found
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return compile_probe(HERE / "kernel_port_probe.c", tmp_path_factory.mktemp("port"))
+
+
+@pytest.fixture(scope="module")
+def splitter(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    loaded = compile_probe(HERE / "vnet_probe.c", tmp_path_factory.mktemp("vnet"))
+    loaded.probe_cut.restype = ctypes.c_long
+    return loaded
+
+
+@pytest.fixture
+def port(library: ctypes.CDLL) -> Iterator[Port]:
+    made = Port(library)
+    yield made
+    made.close()
+
+
+def segments_of(splitter: ctypes.CDLL, header: bytes, packet: bytes) -> list[bytes]:
+    """What a kernel would put on the wire for one write."""
+    if header[1] == 0:
+        assert header == bytes(VNET_LEN)
+        return [packet]
+    out = (ctypes.c_ubyte * (1 << 18))()
+    used = splitter.probe_cut(header, packet, len(packet), out, ctypes.c_long(len(out)))
+    assert used > 0
+    return unpack(bytes(out[:used]))
+
+
+def segment(
+    index: int, *, size: int = 100, port: int = 7, ident: int = 0, payload: int = 100, **fields: Any
+) -> bytes:
+    """Part ``index`` of a flow whose parts all have ``payload`` bytes."""
+    tcp: dict[str, Any] = {"seq": 1000 + index * payload, "ack": 5, "flags": "A", "window": 99}
+    tcp |= {"dport": 80} | fields
+    network = IP(
+        src="10.1.0.5",
+        dst="10.9.0.7",
+        ttl=tcp.pop("ttl", 60),
+        tos=tcp.pop("tos", 0),
+        flags=tcp.pop("df", "DF"),
+        frag=tcp.pop("frag", 0),
+        id=(ident + index) & 0xFFFF,
+        options=tcp.pop("ip_options", []),
+    )
+    body = bytes([index % 256]) * size
+    return bytes(network / TCP(sport=port, **tcp) / body)
+
+
+def test_consecutive_segments_leave_as_one_super_frame(port: Port, splitter: ctypes.CDLL) -> None:
+    packets = [segment(index) for index in range(20)] + [segment(20, size=30, flags="PA")]
+    writes = port.send_home(packets)
+    assert len(writes) == 1
+    header, packet = writes[0]
+    flags, gso_type, hdr_len, gso_size, start, offset = struct.unpack("=BBHHHH", header)
+    assert (flags, gso_type, hdr_len, gso_size, start, offset) == (1, GSO_TCPV4, 40, 100, 20, 16)
+    assert IP(packet).len == len(packet) == 40 + 20 * 100 + 30
+    assert segments_of(splitter, header, packet) == packets
+    assert port.counters()["home-merged"] == port.counters()["home-written"] == 21
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"tos": 3},
+        {"ttl": 59},
+        {"ack": 6},
+        {"window": 98},
+        {"flags": "FA"},
+        {"flags": "AE"},
+        {"flags": "AU"},
+        {"flags": "AC"},
+        {"seq": 1101},
+        {"df": 0},
+        {"size": 101},
+        {"options": [("NOP", None)] * 4},
+        {"options": [("Timestamp", (1, 3)), ("NOP", None), ("NOP", None)]},
+        {"ip_options": [IPOption_NOP()] * 4},
+        {"chksum": 1},
+        {"urgptr": 4},
+        {"frag": 3},
+        {"dport": 81},
+    ],
+)
+def test_what_is_not_the_very_same_flow_is_not_merged(port: Port, second: dict[str, Any]) -> None:
+    first: dict[str, Any] = {}
+    if "Timestamp" in str(second):
+        first = {"options": [("Timestamp", (1, 2)), ("NOP", None), ("NOP", None)]}
+    packets = [segment(0, **first), segment(1, **second)]
+    writes = port.send_home(packets)
+    if "dport" in second:  # another flow may overtake
+        writes.sort(key=lambda write: write[1][22:24])
+    assert writes == [(bytes(VNET_LEN), packet) for packet in packets]
+    assert port.counters()["home-merged"] == 0
+
+
+def test_ip_ids_must_be_consecutive_without_df(port: Port) -> None:
+    assert len(port.send_home([segment(0, df=0), segment(1, df=0)])) == 1
+    assert len(port.send_home([segment(0, df=0), segment(1, df=0, ident=1)])) == 2
+    assert len(port.send_home([segment(0, df=0, ident=65535), segment(1, df=0, ident=65535)])) == 1
+    assert len(port.send_home([segment(0), segment(1, ident=77)])) == 1  # RFC 6864: no meaning
+
+
+def test_pushed_or_short_segment_ends_a_super_frame(port: Port) -> None:
+    assert len(port.send_home([segment(0, flags="PA"), segment(1)])) == 2
+    short = [segment(0), segment(1, size=50), segment(2, seq=1150)]
+    assert [len(packet) for _, packet in port.send_home(short)] == [190, 140]
+
+
+def test_super_frame_never_exceeds_an_ipv4_packet(port: Port, splitter: ctypes.CDLL) -> None:
+    packets = [segment(index, size=1400, payload=1400) for index in range(60)]
+    writes = port.send_home(packets)
+    assert [len(packet) for _, packet in writes] == [40 + 46 * 1400, 40 + 14 * 1400]
+    assert [s for write in writes for s in segments_of(splitter, *write)] == packets
+
+
+def test_segment_without_payload_and_other_protocols_pass_as_they_are(port: Port) -> None:
+    network = IP(src="10.1.0.5", dst="10.9.0.7")
+    packets = [
+        segment(0, size=0),
+        bytes(network / UDP(sport=1, dport=2) / b"x"),
+        bytes(network / ICMP() / b"x"),
+        bytes(network / TCP(sport=7, dport=80))[:38],
+        bytes(network),
+    ]
+    assert port.send_home(packets) == [(bytes(VNET_LEN), packet) for packet in packets]
+
+
+@settings(max_examples=60)
+@given(
+    plan=st.lists(
+        st.tuples(
+            st.integers(0, 11),  # flow: more than can be open at once
+            st.sampled_from([100, 100, 100, 100, 60, 0]),  # payload
+            st.sampled_from(["A", "A", "A", "A", "PA", "FA"]),
+            st.sampled_from([0, 0, 0, 0, 1]),  # a hole in the sequence
+        ),
+        max_size=64,
+    )
+)
+def test_whatever_is_merged_comes_out_as_it_went_in(
+    library: ctypes.CDLL, splitter: ctypes.CDLL, plan: list[Any]
+) -> None:
+    port = Port(library)
+    try:
+        at: dict[int, int] = {}
+        packets: list[bytes] = []
+        for number, (flow, size, flags, hole) in enumerate(plan):
+            seq = at.get(flow, 4294967000) + hole
+            at[flow] = seq + size
+            fields = {"seq": seq & 0xFFFFFFFF, "flags": flags, "port": 1000 + flow}
+            packets.append(segment(number, size=size, **fields))
+        got = [s for write in port.send_home(packets) for s in segments_of(splitter, *write)]
+        for flow in range(12):
+            mine = struct.pack("!H", 1000 + flow)
+            expected = [without_id(packet) for packet in packets if packet[20:22] == mine]
+            assert [without_id(packet) for packet in got if packet[20:22] == mine] == expected
+        assert len(got) == len(packets)
+        assert port.counters()["home-written"] == len(packets)
+    finally:
+        port.close()
+
+
+def without_id(packet: bytes) -> bytes:
+    """With DF the kernel numbers the segments of a super-frame itself."""
+    parsed = IP(packet)
+    parsed.id = 0
+    del parsed.chksum
+    return bytes(parsed)
+
+
+def super_frame(size: int, gso_size: int, port: int = 9) -> bytes:
+    """A TCP super-frame as a TUN device gives it; its checksum field does not matter."""
+    header = struct.pack("=BBHHHH", 1, GSO_TCPV4, 40, gso_size, 20, 16)
+    packet = IP(src="10.9.0.7", dst="10.1.0.5") / TCP(sport=port, dport=80) / os.urandom(size)
+    return header + bytes(packet)
+
+
+def test_super_frames_and_packets_are_cut_across_batches_in_order(port: Port) -> None:
+    """More parts than a batch holds, then plain packets, then another super-frame."""
+    plain = [bytes(IP(dst="10.1.0.5") / UDP(sport=index, dport=9)) for index in range(1, 41)]
+    frames = [super_frame(60000, 500), super_frame(64000, 1400, 10)]
+    port.device.send(bytes(VNET_LEN) + plain[0])
+    port.device.send(frames[0])
+    for packet in plain[1:]:
+        port.device.send(bytes(VNET_LEN) + packet)
+    port.device.send(frames[1])
+    got: list[bytes] = []
+    while batch := port.receive(HOME):
+        assert len(batch) <= 64
+        got += batch
+    assert got[0] == plain[0]
+    assert b"".join(packet[40:] for packet in got[1:121]) == frames[0][VNET_LEN + 40 :]
+    assert got[121:160] == plain[1:]
+    assert b"".join(packet[40:] for packet in got[160:]) == frames[1][VNET_LEN + 40 :]
+    counters = port.counters()
+    assert counters["home-read"] == 42
+    assert counters["home-super-frames"] == 2
+    assert counters["home-segments"] == 120 + 46
+
+
+def test_many_plain_packets_keep_their_bytes_within_a_batch(port: Port) -> None:
+    packets = [bytes(IP() / UDP() / os.urandom(1 + 400 * index)) for index in range(150)]
+    for packet in packets:
+        port.device.send(bytes(VNET_LEN) + packet)
+    got = [port.receive(HOME) for _ in range(4)]
+    assert [len(batch) for batch in got] == [64, 64, 22, 0]
+    assert [packet for batch in got for packet in batch] == packets
+
+
+def test_jumbo_parts_fill_the_arena_and_the_rest_follows(port: Port) -> None:
+    port.device.send(super_frame(64000, 16000))
+    port.device.send(super_frame(64000, 30000, 11))
+    got: list[bytes] = []
+    while batch := port.receive(HOME):
+        got += batch
+    assert [len(packet) - 40 for packet in got] == [16000] * 4 + [30000, 30000, 4000]
+
+
+def test_bad_offload_headers_are_counted_and_dropped(port: Port) -> None:
+    packet = bytes(IP() / UDP() / b"payload")
+    port.device.send(struct.pack("=BBHHHH", 1, 0, 0, 0, 9000, 6) + packet)
+    port.device.send(struct.pack("=BBHHHH", 1, GSO_TCPV4, 0, 100, 20, 16) + packet)
+    port.device.send(struct.pack("=BBHHHH", 1, 3, 0, 100, 20, 6) + packet)
+    port.device.send(bytes(VNET_LEN) + packet)
+    assert port.receive(HOME) == [packet]
+    assert port.counters()["home-bad-offload"] == 3
+
+
+def test_tunnel_packets_of_every_size_arrive_in_one_piece(port: Port) -> None:
+    sizes = [20, 40, 1500, 1663, 1664, 1665, 1700, 9000, 40000, 65535]
+    packets = [bytes(IP(proto=4, len=size)) + os.urandom(size - 20) for size in sizes]
+    for packet in packets:
+        port.tunnel.send(packet)
+    assert port.receive(TUNNEL) == packets
+    assert port.counters()["tunnel-large"] == 5
