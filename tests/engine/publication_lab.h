@@ -65,8 +65,8 @@ FM_FN void lab_publish(struct lab *l, int how, uint32_t node, uint32_t version)
         line->remote = swap32(pair[0].remote);
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
         lab_pause();
-        line->ttl = pair[0].ttl;
-        line->constant_sum = ipip_constant_sum(line->local, line->remote, line->ttl);
+        line->outer = ipip_constant_middle(line->local, pair[0].ttl);
+        line->constant_sum = ipip_constant_sum(line->local, line->remote, pair[0].ttl);
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
         return;
     }
@@ -75,13 +75,11 @@ FM_FN void lab_publish(struct lab *l, int how, uint32_t node, uint32_t version)
         ; /* full: workers have to pass first */
     if (how == LAB_INDEX_FIRST) { /* forbidden too: visible before it is filled */
         struct fm_line kept = c->e.lines[head];
-        uint32_t stale = c->e.lines[head].remote;
-        c->e.lines[head].ttl = (uint8_t)(kept.ttl + 1);
+        c->e.lines[head].outer++;
         control_publish(c, (uint32_t)head);
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
         lab_pause();
-        c->e.lines[head].remote = stale;
-        c->e.lines[head].ttl = kept.ttl;
+        c->e.lines[head].outer = kept.outer;
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
         return;
     }

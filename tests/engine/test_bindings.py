@@ -375,7 +375,7 @@ TestCacheAgainstDict = CacheAgainstDict.TestCase
 @pytest.mark.parametrize("scalar", [False, True])
 def test_a_crowded_cache_finds_every_binding(scalar: bool) -> None:
     rng = np.random.default_rng(7)
-    homes = (0x0A000001 + rng.permutation(1 << 20)[:50_000]).tolist()
+    homes = (0x0B000001 + rng.permutation(1 << 20)[:50_000]).tolist()
     engine = make(max_bindings=50_000)
     engine.use_scalar_loops(scalar)
     engine.restore(b"".join(record(home) for home in homes))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.engine.build_probe import probe
-from tests.reference.ipv4 import change, checksum, header, is_martian
+from tests.reference.ipv4 import change, checksum, header, is_martian, with_checksum
 
 
 def swapped(value: int) -> int:
@@ -24,8 +24,15 @@ def test_sum_equals_the_slow_sum(data: bytes) -> None:
 
 
 @given(st.binary(min_size=20, max_size=20))
-def test_unrolled_header_sum_equals_the_loop(data: bytes) -> None:
-    assert probe().header_sum(data) == probe().sum_of(data)
+def test_quick_checksum_test_equals_the_sum(data: bytes) -> None:
+    assert probe().is_checksum_right(data) == (probe().sum_of(data) == 0xFFFF or not any(data))
+
+
+@given(st.binary(min_size=20, max_size=20))
+def test_quick_checksum_test_accepts_every_right_header(data: bytes) -> None:
+    right = with_checksum(data)
+    assert probe().is_checksum_right(right)
+    assert not probe().is_checksum_right(right[:19] + bytes([right[19] ^ 1]))
 
 
 def test_the_example_of_rfc1624_4() -> None:

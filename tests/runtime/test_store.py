@@ -194,6 +194,21 @@ async def test_a_locked_store_denies_and_recovers_by_itself(path: Path) -> None:
     assert rows_in(path) == {1: 3}
 
 
+async def test_a_removed_store_takes_no_commit_until_it_is_back(path: Path) -> None:
+    commits = Commits(path)
+    commits.start()
+    assert await commits.commit(item(1)) == [""]
+    aside = path.with_name("aside.db")
+    path.rename(aside)
+    assert (await commits.commit(item(2)))[0]
+    path.touch()  # another file in its place is not it
+    assert (await commits.commit(item(2)))[0]
+    aside.rename(path)
+    assert await commits.commit(item(3)) == [""]
+    commits.store.close()
+    assert sorted(rows_in(path)) == [1, 3]
+
+
 async def test_a_job_shares_the_writer_and_reports_failure(path: Path) -> None:
     commits = Commits(path)
     commits.start()

@@ -60,10 +60,10 @@ cdef extern from "control.h" nogil:
 
     struct fm_line:
         uint32_t home
-        uint32_t remote
-        uint32_t local
         uint32_t next
         uint64_t expires
+        uint32_t remote
+        uint32_t local
         uint16_t budget
 
     struct fm_soft:
@@ -160,8 +160,7 @@ cdef extern from "control.h" nogil:
 
 cdef extern from "replay.h" nogil:
     struct fm_draw:
-        uint32_t home_be
-        uint32_t remote_be
+        pass
 
     struct fm_replay:
         fm_engine *e
@@ -178,7 +177,8 @@ cdef extern from "replay.h" nogil:
     uint8_t *replay_frame(const fm_replay *r, uint32_t number)
     void replay_write(const fm_replay *r, uint8_t *p, uint32_t correspondent_be,
                       uint32_t local_be)
-    void replay_prepare_draw(const fm_replay *r, fm_draw *draw, const uint8_t *packet)
+    void replay_prepare_draw(const fm_replay *r, fm_draw *draw, uint32_t home_be,
+                             uint32_t remote_be, const uint8_t *packet)
     uint64_t replay_run(fm_replay *r, fm_worker *w, uint64_t batches, uint32_t n,
                         uint64_t now_ns, uint64_t *left)
     uint64_t replay_run_empty(fm_replay *r, uint64_t batches, uint32_t n)

@@ -42,22 +42,24 @@ struct fm_index {
 
 #define FM_LINE_REVERSE 1    /* reverse tunnelling granted (record flag) */
 #define FM_LINE_FIRST_ONLY 2 /* send on the head of the chain only (record flag) */
-#define FM_LINE_COPIES 4     /* head of a chain that gets a copy each */
+#define FM_LINE_IPIP 4       /* IP in IP was negotiated */
 
 struct fm_line {
-    uint32_t home, remote, local; /* network order */
-    uint32_t next;                /* next line of the chain, FM_NO_LINE at its end */
-    uint64_t expires;             /* CLOCK_BOOTTIME ns, atomic */
-    uint64_t soft;                /* struct fm_soft packed, atomic; 0 = nothing learnt */
-    uint32_t constant_sum;        /* ipip_constant_sum */
-    uint16_t budget;              /* largest inner packet before anything was learnt */
-    uint8_t ttl;                  /* of the outer header */
-    uint8_t tos_mask;             /* 0xff RFC 6040 normal mode, 0xfc compatibility mode */
+    uint32_t home;         /* network order */
+    uint32_t next;         /* next line of the chain, FM_NO_LINE at its end */
+    uint64_t expires;      /* CLOCK_BOOTTIME ns, atomic */
+    uint64_t soft;         /* struct fm_soft packed, atomic; 0 = nothing learnt */
+    uint32_t remote, local; /* network order, in the order of a tunnel packet to us */
+    uint64_t outer;        /* octets 8 to 15 of the outer header, checksum 0 */
+    uint32_t constant_sum; /* ipip_constant_sum */
+    uint16_t budget;       /* largest inner packet before anything was learnt */
+    uint16_t plain_budget; /* the same for the fast loop; 0 at the head of a copied chain */
+    uint8_t tos_mask;      /* 0xff RFC 6040 normal mode, 0xfc compatibility mode */
     uint8_t flags;
-    uint8_t encapsulation;
-    uint16_t chain_length; /* head only */
-    uint32_t link;         /* control thread: free list, retirement queue */
-    uint64_t retired;      /* control thread: epoch of retirement */
+    uint8_t chain_length; /* head only */
+    uint8_t unused;
+    uint32_t link;    /* control thread: free list, retirement queue */
+    uint64_t retired; /* control thread: epoch of retirement */
 } __attribute__((aligned(64)));
 
 _Static_assert(sizeof(struct fm_bucket) == 64, "a bucket is one cache line");

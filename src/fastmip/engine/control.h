@@ -222,13 +222,15 @@ FM_FN void control_fill(struct fm_line *line, const struct fm_record *r, uint32_
     line->local = swap32(r->local);
     line->next = next;
     line->expires = r->expires;
-    line->ttl = r->ttl ? r->ttl : FM_DEFAULT_TTL;
-    line->constant_sum = ipip_constant_sum(line->local, line->remote, line->ttl);
+    uint8_t ttl = r->ttl ? r->ttl : FM_DEFAULT_TTL;
+    line->constant_sum = ipip_constant_sum(line->local, line->remote, ttl);
+    line->outer = ipip_constant_middle(line->local, ttl);
     line->budget = (uint16_t)((r->mtu ? r->mtu : FM_DEFAULT_MTU) - IPIP_OVERHEAD);
     line->tos_mask = r->tos == FM_TOS_COMPATIBILITY ? (uint8_t)~ECN_MASK : 0xff;
     line->flags = (uint8_t)(((r->flags & FM_RECORD_REVERSE) ? FM_LINE_REVERSE : 0) |
-                            ((r->flags & FM_RECORD_FIRST_ONLY) ? FM_LINE_FIRST_ONLY : 0));
-    line->encapsulation = r->encapsulation;
+                            ((r->flags & FM_RECORD_FIRST_ONLY) ? FM_LINE_FIRST_ONLY : 0) |
+                            (r->encapsulation == PROTO_IPIP ? FM_LINE_IPIP : 0));
+    line->plain_budget = line->budget;
 }
 
 /* Lines whose workers have all moved on become free; at most `limit`. */
@@ -330,9 +332,9 @@ FM_FN int64_t control_prepare(struct fm_control *c, const struct fm_record *r, u
         control_fill(&e->lines[number], &r[i], next);
         next = number;
     }
-    e->lines[next].chain_length = (uint16_t)n;
+    e->lines[next].chain_length = (uint8_t)n;
     if (n > 1 && !(e->lines[next].flags & FM_LINE_FIRST_ONLY) && e->role == FM_HOME_AGENT)
-        e->lines[next].flags |= FM_LINE_COPIES;
+        e->lines[next].plain_budget = 0;
     c->prepared += n;
     return next;
 }

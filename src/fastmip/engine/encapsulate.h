@@ -60,8 +60,7 @@ FM_INLINE void put_outer(struct fm_worker *w, struct fm_desc *d, uint32_t number
 {
     const struct fm_line *line = &w->engine->lines[number];
     uint8_t tos = d->data[OFF_TOS] & line->tos_mask;
-    ipip_write_outer(d->data, d->len, tos, line->constant_sum, line->ttl, line->local,
-                     line->remote);
+    ipip_write_outer(d->data, d->len, tos, line->constant_sum, line->outer, line->remote);
     w->sent[number].packets++;
     w->sent[number].bytes += d->len;
     d->data -= IPIP_OVERHEAD;

@@ -1,6 +1,7 @@
 /* The two fast loops. Included once per instruction set (pipeline.h) with
  *   FM_ISA(name)  the name for this set,   FM_TARGET  its function attribute,
- *   FM_FIND(index, key, bucket)  its index search,   FM_IS_OWN(engine, address)  its own-address test.
+ *   FM_FIND(index, key, bucket)  its index search,
+ *   FM_OWN_SET, FM_OWN_LOAD(engine), FM_IS_OWN(engine, set, address)  its own-address test.
  *
  * A batch goes through three loops, so that each loop's cache misses overlap:
  *   1 check   headers, key, prefetch of the index bucket
@@ -26,11 +27,12 @@ FM_TARGET void FM_ISA(home_batch)(struct fm_worker *w, struct fm_desc *batch, ui
         key[i] = FM_NO_KEY;
         if (FM_UNLIKELY(d->len < IPV4_MIN_HEADER_LEN))
             continue;
-        uint32_t total = ipv4_total(p), k = load32(p + off_key);
-        uint8_t protocol = p[OFF_PROTOCOL];
-        int is_plain = (p[0] == 0x45) & (total >= IPV4_MIN_HEADER_LEN) & (total <= d->len) &
-                       (ipv4_sum20(p) == 0xffff) & (protocol != PROTO_IPIP) &
-                       (protocol != PROTO_GRE) & (protocol != PROTO_MINIMAL);
+        uint32_t k = load32(p + off_key);
+        /* Carriers of other packets need the loop rules; the shift takes protocols modulo 64,
+         * which sends three more to the slow path. */
+        int is_plain = (p[0] == 0x45) & (ipv4_total(p) - 20 <= d->len - 20) &
+                       !(FM_TUNNEL_PROTOCOLS >> (p[OFF_PROTOCOL] & 63) & 1) &
+                       ipv4_sum20_is_right(p);
         bucket[i] = index_bucket(&e->by_home, k);
         __builtin_prefetch(&e->by_home.buckets[bucket[i]]);
         key[i] = is_plain ? k : FM_NO_KEY;
@@ -47,44 +49,43 @@ FM_TARGET void FM_ISA(home_batch)(struct fm_worker *w, struct fm_desc *batch, ui
     }
     clock = fm_stage_end(w, FM_STAGE_LOOKUP, n, clock);
 
-    uint64_t done_packets = 0, done_bytes = 0;
+    const FM_OWN_SET own = FM_OWN_LOAD(e);
+    struct fm_desc **left = out->packets[FM_TUNNEL];
+    uint32_t count = out->count[FM_TUNNEL], slow = 0;
+    uint64_t done_bytes = 0;
     for (uint32_t i = 0; i < n; i++) {
         struct fm_desc *d = &batch[i];
         const struct fm_line *line = &lines[number[i]];
         uint8_t *p = d->data;
-        if (FM_UNLIKELY(line->home != key[i])) { /* also everything not plain: key 0 */
-            home_slow(w, d, out);
-            continue;
-        }
-        uint32_t total = ipv4_total(p), source = ipv4_source_be(p);
-        uint32_t budget = line->budget;
-        struct fm_soft soft = line_soft(line);
-        if (FM_UNLIKELY(soft.budget))
-            budget = line_budget(line, soft, now_ns);
-        int is_forwarded = !(d->done & FM_DONE_TTL);
-        int is_strange = (!(d->done & FM_DONE_MARTIAN)) &
-                         (FM_IS_OWN(e, source) | ipv4_is_martian_source(source));
+        /* What is not plain has key 0, perhaps no header at all, and no line has that home. */
+        if (FM_UNLIKELY(line->home != key[i]))
+            goto not_plain;
+        uint32_t total = ipv4_total(p), source = ipv4_source_be(p), budget = line->plain_budget;
+        uint32_t undone = ~(uint32_t)d->done, is_forwarded = undone & FM_DONE_TTL;
+        if (FM_UNLIKELY(__atomic_load_n(&line->soft, __ATOMIC_RELAXED) != 0))
+            budget = plain_budget(line, now_ns);
+        uint32_t is_strange =
+            (FM_IS_OWN(e, own, source) | is_martian_octet[source & 0xff]) & undone / FM_DONE_MARTIAN;
         if (FM_UNLIKELY(is_strange | !line_is_alive(line, now_ns) | (total > budget) |
-                        (p[OFF_TTL] <= is_forwarded) | (source == line->remote) |
-                        (line->flags & FM_LINE_COPIES) | soft.pending_code)) {
+                        (p[OFF_TTL] <= is_forwarded) | (source == line->remote))) {
+        not_plain:
+            out->count[FM_TUNNEL] = count;
             home_slow(w, d, out);
+            count = out->count[FM_TUNNEL];
+            slow++;
             continue;
         }
         if (is_forwarded)
             ipv4_decrement_ttl(p);
-        ipip_write_outer(p, total, p[OFF_TOS] & line->tos_mask, line->constant_sum, line->ttl,
-                         line->local, line->remote);
-        sent[number[i]].packets++;
-        sent[number[i]].bytes += total;
-        d->data = p - IPIP_OVERHEAD;
-        d->len = total + IPIP_OVERHEAD;
-        d->line = number[i];
-        d->verdict = FM_ENCAPSULATED;
-        fm_emit(out, FM_TUNNEL, d);
-        done_packets++;
+        ipip_write_outer(p, total, p[OFF_TOS] & line->tos_mask, line->constant_sum, line->outer,
+                         line->remote);
+        tally_add(&sent[number[i]], total);
+        desc_became(d, p - IPIP_OVERHEAD, total + IPIP_OVERHEAD, number[i], FM_ENCAPSULATED);
+        left[count++] = d;
         done_bytes += total;
     }
-    w->verdicts[FM_ENCAPSULATED].packets += done_packets;
+    out->count[FM_TUNNEL] = count;
+    w->verdicts[FM_ENCAPSULATED].packets += n - slow;
     w->verdicts[FM_ENCAPSULATED].bytes += done_bytes;
     fm_stage_end(w, FM_STAGE_ENCAPSULATE, n, clock);
 }
@@ -96,10 +97,10 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
     const struct fm_line *lines = e->lines;
     struct fm_tally *received = w->received;
     uint32_t key[FM_BATCH], bucket[FM_BATCH], number[FM_BATCH];
-    const int is_home_agent = e->role == FM_HOME_AGENT;
+    const uint32_t is_home_agent = e->role == FM_HOME_AGENT; /* 1, FM_DONE_TTL, for masks */
     const uint32_t off_key = 20 + (is_home_agent ? OFF_SOURCE : OFF_DESTINATION);
     const uint32_t lowest = e->lowest_home, span = e->highest_home - lowest;
-    const uint8_t flags_needed = is_home_agent ? FM_LINE_REVERSE : 0;
+    const uint8_t flags_needed = FM_LINE_IPIP | (is_home_agent ? FM_LINE_REVERSE : 0);
     uint64_t clock = fm_stage_start(w);
 
     for (uint32_t i = 0; i < n; i++) {
@@ -108,12 +109,12 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
         key[i] = FM_NO_KEY;
         if (FM_UNLIKELY(d->len < 2 * IPV4_MIN_HEADER_LEN))
             continue;
-        uint32_t total = ipv4_total(p), inner_total = ipv4_total(q), k = load32(p + off_key);
-        int is_plain = (p[0] == 0x45) & (q[0] == 0x45) & (total <= d->len) &
-                       (inner_total >= IPV4_MIN_HEADER_LEN) & (inner_total + 20 <= total) &
-                       (p[OFF_PROTOCOL] == PROTO_IPIP) & (q[OFF_PROTOCOL] != PROTO_IPIP) &
-                       ((load16(p + OFF_FRAGMENT) & 0xff3f) == 0) & (ipv4_sum20(p) == 0xffff) &
-                       (ipv4_sum20(q) == 0xffff);
+        uint32_t total = ipv4_total(p), k = load32(p + off_key);
+        /* Outer: version and IHL, no fragment, IPIP; then lengths, checksums. */
+        int is_plain = ((load64(p) & 0xff3f0000000000ffu) == 0x45) & (p[OFF_PROTOCOL] == PROTO_IPIP) &
+                       (q[0] == 0x45) & (q[OFF_PROTOCOL] != PROTO_IPIP) &
+                       (total - 40 <= d->len - 40) & (ipv4_total(q) - 20 <= total - 40) &
+                       ipv4_sum20_is_right(p) & ipv4_sum20_is_right(q);
         bucket[i] = index_bucket(&e->by_home, k);
         __builtin_prefetch(&e->by_home.buckets[bucket[i]]);
         key[i] = is_plain ? k : FM_NO_KEY;
@@ -130,44 +131,41 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
     }
     clock = fm_stage_end(w, FM_STAGE_LOOKUP, n, clock);
 
-    uint64_t done_packets = 0, done_bytes = 0;
+    struct fm_desc **left = out->packets[FM_HOME];
+    uint32_t count = out->count[FM_HOME], slow = 0;
+    uint64_t done_bytes = 0;
     for (uint32_t i = 0; i < n; i++) {
         struct fm_desc *d = &batch[i];
         const struct fm_line *line = &lines[number[i]];
         uint8_t *p = d->data, *q = p + 20;
-        if (FM_UNLIKELY(line->home != key[i])) {
-            tunnel_slow(w, d, out);
-            continue;
-        }
+        if (FM_UNLIKELY(line->home != key[i]))
+            goto not_plain;
         uint32_t total = ipv4_total(q), source = ipv4_source_be(q);
-        uint8_t outer_ecn = p[OFF_TOS] & ECN_MASK;
-        int is_forwarded = is_home_agent & !(d->done & FM_DONE_TTL);
+        uint32_t outer_ecn = p[OFF_TOS] & ECN_MASK;
+        uint32_t is_forwarded = is_home_agent & ~(uint32_t)d->done;
         /* Destination among the home addresses: perhaps another node away from home. */
-        int is_hairpin =
-            is_home_agent & (swap32(ipv4_destination_be(q)) - lowest <= span);
-        int is_ecn_plain = (outer_ecn == 0) | (outer_ecn == (q[OFF_TOS] & ECN_MASK));
-        if (FM_UNLIKELY(is_hairpin | !is_ecn_plain | !line_is_alive(line, now_ns) |
-                        (line->remote != ipv4_source_be(p)) |
-                        (line->local != ipv4_destination_be(p)) |
+        uint32_t is_hairpin = is_home_agent & (swap32(ipv4_destination_be(q)) - lowest <= span);
+        uint32_t is_ecn_merged = (outer_ecn != 0) & (((p[OFF_TOS] ^ q[OFF_TOS]) & ECN_MASK) != 0);
+        if (FM_UNLIKELY(is_hairpin | is_ecn_merged | !line_is_alive(line, now_ns) |
+                        (load64(&line->remote) != load64(p + OFF_SOURCE)) |
                         ((line->flags & flags_needed) != flags_needed) |
-                        (line->encapsulation != PROTO_IPIP) | (q[OFF_TTL] <= is_forwarded) |
-                        ipv4_is_martian_source(source))) {
+                        (q[OFF_TTL] <= is_forwarded) | is_martian_octet[source & 0xff])) {
+        not_plain:
+            out->count[FM_HOME] = count;
             tunnel_slow(w, d, out);
+            count = out->count[FM_HOME];
+            slow++;
             continue;
         }
         if (is_forwarded)
             ipv4_decrement_ttl(q);
-        received[number[i]].packets++;
-        received[number[i]].bytes += total;
-        d->data = q;
-        d->len = total;
-        d->line = number[i];
-        d->verdict = FM_DECAPSULATED;
-        fm_emit(out, FM_HOME, d);
-        done_packets++;
+        tally_add(&received[number[i]], total);
+        desc_became(d, q, total, number[i], FM_DECAPSULATED);
+        left[count++] = d;
         done_bytes += total;
     }
-    w->verdicts[FM_DECAPSULATED].packets += done_packets;
+    out->count[FM_HOME] = count;
+    w->verdicts[FM_DECAPSULATED].packets += n - slow;
     w->verdicts[FM_DECAPSULATED].bytes += done_bytes;
     fm_stage_end(w, FM_STAGE_DECAPSULATE, n, clock);
 }

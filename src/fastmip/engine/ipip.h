@@ -12,7 +12,7 @@
 
 #define IPIP_OVERHEAD 20u
 #define IPIP_NESTING_MAX 8 /* headers in one packet, ours included (fastmip's own limit) */
-#define IPIP_ID_AND_DF 0x00400000u /* raw octets 00 00 40 00 */
+#define IPIP_FIRST_OCTETS 0x0040000000000045ull /* raw 45 .. .. .. 00 00 40 00: IHL, ID, DF */
 
 #define ECN_MASK 3
 #define ECN_CE 3
@@ -35,21 +35,26 @@ FM_INLINE uint32_t ipip_constant_sum(uint32_t local_be, uint32_t remote_be, uint
            (remote_be & 0xffff) + (remote_be >> 16);
 }
 
+/* Octets 8 to 15 of the outer header but for the checksum: TTL, protocol, source. */
+FM_INLINE uint64_t ipip_constant_middle(uint32_t local_be, uint8_t ttl)
+{
+    return ttl | PROTO_IPIP << 8 | (uint64_t)local_be << 32;
+}
+
 /* Put the outer header in front of the inner packet at `inner`. */
 FM_INLINE void ipip_write_outer(uint8_t *inner, uint32_t inner_total, uint8_t tos,
-                                uint32_t constant_sum, uint8_t ttl, uint32_t local_be,
-                                uint32_t remote_be)
+                                uint32_t constant_sum, uint64_t middle, uint32_t remote_be)
 {
     uint32_t total = swap16((uint16_t)(inner_total + IPIP_OVERHEAD));
     uint32_t sum = constant_sum + ((uint32_t)tos << 8) + total;
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
-    uint32_t first = 0x45u | (uint32_t)tos << 8 | total << 16;
-    uint32_t third = ttl | PROTO_IPIP << 8 | (uint32_t)(uint16_t)~sum << 16;
-    store64(inner - 20, first | (uint64_t)IPIP_ID_AND_DF << 32);
-    store64(inner - 12, third | (uint64_t)local_be << 32);
+    store64(inner - 20, IPIP_FIRST_OCTETS | (uint32_t)tos << 8 | total << 16);
+    store64(inner - 12, middle | (uint32_t)(uint16_t)~sum << 16);
     store32(inner - 4, remote_be);
 }
+
+#define FM_TUNNEL_PROTOCOLS (1ull << PROTO_IPIP | 1ull << PROTO_GRE | 1ull << PROTO_MINIMAL)
 
 /* Offset of the packet carried by an encapsulated packet, or 0 if it carries none: IPIP, GRE
  * with an IPv4 payload (RFC 2784/2890). p has passed ipv4_check. */

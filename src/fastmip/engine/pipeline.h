@@ -23,14 +23,48 @@
 
 typedef void (*fm_find_fn)(const struct fm_index *, const uint32_t *, uint32_t *, uint32_t);
 
+/* First octets of sources that are no unicast host: 0, 127, 224 and above. */
+static const uint8_t is_martian_octet[256] __attribute__((unused)) = {
+    [0] = 1, [127] = 1, [224 ... 255] = 1};
+
+/* Counted in memory, not gathered into a vector first, as compilers like to. */
+FM_INLINE void tally_add(struct fm_tally *tally, uint32_t bytes)
+{
+    tally->packets++;
+    __asm__("" : "+m"(tally->packets));
+    tally->bytes += bytes;
+}
+
+/* A plain packet's descriptor on leaving. */
+FM_INLINE void desc_became(struct fm_desc *d, uint8_t *data, uint32_t len, uint32_t line,
+                           int verdict)
+{
+    d->data = data;
+    store64(&d->len, len | (uint64_t)line << 32); /* len and line */
+    d->verdict = (uint16_t)verdict;
+}
+
+/* Budget of a line about which ICMP taught something; 0 leaves the packet to slow.h. */
+FM_COLD uint32_t plain_budget(const struct fm_line *line, uint64_t now_ns)
+{
+    struct fm_soft soft = line_soft(line);
+    if (soft.pending_code || !line->plain_budget)
+        return 0;
+    return line_budget(line, soft, now_ns);
+}
+
 #define FM_ISA(name) name##_scalar
 #define FM_TARGET FM_FN
 #define FM_FIND index_find_from
-#define FM_IS_OWN is_own_address
+#define FM_OWN_SET int
+#define FM_OWN_LOAD(e) 0
+#define FM_IS_OWN(e, own, address) ((void)(own), is_own_address(e, address))
 #include "fast.h"
 #undef FM_ISA
 #undef FM_TARGET
 #undef FM_FIND
+#undef FM_OWN_SET
+#undef FM_OWN_LOAD
 #undef FM_IS_OWN
 
 #if defined(__x86_64__)
@@ -48,26 +82,29 @@ index_find_avx2(const struct fm_index *x, uint32_t key, uint32_t bucket)
     return index_find_from(x, key, bucket);
 }
 
-__attribute__((target("avx2,bmi,bmi2"))) static inline int
-is_own_address_avx2(const struct fm_engine *e, uint32_t address_be)
+/* The first eight own addresses stay in a register; few machines have more. */
+__attribute__((target("avx2,bmi,bmi2"))) static inline uint32_t
+is_own_address_avx2(const struct fm_engine *e, __m256i own, uint32_t address_be)
 {
-    __m256i wanted = _mm256_set1_epi32((int)address_be);
-    int mask = 0;
-    for (uint32_t i = 0; i < e->local_count; i += 8) {
-        __m256i held = _mm256_load_si256((const __m256i *)(const void *)&e->local_be[i]);
-        mask |= _mm256_movemask_epi8(_mm256_cmpeq_epi32(held, wanted));
-    }
-    return mask != 0;
+    __m256i same = _mm256_cmpeq_epi32(own, _mm256_set1_epi32((int)address_be));
+    uint32_t is_own = !_mm256_testz_si256(same, same);
+    if (FM_UNLIKELY(e->local_count > 8))
+        is_own |= (uint32_t)is_own_address(e, address_be);
+    return is_own;
 }
 
 #define FM_ISA(name) name##_avx2
 #define FM_TARGET __attribute__((target("avx2,bmi,bmi2"), unused)) static
 #define FM_FIND index_find_avx2
+#define FM_OWN_SET __m256i
+#define FM_OWN_LOAD(e) _mm256_load_si256((const __m256i *)(const void *)(e)->local_be)
 #define FM_IS_OWN is_own_address_avx2
 #include "fast.h"
 #undef FM_ISA
 #undef FM_TARGET
 #undef FM_FIND
+#undef FM_OWN_SET
+#undef FM_OWN_LOAD
 #undef FM_IS_OWN
 #endif
 

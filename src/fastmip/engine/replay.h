@@ -12,10 +12,10 @@
 
 #include "control.h"
 
+/* One draw, as what changes in the headers: octets 8 to 15 (TTL, protocol, checksum, source) of
+ * the outer header and of the inner one, or of the inner one and its destination. */
 struct fm_draw {
-    uint32_t home_be, remote_be;
-    uint16_t inner_checksum, outer_checksum;
-    uint32_t unused;
+    uint64_t first, second;
 };
 
 struct fm_replay {
@@ -46,7 +46,8 @@ FM_INLINE uint8_t *replay_frame(const struct fm_replay *r, uint32_t number)
 
 FM_INLINE uint64_t replay_bytes(const struct fm_replay *r)
 {
-    return (uint64_t)r->frame_count * FM_FRAME_STRIDE;
+    uint64_t bytes = (uint64_t)r->frame_count * FM_FRAME_STRIDE;
+    return (bytes + (2u << 20) - 1) & ~(uint64_t)((2u << 20) - 1); /* whole huge pages */
 }
 
 /* The packet every frame holds: UDP of `size` bytes, correspondent <-> home, in a tunnel from
@@ -63,50 +64,56 @@ FM_FN void replay_write(const struct fm_replay *r, uint8_t *p, uint32_t correspo
     inner[OFF_PROTOCOL] = 17;
     store32(inner + (r->side == FM_HOME ? OFF_SOURCE : OFF_DESTINATION), correspondent_be);
     if (r->side == FM_TUNNEL)
-        ipip_write_outer(inner, r->size, 0, ipip_constant_sum(0, local_be, 64), 64, 0, local_be);
+        ipip_write_outer(inner, r->size, 0, ipip_constant_sum(0, local_be, 64),
+                         ipip_constant_middle(0, 64), local_be);
 }
 
-/* Headers as they must read for one draw: checksums are precomputed from the template. */
-FM_FN void replay_prepare_draw(const struct fm_replay *r, struct fm_draw *draw,
-                               const uint8_t *template)
+/* What the headers must read for one draw, made from the packet in the frames. */
+FM_FN void replay_prepare_draw(const struct fm_replay *r, struct fm_draw *draw, uint32_t home_be,
+                               uint32_t remote_be, const uint8_t *packet)
 {
     uint8_t copy[2 * IPV4_MIN_HEADER_LEN];
-    uint8_t *inner = copy;
-    memcpy(copy, template, sizeof copy);
-    if (r->side == FM_TUNNEL) {
-        store32(copy + OFF_SOURCE, draw->remote_be);
-        ipv4_set_checksum(copy);
-        draw->outer_checksum = load16(copy + OFF_CHECKSUM);
-        inner = copy + IPIP_OVERHEAD;
-    }
-    inner[OFF_TTL] = 64;
-    store32(inner + (r->side == FM_HOME ? OFF_DESTINATION : OFF_SOURCE), draw->home_be);
-    ipv4_set_checksum(inner);
-    draw->inner_checksum = load16(inner + OFF_CHECKSUM);
+    memcpy(copy, packet, sizeof copy);
+    copy[OFF_TTL] = 64;
+    store32(copy + (r->side == FM_HOME ? OFF_DESTINATION : OFF_SOURCE),
+            r->side == FM_HOME ? home_be : remote_be);
+    ipv4_set_checksum(copy);
+    draw->first = load64(copy + OFF_TTL);
+    draw->second = home_be;
+    if (r->side == FM_HOME)
+        return;
+    copy[IPIP_OVERHEAD + OFF_TTL] = 64;
+    store32(copy + IPIP_OVERHEAD + OFF_SOURCE, home_be);
+    ipv4_set_checksum(copy + IPIP_OVERHEAD);
+    draw->second = load64(copy + IPIP_OVERHEAD + OFF_TTL);
 }
 
-FM_INLINE void replay_redraw(struct fm_replay *r, struct fm_desc *d, uint32_t frame)
+/* Refill the batch from the next frames and draws; prefetch the frames of the batch after, as a
+ * driver would while this one is in the pipeline. */
+FM_INLINE void replay_refill(struct fm_replay *r, uint32_t n)
 {
-    const struct fm_draw *draw = &r->draws[r->next_draw];
-    uint8_t *p = replay_frame(r, frame);
-    r->next_draw = r->next_draw + 1 == r->draw_count ? 0 : r->next_draw + 1;
-    d->data = p;
-    d->done = r->done;
-    d->side = (uint8_t)r->side;
-    if (r->side == FM_HOME) {
-        d->len = r->size;
-        p[OFF_TTL] = 64;
-        store16(p + OFF_CHECKSUM, draw->inner_checksum);
-        store32(p + OFF_DESTINATION, draw->home_be);
-        return;
+    uint32_t frame = r->next_frame, at = r->next_draw, ahead = (frame + n) % r->frame_count;
+    uint32_t len = r->size + (r->side == FM_HOME ? 0 : IPIP_OVERHEAD);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct fm_draw *draw = &r->draws[at];
+        uint8_t *p = replay_frame(r, frame);
+        struct fm_desc *d = &r->batch[i];
+        at = at + 1 == r->draw_count ? 0 : at + 1;
+        d->data = p;
+        d->len = len;
+        d->done = r->done;
+        d->side = (uint8_t)r->side;
+        store64(p + OFF_TTL, draw->first);
+        if (r->side == FM_HOME)
+            store32(p + OFF_DESTINATION, (uint32_t)draw->second);
+        else
+            store64(p + IPIP_OVERHEAD + OFF_TTL, draw->second);
+        __builtin_prefetch((const uint8_t *)((uintptr_t)replay_frame(r, ahead) & ~63ul), 1);
+        frame = frame + 1 == r->frame_count ? 0 : frame + 1;
+        ahead = ahead + 1 == r->frame_count ? 0 : ahead + 1;
     }
-    d->len = r->size + IPIP_OVERHEAD;
-    store16(p + OFF_CHECKSUM, draw->outer_checksum);
-    store32(p + OFF_SOURCE, draw->remote_be);
-    p += IPIP_OVERHEAD;
-    p[OFF_TTL] = 64;
-    store16(p + OFF_CHECKSUM, draw->inner_checksum);
-    store32(p + OFF_SOURCE, draw->home_be);
+    r->next_frame = frame;
+    r->next_draw = at;
 }
 
 /* Nanoseconds for `batches` batches of n; *left counts what came out on the other side. */
@@ -117,12 +124,7 @@ FM_FN uint64_t replay_run(struct fm_replay *r, struct fm_worker *w, uint64_t bat
     int other = r->side == FM_HOME ? FM_TUNNEL : FM_HOME;
     *left = 0;
     while (batches--) {
-        uint32_t frame = r->next_frame;
-        for (uint32_t i = 0; i < n; i++, frame = frame + 1 == r->frame_count ? 0 : frame + 1)
-            replay_redraw(r, &r->batch[i], frame);
-        r->next_frame = frame;
-        for (uint32_t i = 0; i < n; i++, frame = frame + 1 == r->frame_count ? 0 : frame + 1)
-            __builtin_prefetch((const uint8_t *)((uintptr_t)replay_frame(r, frame) & ~63ul), 1);
+        replay_refill(r, n);
         fm_run_batch(w, r->batch, n, r->side, now_ns, &r->out);
         *left += r->out.count[other];
         r->out.count[FM_HOME] = r->out.count[FM_TUNNEL] = 0;
@@ -136,12 +138,7 @@ FM_FN uint64_t replay_run_empty(struct fm_replay *r, uint64_t batches, uint32_t 
 {
     uint64_t start = replay_clock();
     while (batches--) {
-        uint32_t frame = r->next_frame;
-        for (uint32_t i = 0; i < n; i++, frame = frame + 1 == r->frame_count ? 0 : frame + 1)
-            replay_redraw(r, &r->batch[i], frame);
-        r->next_frame = frame;
-        for (uint32_t i = 0; i < n; i++, frame = frame + 1 == r->frame_count ? 0 : frame + 1)
-            __builtin_prefetch((const uint8_t *)((uintptr_t)replay_frame(r, frame) & ~63ul), 1);
+        replay_refill(r, n);
         __asm__ volatile("" ::: "memory");
     }
     return replay_clock() - start;

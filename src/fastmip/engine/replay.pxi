@@ -45,10 +45,8 @@ cdef class Replay:
                              swap32(local))
             for number in range(self.pool.draw_count):
                 self.keys[number] = swap32(pairs[2 * number])
-                self.pool.draws[number].home_be = self.keys[number]
-                self.pool.draws[number].remote_be = swap32(pairs[2 * number + 1])
-                replay_prepare_draw(self.pool, &self.pool.draws[number],
-                                    replay_frame(self.pool, 0))
+                replay_prepare_draw(self.pool, &self.pool.draws[number], self.keys[number],
+                                    swap32(pairs[2 * number + 1]), replay_frame(self.pool, 0))
         finally:
             PyBuffer_Release(&view)
 

@@ -85,7 +85,7 @@ FM_FN int check_tunnel(const struct fm_worker *w, uint32_t head, uint32_t outer_
                 verdict = FM_DROP_TUNNEL_END;
         } else if (!line_is_alive(line, w->now_ns)) {
             verdict = FM_DROP_EXPIRED;
-        } else if (line->encapsulation != PROTO_IPIP) {
+        } else if (!(line->flags & FM_LINE_IPIP)) {
             return FM_DROP_ENCAPSULATION;
         } else if (e->role == FM_HOME_AGENT && !(line->flags & FM_LINE_REVERSE)) {
             return FM_DROP_NOT_REVERSE;

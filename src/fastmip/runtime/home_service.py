@@ -100,7 +100,9 @@ class HomeService:
         """Clocks by which stored expiries were converted."""
         self._file = file
         self.kernel = kernel
-        self._path_mtu = PathMtu(int(self.section.address), self.section.path_mtu)
+        # Beside a mobile node our own tunnels and replies must stay out of its tunnel.
+        self._fwmark = 0 if config.mobile_node is None else config.mobile_node.fwmark
+        self._path_mtu: PathMtu
         self._commands = HomeCommands(self)
         # Set by start, in this order.
         self.engine: Engine
@@ -128,6 +130,9 @@ class HomeService:
             workers=self.config.engine.workers,
             local_addresses=[int(self.section.address)],
         )
+        self._path_mtu = PathMtu(
+            int(self.section.address), self.section.path_mtu, fwmark=self._fwmark
+        )
         tos = self.section.tos
         tos_mode = _dataplane.TOS_NORMAL if tos == "normal" else _dataplane.TOS_COMPATIBILITY
         self._build_agent(_dataplane.FLAG_REVERSE, tos_mode)
@@ -136,6 +141,7 @@ class HomeService:
             device=self.section.tunnel_device,
             address=int(self.section.address),
             home_network=str(self.section.home_network),
+            fwmark=self._fwmark,
         )
         await self.tunnel.open(self.engine, self.config.engine.workers)
         self.engine.start()
@@ -145,7 +151,7 @@ class HomeService:
         if self.arp is not None:
             self.arp.start(loop)
         self.store.start_writer(loop, self.pipeline.stored)
-        self.port = ControlPort(self.pipeline.deliver)
+        self.port = ControlPort(self.pipeline.deliver, fwmark=self._fwmark)
         self.pipeline.use_port(self.port)
         self.port.open(loop)
         self.pipeline.flush()
@@ -272,6 +278,7 @@ class HomeService:
             self.port.close()
         if hasattr(self, "pipeline"):
             self.pipeline.stop()
+            self._path_mtu.close()
         self.store.close()
         if self.arp is not None:
             self.arp.stop()
@@ -281,7 +288,6 @@ class HomeService:
                 self.engine.stop()
                 self._running = False
             self.tunnel.close()
-        self._path_mtu.close()
 
     async def _drain(self) -> None:
         """Wait for commits under way, so that their replies leave."""

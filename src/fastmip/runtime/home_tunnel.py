@@ -36,12 +36,15 @@ log = get_logger("home-agent")
 class HomeTunnel:
     """Opens what the engine works on; closes exactly that."""
 
-    def __init__(self, kernel: Kernel, *, device: str, address: int, home_network: str) -> None:
+    def __init__(
+        self, kernel: Kernel, *, device: str, address: int, home_network: str, fwmark: int = 0
+    ) -> None:
         self.device = device
         self.super_frames: frozenset[str] = frozenset()
         self._kernel = kernel
         self._address = address
         self._home_network = home_network
+        self._fwmark = fwmark or None
         self._changes: list[Rule | Route | Address] = []
         self._queues: list[int] = []
         self._sockets: list[socket.socket] = []
@@ -55,7 +58,9 @@ class HomeTunnel:
             tun = devices.open_tun(self.device, multi_queue=workers > 1)
             self._queues.append(tun.fd)
             self.super_frames = tun.super_frames
-            raw = devices.open_tunnel_socket(self._address, None, None, shard=(worker, workers))
+            raw = devices.open_tunnel_socket(
+                self._address, self._fwmark, None, shard=(worker, workers)
+            )
             self._sockets.append(raw)
             icmp_fd = -1
             if worker == 0:

@@ -7,6 +7,7 @@ import socket
 import struct
 
 _IP_MTU = 14  # linux/in.h
+_SO_MARK = 36
 _DISCARD_PORT = 9
 
 
@@ -17,10 +18,12 @@ class PathMtu:
     costs two, so that every registration can afford it.
     """
 
-    def __init__(self, source: int, upper_bytes: int) -> None:
+    def __init__(self, source: int, upper_bytes: int, *, fwmark: int = 0) -> None:
         self.upper_bytes = upper_bytes
         """Configured bound; also the answer for an address without a route."""
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        if fwmark:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_MARK, fwmark)
         with contextlib.suppress(OSError):  # an address that is not ours fails elsewhere, aloud
             self._socket.bind((socket.inet_ntoa(struct.pack("!I", source)), 0))
 

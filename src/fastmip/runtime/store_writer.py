@@ -87,6 +87,7 @@ class StoreWriter(Generic[C]):
         self._wake = threading.Condition()
         self._stopping = False
         self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
         self._copier = _LogCopier(path)
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
@@ -156,6 +157,7 @@ class StoreWriter(Generic[C]):
     def _attempt(self, work: Callable[[sqlite3.Connection], None]) -> str:
         """Run work in a durable transaction; "" or why it failed."""
         try:
+            self._check_place()
             connection = self._open()
             connection.execute("BEGIN IMMEDIATE")
             work(connection)
@@ -182,6 +184,18 @@ class StoreWriter(Generic[C]):
             raise
         self._connection = connection
         return connection
+
+    def _check_place(self) -> None:
+        """Refuse another file than the one we started with. Raises OSError.
+
+        Before anything opens it: SQLite deletes the log beside an empty file.
+        """
+        status = self._path.stat()
+        inode = (status.st_dev, status.st_ino)
+        if self._inode is None:
+            self._inode = inode
+        if inode != self._inode:
+            raise FileNotFoundError(f"{self._path} was replaced: put it back, or restart")
 
     def _fail(self, error: Exception) -> None:
         self.failures += 1
