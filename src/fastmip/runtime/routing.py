@@ -33,6 +33,7 @@ from fastmip.agents.attachment import LinkState
 from fastmip.agents.hosts import Prefix
 from fastmip.runtime.journal import Address, Change, Route, Rule
 from fastmip.runtime.logging import get_logger
+from fastmip.runtime.neighbours import forget_unanswered
 from fastmip.runtime.netlink import Kernel, read_sysctl
 from fastmip.wire.addresses import format_address, format_network, prefix_mask
 
@@ -273,6 +274,9 @@ class MobileRouting:
         for change in gone:
             self._top.remove(change)
             await self._kernel.undo(change)
+        for device in {change.device for change in gone if isinstance(change, Route)}:
+            # Packets sent there after the link changed wait for neighbours that are not here.
+            forget_unanswered(device)
 
     async def _mark_leads_to(self, interface: str) -> None:
         """Tunnel packets leave by this link."""
