@@ -97,7 +97,7 @@ is_own_address_avx2(const struct fm_engine *e, __m256i own, uint32_t address_be)
 #define FM_TARGET __attribute__((target("avx2,bmi,bmi2"), unused)) static
 #define FM_FIND index_find_avx2
 #define FM_OWN_SET __m256i
-#define FM_OWN_LOAD(e) _mm256_load_si256((const __m256i *)(const void *)(e)->local_be)
+#define FM_OWN_LOAD(e) _mm256_loadu_si256((const __m256i *)(const void *)(e)->local_be)
 #define FM_IS_OWN is_own_address_avx2
 #include "fast.h"
 #undef FM_ISA
