@@ -107,7 +107,14 @@ class MobileRouting:
         for change in (
             Address(tunnel, self._home, 32),
             Route("default", unreachable, kind="unreachable"),
-            Route("default", self._table, device=tunnel, prefsrc=self._home, metric=_TUNNEL_METRIC),
+            Route(
+                "default",
+                self._table,
+                device=tunnel,
+                prefsrc=self._home,
+                metric=_TUNNEL_METRIC,
+                gateways_behind=False,
+            ),
             Rule(PRIORITY + 2, MAIN_TABLE, fwmark=mark),
             Rule(PRIORITY + 3, unreachable, fwmark=mark),
         ):
