@@ -92,7 +92,7 @@ def test_wireshark_reads_the_time_we_wrote_rfc5944_5_7_1() -> None:
         whole, fraction = text.removesuffix(" UTC").split(".")
         read = datetime.strptime(whole, "%b %d, %Y %H:%M:%S").replace(tzinfo=UTC)
         read = read.replace(microsecond=int(fraction) // 1000)
-        assert abs((read - moment).total_seconds()) <= 2e-6, text
+        assert abs((read - moment).total_seconds()) <= 2e-5, text
 
 
 # --- order ---------------------------------------------------------------------------------
@@ -286,6 +286,21 @@ def test_each_identification_is_newer_whatever_the_clock_does_rfc5944_5_7_1(
 def test_identification_is_the_clock_but_for_its_random_low_bits(wall_ns: int, seed: int) -> None:
     identification = timestamps(seed=seed).next(wall_ns)
     assert abs(signed_difference(identification, ntp_time(wall_ns))) < 1 << RANDOM_BITS
+
+
+@given(st.lists(st.sampled_from([0, 1, SECOND, 2 * SECOND]), min_size=1, max_size=20), U64)
+def test_low_half_differs_from_that_of_the_request_before_rfc5944_5_7(
+    steps: list[int], drawn: int
+) -> None:
+    """Also when timers are exact and the dice always fall the same way."""
+    source = TimestampSource(lambda bits: drawn & ((1 << bits) - 1))
+    wall_ns, last = WALL, source.next(WALL)
+    for step in steps:
+        wall_ns += step
+        identification = source.next(wall_ns)
+        assert is_newer(identification, last)
+        assert low(identification) != low(last)
+        last = identification
 
 
 def test_low_bits_are_random_rfc5944_5_7_1() -> None:

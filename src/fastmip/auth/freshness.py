@@ -36,9 +36,9 @@ _HALF_32: Final = 1 << 31
 
 TOLERATED_STEP_S: Final = 3
 """Ours: how far the home agent's clock may be set back without being held."""
-RANDOM_BITS: Final = 12
-"""Low bits of a timestamp drawn at random: 2**-20 s is about a microsecond, and no more of a
-clock reading can be trusted (RFC 5944 5.7.1: such bits SHOULD be random)."""
+RANDOM_BITS: Final = 16
+"""Low bits of a timestamp drawn at random: 2**-16 s, 15 microseconds, is finer than any window
+needs, and a stranger must guess the rest (RFC 5944 5.7.1: bits unknown SHOULD be random)."""
 
 
 class Freshness(Enum):
@@ -201,13 +201,14 @@ class TimestampSource:
     Identification it is known to have accepted, as nothing above was.
     """
 
-    __slots__ = ("_accepted", "_clock_sent", "_floor", "_random_bits", "offset_s")
+    __slots__ = ("_accepted", "_clock_sent", "_floor", "_random_bits", "_sent", "offset_s")
 
     def __init__(self, random_bits: RandomBits, last_accepted: int = NEVER_ACCEPTED) -> None:
         """Start; ``last_accepted`` is the highest one a home agent ever accepted, if known."""
         self._random_bits = random_bits
         self._accepted = last_accepted
         self._floor = last_accepted
+        self._sent = NEVER_ACCEPTED
         self._clock_sent = 0
         self.offset_s = 0
         """Seconds the home agent's clock is ahead of ours, as it told us."""
@@ -220,7 +221,10 @@ class TimestampSource:
         identification = (shifted >> RANDOM_BITS << RANDOM_BITS) | self._random_bits(RANDOM_BITS)
         if self._floor != NEVER_ACCEPTED and not is_newer(identification, self._floor):
             identification = (self._floor + 1 + self._random_bits(RANDOM_BITS)) & _MASK_64
-        self._floor = identification
+        if (identification ^ self._sent) & _MASK_32 == 0:
+            # Replies are matched by the low half: that of the request before is another's.
+            identification = (identification + 1) & _MASK_64
+        self._floor = self._sent = identification
         return identification
 
     def accept(self, reply: int) -> None:
