@@ -151,6 +151,15 @@ class Field:
         shown = self.lab.run("mn", "ip", "-j", "link", "show", "dev", "fmmn0").stdout
         return int(json.loads(shown)[0]["mtu"])
 
+    def wait_for_routing(self, *addresses: str) -> None:
+        """The last change for a link is its unmarked rule; it may come after the registration."""
+
+        def is_complete() -> bool:
+            rules = self.lab.run("mn", "ip", "rule").stdout
+            return all(f"from {address} lookup 43" in rules for address in addresses)
+
+        wait_until(is_complete, 8, f"routing for {addresses}")
+
     def wait_for_bindings(self, home_agent: Daemon, wanted: set[str]) -> None:
         wait_until(lambda: wanted <= self.care_of_addresses(home_agent), 8, f"bindings {wanted}")
 
@@ -207,6 +216,7 @@ def test_everything_is_as_before_after_a_stop(ground: Field) -> None:
     before = ground.kernel_state()
     node = ground.mobile_node()
     ground.wait_for_state(node, "registered")
+    ground.wait_for_routing("10.3.1.5")
     during = ground.kernel_state()
     assert "from 10.1.0.5 lookup 434" in during
     assert "from 10.3.1.5 lookup 435" in during
@@ -260,6 +270,7 @@ def test_a_link_that_bounces_faster_than_we_look_gets_its_routes_back(ground: Fi
     ground.attach("eth0", VISITED_A)
     node = ground.mobile_node()
     ground.wait_for_state(node, "registered")
+    ground.wait_for_routing("10.3.1.5")
     tables = ground.lab.run("mn", "ip", "route", "show", "table", "435").stdout
     assert "default via 10.3.1.254" in tables
     ground.lab.ip(
@@ -460,6 +471,7 @@ def test_strict_reverse_path_filters_are_relaxed_and_restored(ground: Field) -> 
     before = ground.kernel_state()
     node = ground.mobile_node()
     ground.wait_for_state(node, "registered")
+    ground.wait_for_routing("10.3.1.5", "10.3.2.6")
     assert ground.pings("cn", "10.1.0.5")
     assert ground.pings("cn", "10.3.2.6"), "the other link answers for itself"
     node.ask("prefer", interface="wlan0")

@@ -49,6 +49,7 @@ _SIOCGIFHWADDR = 0x8927
 _ARPHRD_ETHER = 1
 _FIRST_PACKET_POLL_S = 0.005
 _FIRST_PACKET_LIMIT_S = 3.0
+_SETTLE_AGAIN_S = 0.02
 _LONGEST_SLEEP_S = 1.0
 """The loop's clock stands still while the machine is suspended, CLOCK_BOOTTIME does not."""
 
@@ -71,6 +72,11 @@ class Port(Protocol):
 
     def send(self, message: SendDatagram) -> None: ...
     def forget_interfaces(self) -> None: ...
+
+
+def _nothing(_now: Now) -> list[Effect]:
+    """An input that only makes the driver go round once more."""
+    return []
 
 
 class ArpAnnouncer:
@@ -120,6 +126,8 @@ class MobileDriver:
         """``reply_ns`` of a handover -> when the first packet came through the new tunnel."""
         self.failures = 0
         """Effects the kernel refused."""
+        self.links_change: Callable[[], bool] = lambda: False
+        """Whether news of links is being read right now."""
         self._agent = agent
         self._engine = engine
         self._routing = routing
@@ -185,24 +193,36 @@ class MobileDriver:
     async def _run(self) -> None:
         while True:
             step, link = await self._queue.get()
-            now = self._now()
-            if link is not None:
-                self._links[link.interface] = link
-                self._port.forget_interfaces()
-                await self._attempt(self._routing.link_changed(link), f"link {link.interface}")
-            effects = step(now)
-            # What matters to the network comes before what is only to be read.
-            words = [effect for effect in effects if isinstance(effect, Event | Violation)]
-            for effect in effects:
-                if not isinstance(effect, Event | Violation):
-                    await self._carry_out(effect)
-            if self._queue.empty():
-                await self._attempt(self._routing.settle(), "settle")
-            for word in words:
-                self._tell(word)
-            if self._agent.stopped:
-                self._rested.set()
+            try:
+                await self._go_round(step, link)
+            except Exception:  # a defect of ours must not end the mobile node's mobility
+                self.failures += 1
+                log.exception("round-failed")
             self._arm()
+
+    async def _go_round(self, step: Input, link: LinkState | None) -> None:
+        now = self._now()
+        if link is not None:
+            self._links[link.interface] = link
+            self._port.forget_interfaces()
+            await self._attempt(self._routing.link_changed(link), f"link {link.interface}")
+        effects = step(now)
+        # What matters to the network comes before what is only to be read.
+        words = [effect for effect in effects if isinstance(effect, Event | Violation)]
+        for effect in effects:
+            if not isinstance(effect, Event | Violation):
+                await self._carry_out(effect)
+        for word in words:
+            self._tell(word)
+        await self._attempt(self._settle(), "settle")
+        if self._agent.stopped:
+            self._rested.set()
+
+    async def _settle(self) -> None:
+        """Do what is left of the routing, unless an input waits or links are being read."""
+        is_done = await self._routing.settle(lambda: not self._queue.empty() or self.links_change())
+        if not is_done and self._queue.empty():
+            asyncio.get_running_loop().call_later(_SETTLE_AGAIN_S, self.submit, _nothing)
 
     def _arm(self) -> None:
         if self._timer is not None:

@@ -126,6 +126,7 @@ class MobileService:
             is_ours=self.routing.is_ours,
             deliver=self.driver.link_changed,
         )
+        self.driver.links_change = self.watcher.is_reading
         await self.watcher.start()
         log.info(
             "mobile-node-started",

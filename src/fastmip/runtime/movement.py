@@ -137,6 +137,7 @@ class LinkWatcher:
         self._is_ours = is_ours
         self._deliver = deliver
         self._wake = asyncio.Event()
+        self._reading = False
         self._states: dict[str, LinkState] = {}
         self._names: dict[int, str] = {}
         self._disturbed: set[tuple[int, int]] = set()
@@ -168,6 +169,10 @@ class LinkWatcher:
         """The state delivered last."""
         return self._states.get(interface)
 
+    def is_reading(self) -> bool:
+        """Whether something changed that was not delivered yet."""
+        return self._reading or self._wake.is_set()
+
     def _readable(self) -> None:
         if self._socket is None:
             return
@@ -190,12 +195,16 @@ class LinkWatcher:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            self._reading = True
             try:
                 await self._refresh()
             except (OSError, FastmipError) as error:
                 log.warning("links-unreadable", reason=str(error))
+                self._reading = False
                 await asyncio.sleep(_RETRY_S)
                 self._wake.set()
+            finally:
+                self._reading = False
 
     async def _refresh(self) -> None:
         disturbed, self._disturbed = self._disturbed, set()

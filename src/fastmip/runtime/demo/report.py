@@ -102,6 +102,8 @@ def as_json(outcome: Outcome) -> list[dict[str, object]]:
             add(f"{stem}.{way}.reordered", stream.reordered, "packets", style=move.style)
         add(f"{stem}.down.goodput", round(result.goodput_down * 8), "bit/s", style=move.style)
         add(f"{stem}.up.goodput", round(result.goodput_up * 8), "bit/s", style=move.style)
+        add(f"{stem}.down.stall", round(result.stall_down_ms), "ms", style=move.style)
+        add(f"{stem}.up.stall", round(result.stall_up_ms), "ms", style=move.style)
         add(f"{stem}.registrations", result.registrations, "registrations", style=move.style)
         add(f"{stem}.registration_time", round(result.registration_ms, 3), "ms", style=move.style)
         if move.style == BREAK:
@@ -128,6 +130,7 @@ def _result_table(results: Sequence[MoveResult]) -> str:
         "lost",
         "duplicated",
         "goodput Mbit/s",
+        "TCP stall ms",
         "registrations",
         "TCP survived",
     )
@@ -147,6 +150,7 @@ def _result_table(results: Sequence[MoveResult]) -> str:
                     f"{down.lost} / {up.lost}",
                     f"{down.duplicated} / {up.duplicated}",
                     f"{result.goodput_down * 8 / 1e6:.2f} / {result.goodput_up * 8 / 1e6:.2f}",
+                    f"{result.stall_down_ms:.0f} / {result.stall_up_ms:.0f}",
                     str(result.registrations),
                     "yes" if result.tcp_survived else '<span class="bad">NO</span>',
                 ]
