@@ -63,7 +63,7 @@ async def serve(folder: Path, port_number: int, count: int, *, durable: bool) ->
         ),
         hosts=make_hosts(count).get,
         load=store.load,
-        boot=store.boot,
+        boot=store.boot.id,
         random=os.urandom,
     )
     pipeline = HomePipeline(

@@ -39,7 +39,6 @@ from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
     from fastmip._dataplane import Engine
-    from fastmip.agents.effects import Now
     from fastmip.runtime.config import Config, HomeAgentConfig
     from fastmip.runtime.netlink import Kernel
 
@@ -99,7 +98,6 @@ class HomeService:
         self.restored = 0
         """Bindings taken over from the store at the start."""
         self.restore_s = 0.0
-        self.started: Now
         """Clocks by which stored expiries were converted."""
         self._file = file
         self.kernel = kernel
@@ -175,14 +173,15 @@ class HomeService:
             self.arp = ArpResponder(
                 self.section.interface, int(network.network_address), network.prefixlen
             )
-        started = self.started = clock.now()
+        started = clock.now()
         self.agent = HomeAgent(
             policy_of(self.config),
             hosts=self.hosts.lookup,
             load=self.store.load,
-            boot=self.store.boot,
+            boot=self.store.boot.id,
             random=os.urandom,
             started=started,
+            anchor=self.store.boot.anchor,
         )
         self.pipeline = HomePipeline(
             self.agent,
@@ -197,8 +196,9 @@ class HomeService:
         for chunk in self.store.chunks():
             tunnels = tunnel_records(
                 chunk,
-                boot=self.store.boot,
+                boot=self.store.boot.id,
                 now=started,
+                anchor=self.store.boot.anchor,
                 mtu_bytes=self.section.path_mtu,
                 reverse_flag=flag_reverse,
                 ttl=OUTER_TTL,
