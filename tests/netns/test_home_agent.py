@@ -499,6 +499,47 @@ def test_a_home_link_that_was_down_or_renamed_serves_again(lab: HomeAgentLab) ->
     assert encapsulated(tunnel).payload.src == HOME_HOST
 
 
+def test_what_others_take_from_the_tunnel_device_is_put_back(lab: HomeAgentLab) -> None:
+    lab.start()
+    client, tunnel = lab.udp("away", CARE_OF), lab.raw("away", 4)
+    lab.register(client)
+    lab.net.ip("ha", "link", "set", "fmha0", "down")  # takes our route along
+    wait_for(
+        "the route", lambda: "fmha0" in lab.net.run("ha", "ip", "route", "show", "table", "1434")
+    )
+    lab.net.ip("ha", "rule", "del", "priority", "1434")
+    wait_for("the rule", lambda: "1434:" in lab.net.run("ha", "ip", "rule"))
+    start_ping(lab, "cn", HOME_ADDRESS)
+    assert encapsulated(tunnel).payload.src == CORRESPONDENT
+    assert lab.log().count("change-restored") == 2
+    assert lab.stop() == 0
+    assert "1434" not in lab.net.run("ha", "ip", "rule")
+
+
+def test_a_removed_tunnel_device_ends_the_daemon_with_a_reason(lab: HomeAgentLab) -> None:
+    daemon = lab.start()
+    lab.net.ip("ha", "link", "del", "fmha0")
+    assert daemon.wait(20) == 1
+    assert "fmha0 was removed while in use" in lab.log()
+    assert "1434" not in lab.net.run("ha", "ip", "rule")
+
+
+def test_what_only_the_operator_can_mend_is_a_trouble_in_status(lab: HomeAgentLab) -> None:
+    lab.start()
+    assert "troubles" not in lab.ask("status")
+    lab.net.sysctl("ha", ip_forward=0)
+    lab.net.ip("ha", "address", "del", "10.1.0.1/24", "dev", "eth0")
+    lab.net.ip("ha", "link", "set", "eth0", "down")
+    found = "address-missing, ip-forward-off, home-link-down"
+    wait_for("the troubles", lambda: lab.ask("status").get("troubles") == found)
+    lab.net.sysctl("ha", ip_forward=1)
+    lab.net.ip("ha", "link", "set", "eth0", "up")
+    lab.net.ip("ha", "address", "add", "10.1.0.1/24", "dev", "eth0")
+    lab.net.ip("ha", "route", "add", "default", "via", "10.1.0.254")
+    wait_for("better times", lambda: "troubles" not in lab.ask("status"))
+    lab.register(lab.udp("away", CARE_OF))
+
+
 def test_missing_ip_forward_stops_the_start_with_a_remedy(lab: HomeAgentLab) -> None:
     lab.net.sysctl("ha", ip_forward=0)
     with pytest.raises(AssertionError, match="sysctl -w net"):

@@ -35,6 +35,7 @@ from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.path_mtu import PathMtu
 from fastmip.runtime.service import Command, ReloadRefused, StartError
 from fastmip.runtime.store import Store
+from fastmip.runtime.upkeep import Upkeep, Watch
 from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class HomeService:
         self.pipeline: HomePipeline
         self.tunnel: HomeTunnel | None = None
         self.port: ControlPort | None = None
+        self._upkeep: Upkeep | None = None
         self._running = False
 
     # start and stop
@@ -157,6 +159,9 @@ class HomeService:
         self.port = ControlPort(self.pipeline.deliver, fwmark=self._fwmark)
         self.pipeline.use_port(self.port)
         self.port.open(loop)
+        self._upkeep = Upkeep(
+            self.kernel, self.section.tunnel_device, self.tunnel.changes, self._watches()
+        )
         self.pipeline.flush()
         self.restore_s = time.monotonic() - began
         log.info(
@@ -300,6 +305,39 @@ class HomeService:
         while self.pipeline.outstanding and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
 
+    # keeping it
+
+    async def keep(self) -> None:
+        """See ``upkeep.py``."""
+        if self._upkeep is not None:
+            await self._upkeep.look()
+
+    def _watches(self) -> list[Watch]:
+        address, home_link = int(self.section.address), self.section.interface
+
+        async def has_address() -> bool:
+            tunnel = await self.kernel.interface(self.section.tunnel_device)
+            borrower = 0 if tunnel is None else tunnel.index  # see HomeTunnel
+            return await self.kernel.is_own_address(address, besides=borrower)
+
+        async def has_home_link() -> bool:
+            found = await self.kernel.interface(home_link or "")
+            return found is not None and found.is_up
+
+        async def forwards() -> bool:
+            return read_sysctl("net/ipv4/ip_forward") == "1"
+
+        where = home_link or "an interface"
+        watches = [
+            Watch("address-missing", f"put {format_address(address)} on {where}", has_address),
+            Watch("ip-forward-off", "run sysctl -w net.ipv4.ip_forward=1", forwards),
+        ]
+        if home_link is not None:
+            watches.append(
+                Watch("home-link-down", f"run ip link set {home_link} up", has_home_link)
+            )
+        return watches
+
     # seeing it
 
     def status(self) -> dict[str, object]:
@@ -312,6 +350,7 @@ class HomeService:
             "restored": self.restored,
             "restore_s": round(self.restore_s, 3),
             **self.store.status(),
+            **(self._upkeep.status() if self._upkeep is not None else {}),
         }
 
     def heartbeats(self) -> list[int]:

@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 
 from fastmip.agents.attachment import LinkState
 from fastmip.agents.hosts import Prefix
-from fastmip.runtime.journal import Address, Change, Route, Rule
+from fastmip.runtime.journal import Address, Change, Route, Rule, Sysctl
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.neighbours import forget_unanswered
 from fastmip.runtime.netlink import Kernel, read_sysctl
@@ -140,6 +140,11 @@ class MobileRouting:
         await self._undo(self._base)
         for changes in self._arp.values():
             await self._undo(changes)
+
+    def standing(self) -> list[Rule | Route | Address]:
+        """What stands from start to stop, settings of the system aside."""
+        standing = (*self._base, *self._attracting)
+        return [change for change in standing if not isinstance(change, Sysctl)]
 
     def _link_table(self, interface: str) -> int:
         return self._table + 1 + self._interfaces.index(interface)
