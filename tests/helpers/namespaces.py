@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import re
 import signal
 import subprocess
 import time
@@ -40,6 +41,7 @@ class Namespaces:
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
+        sweep()
         try:
             for name in self.names:
                 self._ip("netns", "add", self.full(name))
@@ -142,6 +144,15 @@ class Namespaces:
             subprocess.run(
                 ["ip", "netns", "delete", self.full(name)], check=False, capture_output=True
             )
+
+
+def sweep() -> None:
+    """Remove namespaces whose maker was killed before it could."""
+    listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True)
+    for name in re.findall(r"^(fmt\d+x\d+-\w+)", listed.stdout, re.MULTILINE):
+        maker = name[3:].split("x")[0]
+        if not Path("/proc", maker).exists():
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
 def _setns(fd: int) -> None:
