@@ -64,9 +64,7 @@ def policy_of(config: Config) -> HomeAgentPolicy:
     section = _section(config)
     return HomeAgentPolicy(
         home_agent_address=int(section.address),
-        home_network=Prefix(
-            int(section.home_network.network_address), section.home_network.prefixlen
-        ),
+        home_network=_home_network(section),
         home_interface=section.interface or "",
         max_lifetime_s=section.max_lifetime_s,
         simultaneous_bindings=section.max_simultaneous,
@@ -75,6 +73,11 @@ def policy_of(config: Config) -> HomeAgentPolicy:
         reverse_tunnel=_REVERSE[section.reverse_tunnel],
         strict_reserved=section.strict_reserved,
     )
+
+
+def _home_network(section: HomeAgentConfig) -> Prefix:
+    network = section.home_network
+    return Prefix(int(network.network_address), network.prefixlen)
 
 
 def _section(config: Config) -> HomeAgentConfig:
@@ -121,7 +124,9 @@ class HomeService:
         began = time.monotonic()
         await self._check_machine()
         self.store.open()
-        self.hosts = HostDirectory(self.store.query, self.section.hosts)
+        self.hosts = HostDirectory(
+            self.store.query, self.section.hosts, home_network=_home_network(self.section)
+        )
         self.engine = _dataplane.Engine(
             max_bindings=self.config.engine.max_bindings,
             role=self.name,
