@@ -46,8 +46,9 @@ IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 0, 2
 def lab() -> Iterator[TunnelLab]:
     with tunnel_lab() as built:
         yield built
-        built.agent.check_balance()
-        built.node.check_balance()
+        for side in (built.agent, built.node):
+            side.engine.stop()
+            side.check_balance()
 
 
 def receiver(lab: TunnelLab, name: str, address: str, port: int) -> socket.socket:
@@ -88,7 +89,7 @@ def test_ping_crosses_the_tunnel_both_ways(lab: TunnelLab) -> None:
     lab.run("mn", "ping", "-c3", "-i0.05", "-W2", "-I", HOME_ADDRESS, CORRESPONDENT)
     assert lab.agent.count("encapsulated") == 6
     assert lab.agent.count("decapsulated") == 6
-    assert lab.agent.count("home-written") == 6
+    wait_for("the count", lambda: lab.agent.count("home-written") == 6)  # after the batch
 
 
 @pytest.mark.parametrize(
@@ -337,10 +338,10 @@ def test_packet_that_cannot_be_sent_is_counted_and_stalls_nobody(lab: TunnelLab)
                 there.sendto(bytes(2000 if home == "10.1.0.22" else 100), (home, 5000))
                 there.sendto(b"good", (HOME_ADDRESS, 5000))
         assert [receive(here)[0] for _ in range(30)] == [b"good"] * 30
-    assert lab.agent.count("tunnel-unreachable") == 10
-    assert lab.agent.count("tunnel-too-big") == 10
-    assert lab.agent.count("tunnel-forbidden") == 10
-    assert lab.agent.count("tunnel-sent") == 30
+    wait_for("the count", lambda: lab.agent.count("tunnel-unreachable") == 10)
+    wait_for("the count", lambda: lab.agent.count("tunnel-too-big") == 10)
+    wait_for("the count", lambda: lab.agent.count("tunnel-forbidden") == 10)
+    wait_for("the count", lambda: lab.agent.count("tunnel-sent") == 30)  # after the batch
 
 
 def test_circle_of_written_back_packets_ends_with_their_ttl(lab: TunnelLab) -> None:

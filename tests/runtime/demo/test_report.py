@@ -98,6 +98,10 @@ def test_json_names_are_stable_and_every_row_has_value_and_unit() -> None:
     assert values["demo.break.home-a.own_gap"] == 7.25
     assert values["demo.break.home-a.down.stall"] == 220
     assert values["demo.break.home-a.tcp_survived"] is True
+    assert values["demo.total.down.lost"] == 50
+    assert values["demo.total.up.duplicated"] == 1
+    assert values["demo.total.down.bytes"] == 3_990_000
+    assert values["demo.total.registrations"] == 1
     assert values["demo.tcp_survived"] is True
     assert values["demo.duration"] == 4.0
 

@@ -109,6 +109,14 @@ def as_json(outcome: Outcome) -> list[dict[str, object]]:
         if move.style == BREAK:
             add(f"{stem}.own_gap", round(result.own_ms, 3), "ms", style=move.style)
         add(f"{stem}.tcp_survived", result.tcp_survived, "bool", style=move.style)
+    for way in ("down", "up"):
+        streams = [getattr(result, way) for result in outcome.results]
+        add(f"total.{way}.lost", sum(stream.lost for stream in streams), "packets")
+        add(f"total.{way}.duplicated", sum(stream.duplicated for stream in streams), "packets")
+        transfer = outcome.recorder.tcp[f"tcp-{way}"]
+        add(f"total.{way}.bytes", transfer.received[-1][1] if transfer.received else 0, "bytes")
+    accepted = sum(result.registrations for result in outcome.results)
+    add("total.registrations", accepted, "registrations")
     for check in outcome.checks:
         add("check", check.holds, "bool", check=check.name, detail=check.detail)
     add("tcp_survived", all(result.tcp_survived for result in outcome.results), "bool")
@@ -120,6 +128,27 @@ def as_json(outcome: Outcome) -> list[dict[str, object]]:
 # --------------------------------------------------------------------- tables
 def _row(cells: Sequence[str], tag: str = "td") -> str:
     return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _totals(results: Sequence[MoveResult]) -> list[str]:
+    """Cells of the last row: sums, and the worst where a sum says nothing."""
+    down, up = [r.down for r in results], [r.up for r in results]
+    count = max(1, len(results))
+    mean = [
+        sum(r.goodput_down for r in results) / count,
+        sum(r.goodput_up for r in results) / count,
+    ]
+    return [
+        "all (longest times)",
+        f"{max(s.gap_ms for s in down):.1f} / {max(s.gap_ms for s in up):.1f}",
+        f"{max(r.own_ms for r in results):.1f}",
+        f"{sum(s.lost for s in down)} / {sum(s.lost for s in up)}",
+        f"{sum(s.duplicated for s in down)} / {sum(s.duplicated for s in up)}",
+        f"{mean[0] * 8 / 1e6:.2f} / {mean[1] * 8 / 1e6:.2f}",
+        f"{max(r.stall_down_ms for r in results):.0f} / {max(r.stall_up_ms for r in results):.0f}",
+        str(sum(r.registrations for r in results)),
+        "yes" if all(r.tcp_survived for r in results) else '<span class="bad">NO</span>',
+    ]
 
 
 def _result_table(results: Sequence[MoveResult]) -> str:
@@ -156,6 +185,7 @@ def _result_table(results: Sequence[MoveResult]) -> str:
                 ]
             )
         )
+    rows.append('<tr class="style">' + _row(_totals(results)).removeprefix("<tr>"))
     return f'<div class="wide"><table>{"".join(rows)}</table></div>'
 
 

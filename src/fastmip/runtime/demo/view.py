@@ -119,6 +119,17 @@ def _survival(result: MoveResult) -> str:
     return f"[green]yes[/green], {max(result.stall_down_ms, result.stall_up_ms):.0f} ms"
 
 
+def total_line(results: Sequence[MoveResult]) -> str:
+    """Sum all moves up in one line."""
+    ways = [[result.down for result in results], [result.up for result in results]]
+    lost, twice = (
+        " / ".join(str(sum(getattr(stream, what) for stream in way)) for way in ways)
+        for what in ("lost", "duplicated")
+    )
+    accepted = sum(result.registrations for result in results)
+    return f"All moves: {lost} lost, {twice} duplicated, {accepted} registrations."
+
+
 def result_tables(results: Sequence[MoveResult]) -> Iterator[Table]:
     """Build the final table, one part per style of handover; fits 80 columns."""
     for style, moves in groupby(results, key=lambda result: result.move.style):
