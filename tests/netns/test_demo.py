@@ -127,6 +127,12 @@ def test_tcp_never_waits_longer_than_its_own_timer_needs(finished: Run) -> None:
     assert all(isinstance(value, int) and value < 2000 for value in stalls.values()), stalls
 
 
+def test_segments_made_at_home_already_fit_the_tunnel(finished: Run) -> None:
+    lengths = finished.tshark("tcp.options.mss_val", only="tcp.flags.syn==1 and ip.src==10.1.0.5")
+    assert {mss for (mss,) in lengths} == {"1440"}  # 1500 - 20 for the tunnel - 40
+    assert not finished.tshark("icmp.mtu", only="icmp.type==3 and icmp.code==4")
+
+
 def test_wireshark_has_no_complaint_about_any_control_message(finished: Run) -> None:
     messages = finished.tshark(
         "mip.type", "mip.ext.type", "_ws.expert", "_ws.malformed", only="mip"

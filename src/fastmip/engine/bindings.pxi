@@ -244,7 +244,9 @@ cdef class BindingCache:
             inputs += self.control.e.workers[number].inputs
             generated += self.control.e.workers[number].generated
             copies += self.control.e.workers[number].copies
-        verdicts = sum(packets for packets, _ in self.counters().values())
+        verdicts = 0
+        for packets, _ in self.counters().values():
+            verdicts += packets
         return {"inputs": inputs, "generated": generated, "copies": copies, "verdicts": verdicts}
 
     def traffic(self, home_address):

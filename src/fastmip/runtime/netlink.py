@@ -313,6 +313,8 @@ def _route_arguments(route: Route, index: int) -> dict[str, object]:
         arguments["scope"] = _SCOPE_LINK if route.gateways_behind else _SCOPE_GLOBAL
     if route.prefsrc:
         arguments["prefsrc"] = route.prefsrc
+    if route.mtu:
+        arguments["metrics"] = {"mtu": route.mtu}
     if route.metric:
         arguments["priority"] = route.metric
     if route.onlink:
