@@ -465,6 +465,7 @@ def test_clear_binding_withdraws_it(lab: HomeAgentLab) -> None:
     lab.register(lab.udp("away", CARE_OF))
     lab.ask("clear binding", home_address=HOME_ADDRESS)
     wait_for("the binding to go", lambda: not lab.ask("show binding")["rows"])
+    assert "has no binding" in lab.request("clear binding", home_address=HOME_ADDRESS)["error"]
     tunnel = lab.raw("away", 4)
     lab.ping("cn", HOME_ADDRESS)
     tunnel.settimeout(0.2)
@@ -538,6 +539,13 @@ def test_what_only_the_operator_can_mend_is_a_trouble_in_status(lab: HomeAgentLa
     lab.net.ip("ha", "route", "add", "default", "via", "10.1.0.254")
     wait_for("better times", lambda: "troubles" not in lab.ask("status"))
     lab.register(lab.udp("away", CARE_OF))
+
+
+def test_a_device_of_another_kind_by_the_tunnels_name_stops_the_start(lab: HomeAgentLab) -> None:
+    lab.net.ip("ha", "link", "add", "fmha0", "type", "veth", "peer", "name", "other")
+    with pytest.raises(AssertionError, match="another kind has this name"):
+        lab.start()
+    assert "fmha0" in lab.net.run("ha", "ip", "link")
 
 
 def test_missing_ip_forward_stops_the_start_with_a_remedy(lab: HomeAgentLab) -> None:

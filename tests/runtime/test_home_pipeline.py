@@ -286,6 +286,7 @@ async def test_the_violation_table_is_bounded_and_counts_by_peer(
         bench.deliver(wrong, source=f"10.3.1.{last}")
     assert list(bench.pipeline.violations) == [address(f"10.3.1.{n}") for n in (3, 4, 5, 1)]
     assert bench.pipeline.violations[address("10.3.1.1")].count == 1  # it had been forgotten
+    assert bench.pipeline.violations_noted == 7
     bench.pipeline.stop()
 
 

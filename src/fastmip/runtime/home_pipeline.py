@@ -121,6 +121,8 @@ class HomePipeline:
     ) -> None:
         self.agent = agent
         self.violations: OrderedDict[int, ViolationRow] = OrderedDict()
+        self.violations_noted = 0
+        """All of them, also of peers the table has forgotten."""
         self.outstanding = 0
         """Commits handed to the store whose outcome is not known yet."""
         self._engine = engine
@@ -266,6 +268,7 @@ class HomePipeline:
     def _note(self, violation: Violation, now: Now) -> None:
         row = self.violations.pop(violation.peer, None)
         count = 1 if row is None else row.count + 1
+        self.violations_noted += 1
         self.violations[violation.peer] = ViolationRow(count, now.wall_ns, violation)
         if len(self.violations) > VIOLATORS:
             self.violations.popitem(last=False)
