@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -546,6 +548,49 @@ def test_a_device_of_another_kind_by_the_tunnels_name_stops_the_start(lab: HomeA
     with pytest.raises(AssertionError, match="another kind has this name"):
         lab.start()
     assert "fmha0" in lab.net.run("ha", "ip", "link")
+
+
+def test_service_area_and_131_follow_a_reload(lab: HomeAgentLab) -> None:
+    lab.settings = 'care_of_networks = ["10.99.0.0/16"]'
+    lab.start()
+    client = lab.udp("away", CARE_OF)
+    assert lab.exchange(client, handmade.request(HOME_ADDRESS, CARE_OF)).code == 129
+    lab.settings = 'care_of_networks = ["10.99.0.0/16", "10.3.0.0/16"]\n'
+    lab.settings += "answer_bad_authentication = true"
+    lab.write_config()
+    assert lab.ask("reload")["changes"] == [
+        "home_agent.care_of_networks: 10.99.0.0/16 -> 10.99.0.0/16, 10.3.0.0/16",
+        "home_agent.answer_bad_authentication: False -> True",
+    ]
+    lab.register(client)
+    time.sleep(1.1)  # a node is denied once a second
+    wrong = handmade.request(HOME_ADDRESS, CARE_OF, key=bytes(16))
+    assert lab.exchange(client, wrong).code == 131
+
+
+def test_a_known_foreign_agent_must_prove_itself_rfc5944_3_5_4(lab: HomeAgentLab) -> None:
+    key = bytes(range(40, 60))
+    lab.more = [
+        "[[home_agent.foreign_agent]]",
+        f'address = "{CARE_OF}"',
+        "[[home_agent.foreign_agent.association]]",
+        "spi = 777",
+        f'key = "{key.hex()}"',
+    ]
+    lab.start()
+    client = lab.udp("away", CARE_OF)
+    message = handmade.request(HOME_ADDRESS, CARE_OF, flags=0x02)
+    client.sendto(message, (HOME_AGENT, 434))
+    assert client.recv(2048)[1] == 132
+    covered = handmade.request(HOME_ADDRESS, CARE_OF, flags=0x02) + struct.pack("!BBI", 34, 20, 777)
+    client.sendto(covered + hmac.digest(key, covered, "md5"), (HOME_AGENT, 434))
+    reply = client.recv(2048)
+    assert reply[1] == 0
+    assert reply[-22:-16] == struct.pack("!BBI", 34, 20, 777)
+    assert hmac.digest(key, reply[:-16], "md5") == reply[-16:]
+    shown = lab.ask("show secure")["rows"]
+    assert [row["spi"] for row in shown if row.get("foreign_agent") == CARE_OF] == [777]
+    assert key.hex() not in str(shown)
 
 
 def test_missing_ip_forward_stops_the_start_with_a_remedy(lab: HomeAgentLab) -> None:

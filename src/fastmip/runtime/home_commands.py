@@ -257,6 +257,17 @@ class HomeCommands:
             }
             for entry in self._service.hosts.entries(_limit(arguments))
         ]
+        rows += [
+            {
+                "foreign_agent": str(agent.address),
+                "spi": item.spi,
+                "algorithm": item.algorithm,
+                "direction": item.direction,
+                "origin": "file",
+            }
+            for agent in self._service.section.foreign_agents
+            for item in agent.associations
+        ]
         return {"rows": rows, "summary": {"shown": len(rows)}}
 
     async def host_add(self, arguments: Arguments) -> Answer:
