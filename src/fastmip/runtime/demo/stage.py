@@ -125,7 +125,7 @@ class Daemon:
             raise LabError(f"the daemon on {self.node} ended: {self.last_words()}")
         try:
             self.ask("status")
-        except (OSError, LabError):
+        except LabError:
             return False
         return True
 
@@ -137,14 +137,19 @@ class Daemon:
     def ask(self, command: str, **arguments: object) -> Any:
         """Put one command to the control socket and return its result.
 
-        Raises ``OSError`` when nobody listens and ``LabError`` when the answer is a refusal.
+        Raises ``LabError`` when nobody listens or the answer is a refusal.
         """
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(5)
-            sock.connect(str(self.socket))
-            sock.sendall(msgspec.json.encode({"command": command, "args": arguments}) + b"\n")
-            with sock.makefile("rb") as answers:
-                line = answers.readline()
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                sock.settimeout(5)
+                sock.connect(str(self.socket))
+                sock.sendall(msgspec.json.encode({"command": command, "args": arguments}) + b"\n")
+                with sock.makefile("rb") as answers:
+                    line = answers.readline()
+        except OSError as error:
+            if self.process.poll() is not None:
+                raise LabError(f"the daemon on {self.node} ended: {self.last_words()}") from error
+            raise LabError(f"{self.node}: {command}: {error.strerror or error}") from error
         if not line:
             raise LabError(f"{self.node}: no answer to {command}")
         answer = msgspec.json.decode(line)
