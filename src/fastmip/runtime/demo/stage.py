@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import socket
 import subprocess
@@ -124,10 +125,9 @@ class Daemon:
         if self.process.poll() is not None:
             raise LabError(f"the daemon on {self.node} ended: {self.last_words()}")
         try:
-            self.ask("status")
-        except LabError:
+            return bool(self._converse("status", {})["ok"])
+        except OSError:
             return False
-        return True
 
     def last_words(self) -> str:
         """The last line of the daemon's log."""
@@ -140,22 +140,28 @@ class Daemon:
         Raises ``LabError`` when nobody listens or the answer is a refusal.
         """
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-                sock.settimeout(5)
-                sock.connect(str(self.socket))
-                sock.sendall(msgspec.json.encode({"command": command, "args": arguments}) + b"\n")
-                with sock.makefile("rb") as answers:
-                    line = answers.readline()
+            answer = self._converse(command, arguments)
         except OSError as error:
-            if self.process.poll() is not None:
-                raise LabError(f"the daemon on {self.node} ended: {self.last_words()}") from error
-            raise LabError(f"{self.node}: {command}: {error.strerror or error}") from error
-        if not line:
-            raise LabError(f"{self.node}: no answer to {command}")
-        answer = msgspec.json.decode(line)
+            try:
+                self.process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                raise LabError(f"{self.node}: {command}: {error.strerror or error}") from error
+            raise LabError(f"the daemon on {self.node} ended: {self.last_words()}") from error
         if not answer["ok"]:
             raise LabError(f"{self.node}: {command}: {answer['error']}")
         return answer["result"]
+
+    def _converse(self, command: str, arguments: dict[str, object]) -> Any:
+        """One request, one answer. Raises ``OSError`` when there is none."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(5)
+            sock.connect(str(self.socket))
+            sock.sendall(msgspec.json.encode({"command": command, "args": arguments}) + b"\n")
+            with sock.makefile("rb") as answers:
+                line = answers.readline()
+        if not line:
+            raise ConnectionResetError(errno.ECONNRESET, "no answer")
+        return msgspec.json.decode(line)
 
 
 class Stage:
