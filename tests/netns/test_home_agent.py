@@ -227,6 +227,23 @@ def test_a_request_to_a_broadcast_address_names_us_rfc5944_3_8_2_1(lab: HomeAgen
     assert (reply.code, reply.home_agent) == (136, handmade.address(HOME_AGENT))
 
 
+def test_the_broadcast_address_of_another_link_is_no_unicast_rfc5944_3_8_2_1(
+    lab: HomeAgentLab,
+) -> None:
+    lab.net.wire("ha", "eth1", "cn", "to-ha")
+    lab.net.ip("ha", "address", "add", "10.7.0.1/24", "dev", "eth1")
+    lab.net.ip("cn", "address", "add", "10.7.0.9/24", "dev", "to-ha")
+    lab.start()
+    client = lab.udp("cn", "10.7.0.9")
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    request = handmade.request(HOME_ADDRESS, "10.7.0.9")
+    assert lab.exchange(client, request, "10.7.0.255").code == 136
+    assert lab.ask("show binding")["rows"] == []
+    client.sendto(handmade.request(HOME_ADDRESS, "10.7.0.9"), ("10.7.0.1", 434))
+    data, source = client.recvfrom(2048)
+    assert (data[1], source) == (0, ("10.7.0.1", 434)), "any unicast address of ours will do"
+
+
 def test_a_bad_udp_checksum_is_dropped_and_none_is_accepted_rfc5944_3_1(
     lab: HomeAgentLab,
 ) -> None:
