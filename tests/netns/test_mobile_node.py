@@ -319,6 +319,7 @@ def test_an_interface_that_vanishes_isolates_the_node(ground: Field) -> None:
     ground.attach("eth0", VISITED_A)
     node = ground.mobile_node()
     ground.wait_for_state(node, "registered")
+    assert "interface-missing" in node.log.read_text(), "wlan0 is not plugged in yet"
     ground.lab.ip("mn", "link delete eth0")
     ground.wait_for_state(node, "isolated")
     ground.attach("wlan0", VISITED_B)

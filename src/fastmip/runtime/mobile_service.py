@@ -131,6 +131,9 @@ class MobileService:
         self.driver.links_change = self.watcher.is_reading
         await self.watcher.start()
         self._upkeep = Upkeep(self.kernel, self.section.tunnel_device, self.routing.standing)
+        for name in self.section.interfaces:
+            if await self.kernel.interface(name) is None:
+                log.warning("interface-missing", interface=name, remedy="used when it appears")
         log.info(
             "mobile-node-started",
             home_address=format_address(self.section.home_address),
