@@ -37,8 +37,17 @@ struct fm_record {
 };
 _Static_assert(sizeof(struct fm_record) == 32, "TUNNEL_RECORD_SIZE");
 
+/* What workers counted: the fields of struct fm_worker. */
+struct fm_counts {
+    uint64_t inputs, generated, copies;
+    struct fm_tally verdicts[FM_VERDICT_COUNT];
+    uint64_t events[FM_EVENT_COUNT];
+    struct fm_cost costs[FM_STAGES];
+};
+
 struct fm_control {
     struct fm_engine e;
+    struct fm_counts cleared;
     uint32_t max_bindings, line_count;
     uint32_t fresh;            /* first line never used */
     uint32_t free_head;        /* list by line.link */
@@ -186,6 +195,8 @@ FM_FN int control_create(struct fm_control *c, uint32_t max_bindings, int role, 
     for (uint32_t i = 0; i < workers; i++) {
         if (!(e->workers[i] = control_new_worker(c, icmp_per_s, icmp_burst)))
             return -1;
+        e->workers[i]->icmp_id = i;
+        e->workers[i]->icmp_id_step = workers;
         e->worker_count++;
     }
     c->loops = fm_choose_loops(e, &c->find, 0);
@@ -478,16 +489,65 @@ FM_FN uint64_t control_memory(const struct fm_control *c)
     return sum;
 }
 
-/* Verdicts, events and costs to zero. A worker counting at this moment may keep its count. */
+/* Counts of all workers since they were made. */
+FM_FN struct fm_counts control_sum(const struct fm_control *c)
+{
+    struct fm_counts sum;
+    memset(&sum, 0, sizeof sum);
+    for (uint32_t i = 0; i < c->e.worker_count; i++) {
+        const struct fm_worker *w = c->e.workers[i];
+        for (int k = 0; k < FM_VERDICT_COUNT; k++) {
+            sum.verdicts[k].packets += w->verdicts[k].packets;
+            sum.verdicts[k].bytes += w->verdicts[k].bytes;
+        }
+        for (int k = 0; k < FM_EVENT_COUNT; k++)
+            sum.events[k] += w->events[k];
+        for (int k = 0; k < FM_STAGES; k++) {
+            sum.costs[k].calls += w->costs[k].calls;
+            sum.costs[k].packets += w->costs[k].packets;
+            sum.costs[k].sampled_packets += w->costs[k].sampled_packets;
+            sum.costs[k].sampled_ticks += w->costs[k].sampled_ticks;
+        }
+        sum.copies += w->copies;
+        sum.generated += w->generated;
+        sum.inputs += w->inputs;
+    }
+    return sum;
+}
+
+/* The same since they were cleared. */
+FM_FN struct fm_counts control_counts(const struct fm_control *c)
+{
+    struct fm_counts now = control_sum(c);
+    const struct fm_counts *was = &c->cleared;
+    for (int k = 0; k < FM_VERDICT_COUNT; k++) {
+        now.verdicts[k].packets -= was->verdicts[k].packets;
+        now.verdicts[k].bytes -= was->verdicts[k].bytes;
+    }
+    for (int k = 0; k < FM_EVENT_COUNT; k++)
+        now.events[k] -= was->events[k];
+    for (int k = 0; k < FM_STAGES; k++) {
+        now.costs[k].calls -= was->costs[k].calls;
+        now.costs[k].packets -= was->costs[k].packets;
+        now.costs[k].sampled_packets -= was->costs[k].sampled_packets;
+        now.costs[k].sampled_ticks -= was->costs[k].sampled_ticks;
+    }
+    now.copies -= was->copies;
+    now.generated -= was->generated;
+    now.inputs -= was->inputs;
+    return now;
+}
+
+/* Verdicts, events and costs count from zero again. Workers own their counters, so the control
+ * thread only remembers where they stood. A batch in hand has counted its inputs, but not all
+ * verdicts yet: inputs are taken from the verdicts, or the balance would be off for ever. */
 FM_FN void control_clear_counters(struct fm_control *c)
 {
-    for (uint32_t i = 0; i < c->e.worker_count; i++) {
-        struct fm_worker *w = c->e.workers[i];
-        w->inputs = w->generated = w->copies = 0;
-        memset(w->verdicts, 0, sizeof w->verdicts);
-        memset(w->events, 0, sizeof w->events);
-        memset(w->costs, 0, sizeof w->costs);
-    }
+    c->cleared = control_sum(c);
+    uint64_t verdicts = 0;
+    for (int k = 0; k < FM_VERDICT_COUNT; k++)
+        verdicts += c->cleared.verdicts[k].packets;
+    c->cleared.inputs = verdicts - c->cleared.generated - c->cleared.copies;
 }
 
 #endif
