@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from fastmip.agents.home import HomeAgent
 from fastmip.agents.hosts import HomeAgentPolicy, Host, Prefix
 from fastmip.auth.associations import AssociationSet, SecurityAssociation
 from fastmip.runtime.control_port import ControlPort
-from fastmip.runtime.daemon import SWITCH_INTERVAL_S
+from fastmip.runtime.daemon import tune_interpreter
 from fastmip.runtime.home_pipeline import HomePipeline, Prepared
 from fastmip.runtime.path_mtu import PathMtu
 from fastmip.runtime.store import Store
@@ -64,7 +63,7 @@ async def serve(folder: Path, port_number: int, count: int, *, durable: bool) ->
         ),
         hosts=make_hosts(count).get,
         load=store.load,
-        boot=store.boot,
+        boot=store.boot.id,
         random=os.urandom,
     )
     pipeline = HomePipeline(
@@ -81,6 +80,7 @@ async def serve(folder: Path, port_number: int, count: int, *, durable: bool) ->
     port.open(loop)
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    tune_interpreter()
     print("ready", flush=True)
     await stopping.wait()
     print(f"cpu {time.process_time():.6f}", flush=True)
@@ -101,7 +101,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.cpu >= 0:
         os.sched_setaffinity(0, {options.cpu})
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     work = serve(options.folder, options.port, options.hosts, durable=options.store == "sqlite")
     if options.profile is None:
         asyncio.run(work)

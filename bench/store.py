@@ -54,7 +54,7 @@ def fill(path: Path) -> None:
     """Write a store with a million bindings of this boot."""
     store: Store[object] = Store(path)  # type: ignore[type-var]  # only opened, nothing submitted
     store.open()
-    boot, boot_id = store.boot, clock.boot_id()
+    boot = store.boot.id
     store.close()
     now = clock.now()
     records = np.zeros(BINDINGS, dtype=BINDING_DTYPE)
@@ -71,7 +71,6 @@ def fill(path: Path) -> None:
     data = records.tobytes()
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN")
-    connection.execute("INSERT INTO boot VALUES(?,?)", (boot, boot_id))
     connection.executemany(
         "INSERT INTO node VALUES(?,?,0,?)",
         ((_FIRST + i, i, data[64 * i : 64 * i + 64]) for i in range(BINDINGS)),

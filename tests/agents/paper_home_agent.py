@@ -69,7 +69,7 @@ def build_reply(
 
 @dataclass
 class PaperHomeAgent:
-    """Registration with timestamps: RFC 5944 3.8.2, reduced to what a mobile node can see."""
+    """RFC 5944 3.8.2, reduced to what a mobile node can see; either style of replay protection."""
 
     address: int
     max_lifetime: int = 65535
@@ -82,11 +82,16 @@ class PaperHomeAgent:
     bindings: dict[int, tuple[Request, int]] = field(default_factory=dict)
     """Care-of address -> (request, end on the simulated boot clock)."""
     last: int = 0
+    nonces: bool = False
+    nonce: int = 0
+    """The nonce issued last, 0 before any."""
 
     def answer(self, data: bytes, boot_ns: int, wall_ns: int) -> bytes:
         request = parse_request(data)
         for care_of in [c for c, (_, end) in self.bindings.items() if end <= boot_ns]:
             del self.bindings[care_of]
+        if self.nonces:
+            return self._answer_by_nonce(request, boot_ns)
         now = wall_ns / 1e9 + NTP_OFFSET + self.clock_offset_s
         when = request.identification / 2**32
         if self.code is not None:
@@ -95,6 +100,28 @@ class PaperHomeAgent:
             ident = int(now) << 32 | (request.identification & 0xFFFFFFFF)
             return self._reply(133, 0, request, ident)
         self.last = request.identification
+        return self._accept(request, boot_ns, self.last)
+
+    def _answer_by_nonce(self, request: Request, boot_ns: int) -> bytes:
+        """RFC 5944 5.7.2: the high half of a request is what we sent last; replies bring a new one.
+
+        A byte-identical copy of the request accepted last is answered as it was.
+        """
+        low = request.identification & 0xFFFFFFFF
+        if request.identification == self.last and self.last:
+            return self._accept(request, boot_ns, self.nonce << 32 | low)
+        is_fresh = self.nonce != 0 and request.identification >> 32 == self.nonce
+        self.nonce = (self.nonce * 1103515245 + 12345) % 0xFFFFFFFF or 1
+        answer = self.nonce << 32 | low
+        if self.code is not None:
+            return self._reply(self.code, 0, request, answer)
+        if not is_fresh:
+            return self._reply(133, 0, request, answer)
+        self.last = request.identification
+        return self._accept(request, boot_ns, answer)
+
+    def _accept(self, request: Request, boot_ns: int, answer: int) -> bytes:
+        """RFC 5944 3.8.2.2."""
         lifetime = min(request.lifetime, self.max_lifetime)
         if request.lifetime == 0:
             if request.care_of == request.home_address:
@@ -105,7 +132,7 @@ class PaperHomeAgent:
             if not (request.simultaneous and self.simultaneous):
                 self.bindings.clear()
             self.bindings[request.care_of] = (request, boot_ns + lifetime * 10**9)
-        return self._reply(0 if self.simultaneous else 1, lifetime, request, self.last)
+        return self._reply(0 if self.simultaneous else 1, lifetime, request, answer)
 
     def _reply(self, code: int, lifetime: int, request: Request, ident: int) -> bytes:
         return build_reply(code, lifetime, request.home_address, self.address, ident)

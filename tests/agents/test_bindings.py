@@ -56,7 +56,7 @@ def test_struct_and_numpy_read_the_same(found: list[Binding]) -> None:
 @given(st.lists(bindings, max_size=5), st.binary(max_size=63))
 def test_records_of_this_boot_come_back_as_they_were(found: list[Binding], rest: bytes) -> None:
     found = [binding._replace(boot=3) for binding in found]
-    assert unpack_bindings(pack_bindings(found) + rest, boot=3, started=Now(1, 1)) == found
+    assert unpack_bindings(pack_bindings(found) + rest, boot=3, anchor=Now(1, 1)) == found
 
 
 def test_reverse_is_the_t_bit() -> None:
@@ -107,7 +107,7 @@ def test_engine_records_match_a_slow_twin(found: list[Binding], now: Now, boot: 
 
 @given(bindings, nows)
 def test_scalar_conversion_agrees(binding: Binding, now: Now) -> None:
-    (found,) = unpack_bindings(binding.to_bytes(), boot=binding.boot ^ 1, started=now)
+    (found,) = unpack_bindings(binding.to_bytes(), boot=binding.boot ^ 1, anchor=now)
     assert found.expires_boot_ns == slow_expiry(binding, binding.boot ^ 1, now)
     assert found.boot == binding.boot ^ 1
     assert found._replace(boot=0, expires_boot_ns=0) == binding._replace(boot=0, expires_boot_ns=0)
@@ -119,6 +119,20 @@ def test_never_is_never_and_the_past_is_over() -> None:
     assert live_expiry(999 * SECOND, 300, now) == 50 * SECOND
     assert live_expiry(1010 * SECOND, 300, now) == 60 * SECOND
     assert live_expiry(9999 * SECOND, 300, now) == 350 * SECOND
+
+
+def test_a_second_start_after_a_reboot_converts_as_the_first_did() -> None:
+    """A wall clock set right between two starts moves no expiry: the anchor is kept."""
+    binding = Binding(5, 6, 7, 6, 1, 1300 * SECOND, 0, 1, 256, 300, 434, 0, 4)
+    anchor = Now(50 * SECOND, 1100 * SECOND)
+    later = Now(80 * SECOND, 99_999 * SECOND)
+    at_first, again = (
+        tunnel_records(
+            binding.to_bytes(), boot=2, now=now, anchor=anchor, mtu_bytes=1500, reverse_flag=1
+        )
+        for now in (anchor, later)
+    )
+    assert at_first["expires_ns"].tolist() == again["expires_ns"].tolist() == [250 * SECOND]
 
 
 def test_no_records_no_tunnels() -> None:

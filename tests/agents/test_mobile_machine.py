@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.agents.mobile_world import (
     HOME,
+    HOME_AGENT,
     SECOND,
     World,
     at_home,
@@ -14,10 +15,11 @@ from tests.agents.mobile_world import (
     visit_a,
     visit_b,
 )
-from tests.agents.paper_home_agent import KEY, build_reply, parse_request
+from tests.agents.paper_home_agent import KEY, PaperHomeAgent, build_reply, parse_request
 
 from fastmip.agents.attachment import LinkState
 from fastmip.agents.effects import GratuitousArp, InstallTunnels, SendDatagram, SetArp
+from fastmip.auth.associations import ReplayStyle
 
 PLACES = {"home": at_home, "a": visit_a, "b": visit_b, "down": down}
 
@@ -25,9 +27,14 @@ PLACES = {"home": at_home, "a": visit_a, "b": visit_b, "down": down}
 class MobileNodeMachine(RuleBasedStateMachine):
     """One mobile node with two interfaces in a hostile world."""
 
+    nonces = False
+
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = World(
+            home_agent=PaperHomeAgent(HOME_AGENT, nonces=self.nonces),
+            replay=ReplayStyle.NONCES if self.nonces else ReplayStyle.TIMESTAMPS,
+        )
         self.links: dict[str, LinkState] = {}
         self.arp: dict[str, bool] = {}
         self.checked = 0
@@ -126,8 +133,12 @@ class MobileNodeMachine(RuleBasedStateMachine):
 
     @invariant()
     def identifications_differ(self) -> None:
-        idents = [request.identification for request in self.world.sent()[-2:]]
-        assert len(set(idents)) == len(idents)
+        """Of requests; a retransmission with nonces is the same request (3.6.3)."""
+        last = self.world.requests[-2:]
+        datagrams = {datagram.data for _, datagram, _ in last}
+        assert len({request.identification for _, _, request in last}) == len(datagrams)
+        if not self.nonces:
+            assert len(datagrams) == len(last)
 
     def teardown(self) -> None:
         """A calm world: the node must end registered where it is, or at home."""
@@ -153,4 +164,11 @@ class MobileNodeMachine(RuleBasedStateMachine):
             assert world.home_agent.bindings == {}
 
 
+class NonceMachine(MobileNodeMachine):
+    """The same with nonces instead of timestamps."""
+
+    nonces = True
+
+
 TestMobileNodeMachine = MobileNodeMachine.TestCase
+TestMobileNodeMachineWithNonces = NonceMachine.TestCase

@@ -5,7 +5,6 @@ Built by tests/engine/build_probe.py, never shipped.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 
 cdef extern from "control.h" nogil:
@@ -21,6 +20,8 @@ cdef extern from "control.h" nogil:
     int ipv4_is_martian_source(uint32_t address_be)
     uint32_t mtu_plateau_below(uint32_t total)
     uint32_t swap32(uint32_t v)
+    void *control_map(uint64_t octets)
+    void control_unmap(void *p, uint64_t octets)
 
 cdef extern from "publication_lab.h" nogil:
     enum:
@@ -88,29 +89,31 @@ def plateau_below(total):
 cdef class PublicationLab:
     """A binding cache under change on one thread and under packets on another."""
 
-    cdef lab inside
+    cdef lab *inside
     HOW = {"atomic": LAB_ATOMIC, "in-place": LAB_IN_PLACE, "index-first": LAB_INDEX_FIRST}
 
     def __cinit__(self):
-        memset(&self.inside, 0, sizeof(self.inside))
-        if lab_create(&self.inside) != 0:
+        self.inside = <lab *>control_map(sizeof(lab))
+        if self.inside == NULL or lab_create(self.inside) != 0:
             raise MemoryError
 
     def __dealloc__(self):
-        lab_destroy(&self.inside)
+        if self.inside != NULL:
+            lab_destroy(self.inside)
+            control_unmap(self.inside, sizeof(lab))
 
     def churn(self, how, publications):
         """Move nodes so many times, publishing in this way; then stop the watcher."""
         cdef int way = self.HOW[how]
         cdef uint64_t count = publications
         with nogil:
-            lab_churn(&self.inside, way, count)
-            lab_stop(&self.inside)
+            lab_churn(self.inside, way, count)
+            lab_stop(self.inside)
 
     def watch(self):
         """Send packets until stopped: packets, broken, missed, backwards."""
         cdef lab_result result
         with nogil:
-            lab_watch(&self.inside, &result)
+            lab_watch(self.inside, &result)
         return {"packets": result.packets, "broken": result.broken, "missed": result.missed,
                 "backwards": result.backwards}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +19,8 @@ from typing import Any, Self
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count(1)
+_NAMES = Path("/run/netns")
+_STALE = re.compile(r"fmt(\d+)x\d+-")
 
 
 def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 5.0) -> Any:
@@ -31,6 +35,29 @@ def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 5.0) ->
         time.sleep(0.01)
 
 
+def sweep(names: Path = _NAMES) -> list[str]:
+    """Remove namespaces whose test run was killed, with what still runs in them."""
+    found = [path.name for path in names.iterdir()] if names.is_dir() else []
+    stale = [
+        name
+        for name in found
+        if (made := _STALE.match(name)) and not Path("/proc", made[1]).exists()
+    ]
+    for name in stale:
+        listed = subprocess.run(
+            ["ip", "netns", "pids", name], check=False, capture_output=True, text=True
+        )
+        for pid in listed.stdout.split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+    return stale
+
+
+sweep_once = functools.cache(sweep)
+"""For the first set of namespaces of a process."""
+
+
 class Namespaces:
     """A set of namespaces with a unique prefix; a context manager that removes all it made."""
 
@@ -40,6 +67,7 @@ class Namespaces:
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
+        sweep_once()
         try:
             for name in self.names:
                 self._ip("netns", "add", self.full(name))

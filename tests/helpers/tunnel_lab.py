@@ -59,6 +59,7 @@ class Side:
             max_bindings=1000, role=role, workers=workers, local_addresses=[number(address)]
         )
         self.open = ExitStack()
+        self.raw: list[socket.socket] = []
         with lab.inside(name):
             for index in range(workers):
                 tun = open_tun(TUN, mtu_bytes=mtu_bytes, multi_queue=workers > 1)
@@ -66,6 +67,7 @@ class Side:
                 raw = self.open.enter_context(
                     open_tunnel_socket(number(address), None, None, shard=(index, workers))
                 )
+                self.raw.append(raw)
                 icmp_fd = -1
                 if index == 0:
                     icmp = self.open.enter_context(open_icmp_socket(number(address), None))

@@ -120,6 +120,13 @@ def test_make_before_break_loses_nothing(finished: Run) -> None:
     assert set(lost.values()) == {0}, lost
 
 
+def test_tcp_never_waits_longer_than_its_own_timer_needs(finished: Run) -> None:
+    """Catches what only looks like survival: seconds of silence, then recovery."""
+    stalls = {name: value for name, value in finished.rows.items() if name.endswith(".stall")}
+    assert len(stalls) == 12
+    assert all(isinstance(value, int) and value < 2000 for value in stalls.values()), stalls
+
+
 def test_wireshark_has_no_complaint_about_any_control_message(finished: Run) -> None:
     messages = finished.tshark(
         "mip.type", "mip.ext.type", "_ws.expert", "_ws.malformed", only="mip"

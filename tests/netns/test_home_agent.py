@@ -472,6 +472,33 @@ def test_clear_binding_withdraws_it(lab: HomeAgentLab) -> None:
         tunnel.recv(100)
 
 
+def test_a_gateway_on_the_home_link_is_not_looked_for_in_the_tunnel(lab: HomeAgentLab) -> None:
+    lab.start()
+    lab.register(lab.udp("away", CARE_OF))
+    lab.net.ip("ha", "route", "del", "default")
+    lab.net.ip("ha", "route", "add", "default", "via", "10.1.0.254")  # no word of a device
+    assert " dev eth0" in lab.net.run("ha", "ip", "route", "show", "default")
+    assert " 0% packet loss" in lab.net.run("ha", "ping", "-c", "1", "-W", "2", CORRESPONDENT)
+
+
+def test_a_home_link_that_was_down_or_renamed_serves_again(lab: HomeAgentLab) -> None:
+    lab.start()
+    client, tunnel = lab.udp("away", CARE_OF), lab.raw("away", 4)
+    lab.register(client)
+    for name in ("eth0", "lan0", "eth0"):
+        old = lab.net.run("ha", "ls", "/sys/class/net")
+        before = "lan0" if "lan0" in old else "eth0"
+        lab.net.ip("ha", "link", "set", before, "down")
+        if name != before:
+            lab.net.ip("ha", "link", "set", before, "name", name)
+        lab.net.ip("ha", "link", "set", name, "up")
+        lab.net.ip("ha", "route", "add", "default", "via", "10.1.0.254")
+    lab.register(client)
+    lab.net.ip("hh", "neigh", "flush", "all")
+    start_ping(lab, "hh", HOME_ADDRESS)
+    assert encapsulated(tunnel).payload.src == HOME_HOST
+
+
 def test_missing_ip_forward_stops_the_start_with_a_remedy(lab: HomeAgentLab) -> None:
     lab.net.sysctl("ha", ip_forward=0)
     with pytest.raises(AssertionError, match="sysctl -w net"):

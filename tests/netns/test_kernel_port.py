@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import signal
 import socket
 import struct
 import threading
@@ -32,6 +33,7 @@ from tests.helpers.tunnel_lab import (
 )
 
 from fastmip._dataplane import Engine
+from fastmip.runtime.devices import receive_drops
 
 pytestmark = pytest.mark.netns
 
@@ -44,8 +46,9 @@ IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 0, 2
 def lab() -> Iterator[TunnelLab]:
     with tunnel_lab() as built:
         yield built
-        built.agent.check_balance()
-        built.node.check_balance()
+        for side in (built.agent, built.node):
+            side.engine.stop()
+            side.check_balance()
 
 
 def receiver(lab: TunnelLab, name: str, address: str, port: int) -> socket.socket:
@@ -86,7 +89,7 @@ def test_ping_crosses_the_tunnel_both_ways(lab: TunnelLab) -> None:
     lab.run("mn", "ping", "-c3", "-i0.05", "-W2", "-I", HOME_ADDRESS, CORRESPONDENT)
     assert lab.agent.count("encapsulated") == 6
     assert lab.agent.count("decapsulated") == 6
-    assert lab.agent.count("home-written") == 6
+    wait_for("the count", lambda: lab.agent.count("home-written") == 6)  # after the batch
 
 
 @pytest.mark.parametrize(
@@ -335,10 +338,10 @@ def test_packet_that_cannot_be_sent_is_counted_and_stalls_nobody(lab: TunnelLab)
                 there.sendto(bytes(2000 if home == "10.1.0.22" else 100), (home, 5000))
                 there.sendto(b"good", (HOME_ADDRESS, 5000))
         assert [receive(here)[0] for _ in range(30)] == [b"good"] * 30
-    assert lab.agent.count("tunnel-unreachable") == 10
-    assert lab.agent.count("tunnel-too-big") == 10
-    assert lab.agent.count("tunnel-forbidden") == 10
-    assert lab.agent.count("tunnel-sent") == 30
+    wait_for("the count", lambda: lab.agent.count("tunnel-unreachable") == 10)
+    wait_for("the count", lambda: lab.agent.count("tunnel-too-big") == 10)
+    wait_for("the count", lambda: lab.agent.count("tunnel-forbidden") == 10)
+    wait_for("the count", lambda: lab.agent.count("tunnel-sent") == 30)  # after the batch
 
 
 def test_circle_of_written_back_packets_ends_with_their_ttl(lab: TunnelLab) -> None:
@@ -407,6 +410,46 @@ def test_stop_under_load_is_clean_and_start_goes_on(lab: TunnelLab) -> None:
         lab.agent.engine.stop()
     lab.node.engine.stop()
     assert "fastmip-0" not in threads()
+
+
+def test_load_on_one_side_does_not_starve_the_other(lab: TunnelLab) -> None:
+    with (
+        Flood(lab),
+        receiver(lab, "cn", CORRESPONDENT, 5001) as here,
+        sender(lab, "mn", HOME_ADDRESS, CORRESPONDENT, 5001, 64) as there,
+    ):
+        wait_for("load", lambda: lab.agent.count("encapsulated") > 1000)
+        for index in range(100):
+            there.send(bytes([index]))
+            assert receive(here)[0] == bytes([index])
+
+
+@pytest.mark.usefixtures("lab")
+def test_workers_take_no_signals() -> None:
+    masks = {
+        line.split()[1]
+        for task in Path("/proc/self/task").iterdir()
+        if (task / "comm").read_text().strip() == "fastmip-0"
+        for line in (task / "status").read_text().splitlines()
+        if line.startswith("SigBlk")
+    }
+    kill_and_stop = 1 << signal.SIGKILL - 1 | 1 << signal.SIGSTOP - 1
+    reserved = 1 << 31 | 1 << 32  # the C library's own
+    assert {int(mask, 16) | kill_and_stop | reserved for mask in masks} == {(1 << 64) - 1}
+
+
+def test_full_socket_buffer_shows_as_receive_drops(lab: TunnelLab) -> None:
+    lab.agent.engine.stop()
+    stray = bytes(IP(src=CARE_OF_ADDRESS, dst=AGENT, proto=4) / Raw(bytes(1400)))
+    raw = lab.agent.raw[0]
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+    assert receive_drops(raw) == 0
+    with lab.socket("mn", socket.SOCK_RAW, socket.IPPROTO_RAW) as there:
+        for _ in range(500):
+            there.sendto(stray, (AGENT, 0))
+    wait_for("drops", lambda: receive_drops(raw) > 0)
+    lab.agent.engine.start()
+    wait_for("the rest", lambda: lab.agent.count("tunnel-read") > 0)
 
 
 def test_idle_worker_sleeps_and_its_heart_beats(lab: TunnelLab) -> None:

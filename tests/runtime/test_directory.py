@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tests.helpers.handmade import address
 
+from fastmip.agents.hosts import Prefix
 from fastmip.auth.associations import Algorithm, Direction, ReplayStyle
 from fastmip.runtime import directory as directory_module
 from fastmip.runtime.config import Address, AssociationConfig, HostConfig
@@ -16,6 +18,8 @@ from fastmip.runtime.directory import HostDirectory, delete_host, insert_host
 from fastmip.runtime.home_pipeline import Prepared
 from fastmip.runtime.keys import Key
 from fastmip.runtime.store import Store
+
+HOME_NETWORK = Prefix(address("10.1.0.0"), 24)
 
 
 def host(text: str, spi: int = 256, key: bytes = bytes(16), **more: object) -> HostConfig:
@@ -35,7 +39,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store[Prepared]]:
 async def test_a_host_is_known_as_soon_as_it_is_added_and_until_removed(
     store: Store[Prepared],
 ) -> None:
-    hosts = HostDirectory(store.query)
+    hosts = HostDirectory(store.query, home_network=HOME_NETWORK)
     number = address("10.1.0.7")
     assert hosts.lookup(number) is None
     added = host(
@@ -67,14 +71,14 @@ async def test_a_host_is_known_as_soon_as_it_is_added_and_until_removed(
 async def test_adding_again_replaces_what_was_there(store: Store[Prepared]) -> None:
     await store.run(lambda connection: insert_host(connection, host("10.1.0.7", spi=300)))
     await store.run(lambda connection: insert_host(connection, host("10.1.0.7", spi=301)))
-    found = HostDirectory(store.query).lookup(address("10.1.0.7"))
+    found = HostDirectory(store.query, home_network=HOME_NETWORK).lookup(address("10.1.0.7"))
     assert found is not None
     assert [member.spi for member in found.associations] == [301]
 
 
 async def test_the_file_goes_before_the_directory(store: Store[Prepared]) -> None:
     await store.run(lambda connection: insert_host(connection, host("10.1.0.7", spi=300)))
-    hosts = HostDirectory(store.query, [host("10.1.0.7", spi=999)])
+    hosts = HostDirectory(store.query, [host("10.1.0.7", spi=999)], home_network=HOME_NETWORK)
     found = hosts.lookup(address("10.1.0.7"))
     assert found is not None
     assert [member.spi for member in found.associations] == [999]
@@ -85,9 +89,10 @@ async def test_the_file_goes_before_the_directory(store: Store[Prepared]) -> Non
     assert [member.spi for member in found.associations] == [300]
 
 
-async def test_strangers_and_hosts_are_cached_within_bounds(
+async def test_strangers_neither_ask_twice_nor_drive_hosts_out(
     store: Store[Prepared], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(directory_module, "CACHE_STRANGERS", 8)
     monkeypatch.setattr(directory_module, "CACHE_HOSTS", 8)
     await store.run(lambda connection: insert_host(connection, host("10.1.0.7")))
     asked: list[object] = []
@@ -96,21 +101,42 @@ async def test_strangers_and_hosts_are_cached_within_bounds(
         asked.append(values[0])
         return store.query(sql, values)
 
-    hosts = HostDirectory(query)
+    hosts = HostDirectory(query, home_network=HOME_NETWORK)
     known = address("10.1.0.7")
-    for stranger in range(1, 100):
+    assert hosts.lookup(known) is not None
+    for stranger in range(address("10.1.0.100"), address("10.1.0.200")):
         assert hosts.lookup(stranger) is None
         assert hosts.lookup(stranger) is None
-        assert hosts.lookup(known) is not None
-    assert asked.count(known) == 1, "a host in use stays cached"
-    assert len(asked) == 100
+    assert len(asked) == 101
+    assert hosts.lookup(known) is not None
+    assert asked.count(known) == 1, "a host stays cached whatever strangers do"
+    assert len(hosts._strangers) == 8
+
+
+async def test_outside_the_home_network_the_store_is_not_asked() -> None:
+    def query(_sql: str, _values: tuple[object, ...]) -> list[tuple[object, ...]]:
+        raise AssertionError("asked for an address that cannot be a home address")
+
+    hosts = HostDirectory(query, home_network=HOME_NETWORK)
+    assert hosts.lookup(address("10.2.0.7")) is None
+    assert hosts._strangers == {}
+
+
+async def test_hosts_are_cached_within_bounds(
+    store: Store[Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_module, "CACHE_HOSTS", 8)
+    hosts = HostDirectory(store.query, home_network=HOME_NETWORK)
+    for number in range(10, 30):
+        await store.run(functools.partial(insert_host, host=host(f"10.1.0.{number}")))
+        assert hosts.lookup(address(f"10.1.0.{number}")) is not None
     assert len(hosts._cache) == 8
 
 
 async def test_entries_show_no_key(store: Store[Prepared]) -> None:
     key = bytes(range(100, 116))
     await store.run(lambda connection: insert_host(connection, host("10.1.0.9", key=key)))
-    hosts = HostDirectory(store.query, [host("10.1.0.5", key=key)])
+    hosts = HostDirectory(store.query, [host("10.1.0.5", key=key)], home_network=HOME_NETWORK)
     entries = list(hosts.entries(limit=10))
     assert [entry.origin for entry in entries] == ["file", "directory"]
     shown = repr(entries) + repr(hosts.lookup(address("10.1.0.9")))

@@ -22,7 +22,7 @@ from fastmip.agents.effects import (
     Violation,
 )
 from fastmip.errors import EngineFull
-from fastmip.runtime.mobile_driver import MobileDriver, handover_row
+from fastmip.runtime.mobile_driver import MAX_WAITING, MobileDriver, handover_row
 from fastmip.wire.addresses import parse_address
 
 HOME = parse_address("10.1.0.5")
@@ -218,6 +218,14 @@ async def test_what_the_kernel_or_engine_refuses_is_counted_and_life_goes_on() -
     driver = await drive(agent, world, lambda d: d.submit(agent.handle_timer))
     assert driver.failures == 2
     assert SEND in world.told
+
+
+async def test_a_flood_of_datagrams_is_bounded() -> None:
+    agent = FakeAgent()
+    flood: list[Any] = [(b"flood", None)] * (MAX_WAITING + 100)
+    driver = await drive(agent, FakeWorld(), lambda d: d.deliver(flood))
+    assert driver.dropped == 100
+    assert agent.inputs.count("datagram b'flood'") == MAX_WAITING
 
 
 async def test_timers_fire_when_they_are_due() -> None:

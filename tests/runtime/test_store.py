@@ -20,6 +20,7 @@ from fastmip.errors import StoreError
 from fastmip.runtime import store_schema
 from fastmip.runtime.service import StartError
 from fastmip.runtime.store import Store
+from fastmip.runtime.store_schema import BootRow
 from fastmip.runtime.store_writer import COPY_ROWS, GROUP
 
 SOURCE = str(Path(__file__).parents[2] / "src")
@@ -161,17 +162,19 @@ def test_a_damaged_file_stops_the_start_with_a_remedy(path: Path) -> None:
 
 
 def test_a_boot_keeps_its_number_and_another_boot_gets_the_next(path: Path) -> None:
-    async def boot_of(boot_id: str) -> int:
+    async def boot_of(boot_id: str) -> BootRow:
         commits = Commits(path)
-        commits.store._boot_id = boot_id
+        commits.store.boot = commits.store.boot._replace(boot_id=boot_id)
         commits.start()
         await commits.commit(item(1))
         commits.store.close()
         return commits.store.boot
 
     first = asyncio.run(boot_of("one"))
-    assert asyncio.run(boot_of("one")) == first
-    assert asyncio.run(boot_of("two")) == first + 1
+    assert asyncio.run(boot_of("one")) == first  # the clocks of its first start, too
+    second = asyncio.run(boot_of("two"))
+    assert second.id == first.id + 1
+    assert second.anchor.boot_ns > first.anchor.boot_ns
 
 
 async def test_a_locked_store_denies_and_recovers_by_itself(path: Path) -> None:

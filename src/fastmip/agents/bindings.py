@@ -106,21 +106,21 @@ def pack_bindings(bindings: Iterable[Binding]) -> bytes:
     return b"".join([pack(*binding) for binding in bindings])
 
 
-def live_expiry(expires_wall_ns: int, lifetime_s: int, now: Now) -> int:
+def live_expiry(expires_wall_ns: int, lifetime_s: int, anchor: Now) -> int:
     """CLOCK_BOOTTIME expiry of a record from an earlier boot, never beyond its lifetime.
 
-    The wall clock at restart decides; a clock set back grants at most the lifetime again.
+    The wall clock at the ``anchor`` decides; a clock set back grants at most the lifetime again.
     """
     if lifetime_s == _INFINITE or expires_wall_ns == NEVER:
         return NEVER
-    remaining = expires_wall_ns - now.wall_ns
-    return now.boot_ns + max(0, min(remaining, lifetime_s * _SECOND))
+    remaining = expires_wall_ns - anchor.wall_ns
+    return anchor.boot_ns + max(0, min(remaining, lifetime_s * _SECOND))
 
 
-def unpack_bindings(records: bytes, *, boot: int, started: Now | None) -> list[Binding]:
+def unpack_bindings(records: bytes, *, boot: int, anchor: Now | None) -> list[Binding]:
     """Bindings of a ``NodeRow``, with expiries converted to the current boot.
 
-    ``started`` are the clocks at one moment of this process; records of earlier boots are
+    ``anchor`` are the clocks at one moment of this boot; records of earlier boots are
     converted by it, always the same one, so that later clock steps do not matter. Without it
     they are returned as they are. Bytes after the last whole record are ignored.
     """
@@ -128,10 +128,10 @@ def unpack_bindings(records: bytes, *, boot: int, started: Now | None) -> list[B
     found = [Binding._make(item) for item in BINDING_RECORD.iter_unpack(records[:whole])]
     return [
         binding
-        if binding.boot == boot or started is None
+        if binding.boot == boot or anchor is None
         else binding._replace(
             boot=boot,
-            expires_boot_ns=live_expiry(binding.expires_wall_ns, binding.lifetime_s, started),
+            expires_boot_ns=live_expiry(binding.expires_wall_ns, binding.lifetime_s, anchor),
         )
         for binding in found
     ]
@@ -142,6 +142,7 @@ def tunnel_records(
     *,
     boot: int,
     now: Now,
+    anchor: Now | None = None,
     mtu_bytes: int,
     reverse_flag: int,
     ttl: int = 64,
@@ -150,18 +151,20 @@ def tunnel_records(
     """Convert binding records to the engine's tunnel records, dropping expired ones.
 
     Vectorised for restarts with millions of bindings; the order is kept, so chains that were
-    adjacent stay adjacent. ``reverse_flag`` is the engine's FLAG_REVERSE.
+    adjacent stay adjacent. ``reverse_flag`` is the engine's FLAG_REVERSE. ``anchor`` as in
+    ``unpack_bindings``, ``now`` if not given.
     """
+    turned = now if anchor is None else anchor
     source = np.frombuffer(records, dtype=BINDING_DTYPE)
     expires = source["expires_boot_ns"].astype(np.uint64)
     old = source["boot"] != boot
     if old.any():
         infinite = (source["lifetime_s"] == _INFINITE) | (source["expires_wall_ns"] == NEVER)
         wall = source["expires_wall_ns"]
-        floor = np.uint64(max(0, now.wall_ns))
+        floor = np.uint64(max(0, turned.wall_ns))
         remaining = np.where(wall > floor, wall - floor, np.uint64(0))
         granted = source["lifetime_s"].astype(np.uint64) * np.uint64(_SECOND)
-        converted = np.uint64(now.boot_ns) + np.minimum(remaining, granted)
+        converted = np.uint64(turned.boot_ns) + np.minimum(remaining, granted)
         converted[infinite] = NEVER
         expires = np.where(old, converted, expires)
     alive = expires > np.uint64(now.boot_ns)

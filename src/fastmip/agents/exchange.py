@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from fastmip.agents.home_counters import ViolationReason
 from fastmip.agents.pacing import next_timeout_ns
 from fastmip.auth.associations import AssociationSet, ReplayStyle
 from fastmip.auth.authenticators import append_authentication, verify_authentication
@@ -179,13 +180,14 @@ def request_flags(*, simultaneous: bool, reverse: bool, encapsulation: int, away
 class ReplyRefused(FastmipError):
     """A datagram that is not the answer; ``counter`` is the RFC 2006 counter to bump."""
 
-    def __init__(self, counter: str, reason: str, *, spi: int = 0, violation: bool = False) -> None:
+    def __init__(
+        self, counter: str, reason: str, *, spi: int = 0, violation: ViolationReason | None = None
+    ) -> None:
         super().__init__(reason)
         self.counter = counter
-        self.reason = reason
         self.spi = spi
         self.violation = violation
-        """It is a security violation, worth a log line (RFC 5944 3.6.2.1)."""
+        """Set: a security violation, worth a log line (RFC 5944 3.6.2.1)."""
 
 
 def read_reply(
@@ -216,11 +218,15 @@ def read_reply(
     failure = "mnRepliesHAAuthenticationFailure"
     if len(found) != 1:
         reason = f"{len(found)} Mobile-Home authentication extensions"
-        raise ReplyRefused(failure, reason, violation=True)
+        kind = ViolationReason.OTHER if found else ViolationReason.MISSING_SECURITY_EXTENSION
+        raise ReplyRefused(failure, reason, violation=kind)
     association = associations.inbound(found[0].spi)
     if association is None:
-        raise ReplyRefused(failure, "unknown SPI", spi=found[0].spi, violation=True)
+        raise ReplyRefused(
+            failure, "unknown SPI", spi=found[0].spi, violation=ViolationReason.BAD_SPI
+        )
     if not verify_authentication(data, found[0], association):
-        raise ReplyRefused(failure, "wrong authenticator", spi=found[0].spi, violation=True)
+        kind = ViolationReason.BAD_AUTHENTICATOR
+        raise ReplyRefused(failure, "wrong authenticator", spi=found[0].spi, violation=kind)
     skipped = sum(isinstance(extension, RawExtension) for extension in reply.extensions)
     return reply, skipped

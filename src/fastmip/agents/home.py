@@ -95,7 +95,7 @@ class HomeAgent:
     Never raises on what a datagram contains. ``hosts`` finds a served mobile node, ``load``
     its durable row (while it raises StoreError its node is denied with 130); ``boot`` is this
     boot's row in the boot table; ``random(n)`` gives n unpredictable bytes; ``started`` are
-    the clocks by which the restart converted the stored bindings
+    the clocks of this start, ``anchor`` those by which it converted bindings of earlier boots
     (``bindings.tunnel_records``).
     """
 
@@ -109,12 +109,15 @@ class HomeAgent:
         random: Callable[[int], bytes],
         cache_nodes: int = 65536,
         started: Now | None = None,
+        anchor: Now | None = None,
     ) -> None:
         self._policy = policy
         self._hosts = hosts
         self._boot = boot
         self._random = random
-        self._nodes = NodeCache(load, boot=boot, capacity=cache_nodes, started=started)
+        self._nodes = NodeCache(
+            load, boot=boot, capacity=cache_nodes, started=started, anchor=anchor
+        )
         self._works: dict[int, Work] = {}
         self._token = 0
         self._expiry = BindingExpiry()

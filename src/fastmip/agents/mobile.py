@@ -369,11 +369,12 @@ class MobileNode:
     def _refused(self, refusal: ReplyRefused, data: bytes, arrival: Arrival) -> list[Effect]:
         """Drop silently, count, and report what looks like an attack (RFC 5944 3.6.2.1)."""
         self._counters.add(refusal.counter)
-        if not refusal.violation:
+        if refusal.violation is None:
             return []
         identification = int.from_bytes(data[12:20])
         home_address, peer = self._settings.home_address, arrival.source.address
-        return [Violation(home_address, peer, refusal.spi, identification, refusal.reason)]
+        reason = refusal.violation.text
+        return [Violation(home_address, peer, refusal.spi, identification, reason)]
 
     def _accepted(self, answer: Answer, now: Now) -> list[Effect]:
         goal, reply = answer.exchange.goal, answer.reply

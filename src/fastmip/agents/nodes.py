@@ -143,7 +143,7 @@ class Node:
 class NodeCache:
     """Nodes by home address, least recently used first."""
 
-    __slots__ = ("_boot", "_capacity", "_load", "_nodes", "started")
+    __slots__ = ("_anchor", "_boot", "_capacity", "_load", "_nodes", "started")
 
     def __init__(
         self,
@@ -152,14 +152,15 @@ class NodeCache:
         boot: int,
         capacity: int,
         started: Now | None = None,
+        anchor: Now | None = None,
     ) -> None:
         self._nodes: OrderedDict[int, Node] = OrderedDict()
         self._load = load
         self._boot = boot
         self._capacity = max(capacity, _LEAST_CAPACITY)
         self.started = started
-        """Clocks of the restart: they convert expiries of earlier boots, and what had expired by
-        them is gone. The first ones seen if not given."""
+        """Clocks of the restart: what had expired by them is gone. The first seen if not given."""
+        self._anchor = started if anchor is None else anchor
 
     def __len__(self) -> int:
         """Nodes held."""
@@ -177,8 +178,8 @@ class NodeCache:
             node = Node(NEVER_ACCEPTED, 0, ())
         else:
             if self.started is None:
-                self.started = now
-            found = unpack_bindings(row.bindings, boot=self._boot, started=self.started)
+                self.started = self._anchor = now
+            found = unpack_bindings(row.bindings, boot=self._boot, anchor=self._anchor)
             # What had expired by then never reached the engine nor the count of bindings.
             alive = [b for b in found if b.expires_boot_ns > self.started.boot_ns]
             node = Node(row.identification, row.nonce, tuple(alive))
@@ -195,7 +196,7 @@ class NodeCache:
         row = self._load(home_address)
         if row is None:
             return ()
-        return tuple(unpack_bindings(row.bindings, boot=self._boot, started=self.started))
+        return tuple(unpack_bindings(row.bindings, boot=self._boot, anchor=self._anchor))
 
     def _evict(self, spared: int) -> None:
         """Drop the oldest clean node; a few busy ones are passed over and counted as used."""

@@ -208,7 +208,7 @@ class TimestampSource:
         self._random_bits = random_bits
         self._accepted = last_accepted
         self._floor = last_accepted
-        self._sent = NEVER_ACCEPTED
+        self._sent: int | None = None
         self._clock_sent = 0
         self.offset_s = 0
         """Seconds the home agent's clock is ahead of ours, as it told us."""
@@ -221,7 +221,7 @@ class TimestampSource:
         identification = (shifted >> RANDOM_BITS << RANDOM_BITS) | self._random_bits(RANDOM_BITS)
         if self._floor != NEVER_ACCEPTED and not is_newer(identification, self._floor):
             identification = (self._floor + 1 + self._random_bits(RANDOM_BITS)) & _MASK_64
-        if (identification ^ self._sent) & _MASK_32 == 0:
+        if self._sent is not None and not (identification ^ self._sent) & _MASK_32:
             # Replies are matched by the low half: that of the request before is another's.
             identification = (identification + 1) & _MASK_64
         self._floor = self._sent = identification

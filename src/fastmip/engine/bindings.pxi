@@ -44,6 +44,7 @@ cdef class BindingCache:
         self._prepared = {}
         self._reserved = {}
         self._prefixes = {}
+        # Not inside the Python object: its members are aligned to cache lines.
         self.control = <fm_control *>aligned_alloc(64, sizeof(fm_control))
         if self.control is NULL:
             raise MemoryError("no memory for an engine")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import signal
 import sys
@@ -51,6 +52,7 @@ MISSED_S = 4.0
 SWITCH_INTERVAL_S = 0.0005
 """The store's writer waits at most this long for the interpreter, ten times less than usual."""
 _LOCK_NAME = "lock"
+_GC_THRESHOLDS = (20_000, 50, 1000)
 _FIXED_DAEMON_KEYS = ("state_dir", "control_socket")
 
 log = get_logger("daemon")
@@ -61,11 +63,23 @@ def run_daemon(config_path: str) -> int:
     try:
         config = load_config(config_path)
         configure_logging(config.daemon.log_level, config.daemon.log_format)
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         return asyncio.run(Daemon(config, config_path).run())
     except FastmipError as error:
         print(f"fastmip: {error}", file=sys.stderr)  # noqa: T201 - the one line of a refusal
         return EXIT_REFUSED if isinstance(error, ConfigError) else EXIT_FAILED
+
+
+def tune_interpreter() -> None:
+    """Keep the interpreter's own pauses short; call it when everything has been started.
+
+    What exists now stays for good, so the garbage collector need not look at it: with 20 000
+    hosts a full collection held registrations up for tens of milliseconds (p99 at 10 000 a
+    second 17 to 58 ms instead of 55 to 100 ms on a machine loaded threefold).
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 class Daemon:
@@ -109,6 +123,7 @@ class Daemon:
                 self._services.append(service)
                 await _start(service)
             await control.start()
+            tune_interpreter()
             watchdog = asyncio.create_task(self._watch())
             notify(READY=1, STATUS=self._status_line(), MAINPID=os.getpid())
             log.info("daemon-started", version=__version__, pid=os.getpid())

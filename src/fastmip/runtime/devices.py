@@ -49,6 +49,8 @@ _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _SO_ATTACH_FILTER = 26
 _SO_MARK = 36
+_SO_MEMINFO = 55
+_SK_MEMINFO_DROPS = 8
 _SOL_RAW = 255
 _ICMP_FILTER = 1
 _ICMP_TYPES = (3, 11, 12)  # destination unreachable, time exceeded, parameter problem
@@ -212,6 +214,16 @@ def open_icmp_socket(bind_address: int | None, interface: str | None) -> socket.
     except OSError as error:
         raise _explain(f"ICMP socket on {where}", error) from error
     return icmp
+
+
+def receive_drops(raw: socket.socket) -> int:
+    """Packets the kernel dropped before we read them because the socket's buffer was full.
+
+    What a TUN queue drops is in the ``tx_dropped`` counter of its device.
+    """
+    memory_info = raw.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_SK_MEMINFO_DROPS + 1))
+    (drops,) = struct.unpack_from("=I", memory_info, 4 * _SK_MEMINFO_DROPS)
+    return int(drops)
 
 
 def _open_raw(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastmip.agents.hosts import Host
+from fastmip.agents.hosts import Host, Prefix
 from fastmip.auth.associations import (
     Algorithm,
     AssociationSet,
@@ -25,6 +25,8 @@ from fastmip.runtime.config import HostConfig
 
 CACHE_HOSTS = 65536
 """Hosts of the directory kept ready; about 1 KiB each."""
+CACHE_STRANGERS = 65536
+"""Addresses known to be nobody's; about 100 bytes each."""
 
 Query = Callable[[str, tuple[object, ...]], list[tuple[Any, ...]]]
 """``Store.query``."""
@@ -46,11 +48,15 @@ class HostEntry:
 
 
 class HostDirectory:
-    """Looks hosts up by home address."""
+    """Looks hosts up by home address; outside ``home_network`` there are none."""
 
-    def __init__(self, query: Query, static: Iterable[HostConfig] = ()) -> None:
+    def __init__(
+        self, query: Query, static: Iterable[HostConfig] = (), *, home_network: Prefix
+    ) -> None:
         self._query = query
-        self._cache: OrderedDict[int, Host | None] = OrderedDict()
+        self._home_network = home_network
+        self._cache: OrderedDict[int, Host] = OrderedDict()
+        self._strangers: OrderedDict[int, None] = OrderedDict()
         self._static: dict[int, Host] = {}
         self.set_static(static)
 
@@ -70,13 +76,20 @@ class HostDirectory:
         host = self._static.get(home_address)
         if host is not None:
             return host
-        cache = self._cache
-        if home_address in cache:
+        cache, strangers = self._cache, self._strangers
+        host = cache.get(home_address)
+        if host is not None:
             cache.move_to_end(home_address)
-            return cache[home_address]
-        # Strangers are cached as None: guessing addresses costs them one look-up each, and
-        # the cache is bounded.
-        host = cache[home_address] = self._read(home_address)
+            return host
+        if home_address in strangers or home_address not in self._home_network:
+            return None
+        host = self._read(home_address)
+        if host is None:
+            strangers[home_address] = None
+            if len(strangers) > CACHE_STRANGERS:
+                strangers.popitem(last=False)
+            return None
+        cache[home_address] = host
         if len(cache) > CACHE_HOSTS:
             cache.popitem(last=False)
         return host
@@ -84,6 +97,7 @@ class HostDirectory:
     def forget(self, home_address: int) -> None:
         """The directory's row changed."""
         self._cache.pop(home_address, None)
+        self._strangers.pop(home_address, None)
 
     def _read(self, home_address: int) -> Host | None:
         rows = self._query(

@@ -101,7 +101,6 @@ class HomeCommands:
 
     def _bindings(self, arguments: Arguments) -> Iterator[Binding]:
         store = self._service.store
-        started = self._service.started
         if "home_address" in arguments:
             row = store.load(_address(arguments))
             found = [] if row is None else [(row.home_address, row.bindings)]
@@ -112,7 +111,7 @@ class HomeCommands:
                 (_address(arguments, "after", 0), _limit(arguments)),
             )
         for _, records in found:
-            yield from unpack_bindings(records, boot=store.boot, started=started)
+            yield from unpack_bindings(records, boot=store.boot.id, anchor=store.boot.anchor)
 
     async def show_tunnel(self, arguments: Arguments) -> Answer:
         """Tunnels by their end points, with users and packets."""

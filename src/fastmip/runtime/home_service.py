@@ -39,7 +39,6 @@ from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
     from fastmip._dataplane import Engine
-    from fastmip.agents.effects import Now
     from fastmip.runtime.config import Config, HomeAgentConfig
     from fastmip.runtime.netlink import Kernel
 
@@ -65,9 +64,7 @@ def policy_of(config: Config) -> HomeAgentPolicy:
     section = _section(config)
     return HomeAgentPolicy(
         home_agent_address=int(section.address),
-        home_network=Prefix(
-            int(section.home_network.network_address), section.home_network.prefixlen
-        ),
+        home_network=_home_network(section),
         home_interface=section.interface or "",
         max_lifetime_s=section.max_lifetime_s,
         simultaneous_bindings=section.max_simultaneous,
@@ -76,6 +73,11 @@ def policy_of(config: Config) -> HomeAgentPolicy:
         reverse_tunnel=_REVERSE[section.reverse_tunnel],
         strict_reserved=section.strict_reserved,
     )
+
+
+def _home_network(section: HomeAgentConfig) -> Prefix:
+    network = section.home_network
+    return Prefix(int(network.network_address), network.prefixlen)
 
 
 def _section(config: Config) -> HomeAgentConfig:
@@ -96,7 +98,6 @@ class HomeService:
         self.restored = 0
         """Bindings taken over from the store at the start."""
         self.restore_s = 0.0
-        self.started: Now
         """Clocks by which stored expiries were converted."""
         self._file = file
         self.kernel = kernel
@@ -123,7 +124,9 @@ class HomeService:
         began = time.monotonic()
         await self._check_machine()
         self.store.open()
-        self.hosts = HostDirectory(self.store.query, self.section.hosts)
+        self.hosts = HostDirectory(
+            self.store.query, self.section.hosts, home_network=_home_network(self.section)
+        )
         self.engine = _dataplane.Engine(
             max_bindings=self.config.engine.max_bindings,
             role=self.name,
@@ -170,14 +173,15 @@ class HomeService:
             self.arp = ArpResponder(
                 self.section.interface, int(network.network_address), network.prefixlen
             )
-        started = self.started = clock.now()
+        started = clock.now()
         self.agent = HomeAgent(
             policy_of(self.config),
             hosts=self.hosts.lookup,
             load=self.store.load,
-            boot=self.store.boot,
+            boot=self.store.boot.id,
             random=os.urandom,
             started=started,
+            anchor=self.store.boot.anchor,
         )
         self.pipeline = HomePipeline(
             self.agent,
@@ -192,8 +196,9 @@ class HomeService:
         for chunk in self.store.chunks():
             tunnels = tunnel_records(
                 chunk,
-                boot=self.store.boot,
+                boot=self.store.boot.id,
                 now=started,
+                anchor=self.store.boot.anchor,
                 mtu_bytes=self.section.path_mtu,
                 reverse_flag=flag_reverse,
                 ttl=OUTER_TTL,

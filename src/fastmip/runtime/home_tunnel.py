@@ -80,7 +80,11 @@ class HomeTunnel:
         table = await self._kernel.free_table(FIRST_TABLE)
         # Without a preferred source, packets of this machine would get any of its addresses.
         route = Route(
-            self._home_network, table, device=self.device, prefsrc=format_address(self._address)
+            self._home_network,
+            table,
+            device=self.device,
+            prefsrc=format_address(self._address),
+            gateways_behind=False,
         )
         rule = Rule(priority=PRIORITY, table=table, iif=self.device, invert=True)
         await self._add(route)

@@ -44,6 +44,9 @@ class Route(msgspec.Struct, frozen=True, tag="route"):
     metric: int = 0
     onlink: bool = False
     kind: str = "unicast"
+    gateways_behind: bool = True
+    """Without a gateway: whether gateways of other routes may be found behind the device. Not
+    behind a tunnel, or ``ip route add default via GATEWAY`` would lead into it."""
 
 
 class Address(msgspec.Struct, frozen=True, tag="address"):

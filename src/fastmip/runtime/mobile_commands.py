@@ -75,6 +75,7 @@ class MobileCommands:
             found |= {f"mn-port-{name}": n for name, n in service.port.counters.items()}
         if service.driver is not None:
             found["mn-effects-refused"] = service.driver.failures
+            found["mn-datagrams-dropped"] = service.driver.dropped
         return found
 
     async def show_traffic(self, _arguments: Arguments) -> Answer:

@@ -50,6 +50,8 @@ _ARPHRD_ETHER = 1
 _FIRST_PACKET_POLL_S = 0.005
 _FIRST_PACKET_LIMIT_S = 3.0
 _SETTLE_AGAIN_S = 0.02
+MAX_WAITING = 256
+"""Inputs in the queue at which datagrams are dropped."""
 _LONGEST_SLEEP_S = 1.0
 """The loop's clock stands still while the machine is suspended, CLOCK_BOOTTIME does not."""
 
@@ -126,6 +128,8 @@ class MobileDriver:
         """``reply_ns`` of a handover -> when the first packet came through the new tunnel."""
         self.failures = 0
         """Effects the kernel refused."""
+        self.dropped = 0
+        """Datagrams dropped because too much was waiting."""
         self.links_change: Callable[[], bool] = lambda: False
         """Whether news of links is being read right now."""
         self._agent = agent
@@ -170,6 +174,9 @@ class MobileDriver:
     def deliver(self, batch: Iterable[tuple[bytes, Arrival]]) -> None:
         """Datagrams came in on the registration socket."""
         for data, arrival in batch:
+            if self._queue.qsize() >= MAX_WAITING:
+                self.dropped += 1  # a flood: memory stays bounded, the node asks again
+                continue
             self.submit(
                 lambda now, data=data, arrival=arrival: self._agent.receive_datagram(  # type: ignore[misc]  # defaults bind the loop variables
                     data, arrival, now

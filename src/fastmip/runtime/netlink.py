@@ -31,6 +31,7 @@ _IFA_F_NOPREFIXROUTE = 0x200
 _GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL)
 _EXISTS = errno.EEXIST
 _ROUTE_TYPES = {"unicast": 1, "local": 2, "blackhole": 6, "unreachable": 7, "throw": 9}
+_SCOPE_GLOBAL, _SCOPE_LINK = 0, 253
 _PROC_SYS = Path("/proc/sys")
 
 log = get_logger("netlink")
@@ -298,7 +299,8 @@ def _route_arguments(route: Route, index: int) -> dict[str, object]:
     if route.gateway:
         arguments["gateway"] = route.gateway
     elif index:
-        arguments["scope"] = 253  # link: no gateway
+        # The kernel looks for gateways among routes of scope link only.
+        arguments["scope"] = _SCOPE_LINK if route.gateways_behind else _SCOPE_GLOBAL
     if route.prefsrc:
         arguments["prefsrc"] = route.prefsrc
     if route.metric:

@@ -27,7 +27,7 @@ Everything goes through ``Kernel``: journalled before it is made, undone on stop
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fastmip.agents.attachment import LinkState
 from fastmip.agents.hosts import Prefix
@@ -78,6 +78,10 @@ class MobileRouting:
         self._links: dict[str, list[Change]] = {}
         self._states: dict[str, LinkState] = {}
         self._unsettled: set[str] = set()
+        self._doomed: dict[str, list[Change]] = {}
+        """Changes for links that went down, to be undone when there is time."""
+        self._foreign: set[Change] = set()
+        """Wanted, but somebody else made them; not tried twice while settling."""
         self._marked = ""
         """Link that tunnel packets leave by."""
         self._mark: list[Change] = []
@@ -103,7 +107,14 @@ class MobileRouting:
         for change in (
             Address(tunnel, self._home, 32),
             Route("default", unreachable, kind="unreachable"),
-            Route("default", self._table, device=tunnel, prefsrc=self._home, metric=_TUNNEL_METRIC),
+            Route(
+                "default",
+                self._table,
+                device=tunnel,
+                prefsrc=self._home,
+                metric=_TUNNEL_METRIC,
+                gateways_behind=False,
+            ),
             Rule(PRIORITY + 2, MAIN_TABLE, fwmark=mark),
             Rule(PRIORITY + 3, unreachable, fwmark=mark),
         ):
@@ -122,7 +133,9 @@ class MobileRouting:
         The home address leaves the tunnel device before ARP is answered again, so that a
         foreign link never hears of it.
         """
-        for changes in (self._attracting, self._top, self._mark, *self._links.values()):
+        for changes in (self._attracting, self._top, self._mark):
+            await self._undo(changes)
+        for changes in (*self._links.values(), *self._doomed.values()):
             await self._undo(changes)
         await self._undo(self._base)
         for changes in self._arp.values():
@@ -162,36 +175,69 @@ class MobileRouting:
 
     async def link_changed(self, link: LinkState) -> None:
         """Do what a request over this link cannot do without; the rest waits for ``settle``."""
-        before = self._states.get(link.interface)
-        self._states[link.interface] = link
-        self._unsettled.add(link.interface)
+        name = link.interface
+        self._states[name] = link
+        self._unsettled.add(name)
+        present = self._links.setdefault(name, [])
+        doomed = self._doomed.setdefault(name, [])
         if not link.carrier:
+            # The kernel may drop routes of a link that is down, now or soon: count on none.
+            doomed += present
+            present.clear()
             return
-        if before is not None and not before.carrier:
-            # The kernel may have dropped routes of a link that was down: put them up anew.
-            await self._undo(self._links.get(link.interface, []))
-        present = self._links.setdefault(link.interface, [])
         for change in self._link_changes(link)[:2]:
             if change not in present:
+                await self._make_room(change, present)
+                await self._make_room(change, doomed)
                 await self._apply(change, present)
 
-    async def settle(self) -> None:
-        """Finish what link changes began, now that nothing waits for it."""
-        while self._unsettled:
-            name = self._unsettled.pop()
-            link = self._states[name]
-            present = self._links.setdefault(name, [])
+    async def _make_room(self, change: Change, others: list[Change]) -> None:
+        """Undo what stands in the way of a change: its like, or a route to the same place."""
+        for other in list(others):
+            same_place = (
+                isinstance(change, Route)
+                and isinstance(other, Route)
+                and (change.table, change.destination) == (other.table, other.destination)
+            )
+            if same_place or change == other:
+                others.remove(other)
+                await self._kernel.undo(other)
+
+    async def settle(self, is_waited_for: Callable[[], bool]) -> bool:
+        """Finish what link changes began, a step at a time, unless something more urgent waits.
+
+        Returns whether it is all done.
+        """
+        while not is_waited_for():
+            if not await self._settle_one():
+                await self._mark_leads_to(self._marked)
+                return True
+        return False
+
+    async def _settle_one(self) -> bool:
+        """Undo or make one change that is due; False when none is left."""
+        for doomed in self._doomed.values():
+            if doomed:
+                await self._kernel.undo(doomed.pop())
+                return True
+        for name in sorted(self._unsettled):
+            link, present = self._states[name], self._links[name]
             wanted = self._link_changes(link) if link.carrier else []
-            for change in wanted:
-                if change not in present:
-                    await self._apply(change, present)
-            for change in [change for change in present if change not in wanted][::-1]:
+            for change in [change for change in present if change not in wanted]:
                 present.remove(change)
                 await self._kernel.undo(change)
+                return True
+            for change in wanted:
+                if change not in present and change not in self._foreign:
+                    if not await self._apply(change, present):
+                        self._foreign.add(change)
+                    return True
             if link.carrier:
                 # A device that was plugged in again starts with the system's defaults.
                 await self._relax_reverse_path(name)
-        await self._mark_leads_to(self._marked)
+            self._unsettled.discard(name)
+        self._foreign.clear()
+        return False
 
     def _link_changes(self, link: LinkState) -> list[Change]:
         """A link's table and rules; the first two are what tunnel packets need."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic
 
-from fastmip.agents.effects import NodeRow
+from fastmip.agents.effects import NodeRow, Now
 from fastmip.errors import StoreError
 from fastmip.runtime import clock, store_schema
 from fastmip.runtime.logging import get_logger
@@ -31,9 +31,8 @@ class Store(Generic[C]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.boot = 0
-        """Row of the boot table for this boot of the machine; part of every binding record."""
-        self._boot_id = clock.boot_id()
+        self.boot = store_schema.BootRow(0, clock.boot_id(), clock.now())
+        """This boot of the machine; its number is part of every binding record."""
         self._reader: sqlite3.Connection | None = None
         self._frozen = False
         self._writer: StoreWriter[C] | None = None
@@ -77,12 +76,21 @@ class Store(Generic[C]):
         self._frozen = False
         return connection
 
-    def _find_boot(self) -> int:
+    def _find_boot(self) -> store_schema.BootRow:
+        """The row of this boot, made now if this is its first start."""
         reader = self._read()
-        row = reader.execute("SELECT id FROM boot WHERE boot_id=?", (self._boot_id,)).fetchone()
-        if row is None:
-            row = reader.execute("SELECT coalesce(max(id), 0) + 1 FROM boot").fetchone()
-        return int(row[0])
+        row = reader.execute(
+            "SELECT id, anchor_boot_ns, anchor_wall_ns FROM boot WHERE boot_id=?",
+            (self.boot.boot_id,),
+        ).fetchone()
+        if row is not None:
+            return store_schema.BootRow(row[0], self.boot.boot_id, Now(row[1], row[2]))
+        (number,) = reader.execute("SELECT coalesce(max(id), 0) + 1 FROM boot").fetchone()
+        found = self.boot._replace(id=number)
+        # Where the store cannot be written yet, the writer makes the row with its first commit.
+        with contextlib.suppress(sqlite3.Error):
+            reader.execute("INSERT OR IGNORE INTO boot VALUES(?,?,?,?)", found.columns())
+        return found
 
     def _unusable(self, error: Exception) -> StartError:
         return StartError(
@@ -136,9 +144,7 @@ class Store(Generic[C]):
                 self._thaw()
             done(group, reason)
 
-        self._writer = StoreWriter(
-            self.path, boot=self.boot, boot_id=self._boot_id, loop=loop, done=told
-        )
+        self._writer = StoreWriter(self.path, boot=self.boot, loop=loop, done=told)
         self._writer.start()
 
     @property

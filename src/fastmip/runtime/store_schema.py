@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
+from typing import NamedTuple
 
+from fastmip.agents.effects import Now
 from fastmip.runtime.service import StartError
 
 SCHEMA_VERSION = 1
@@ -34,9 +36,31 @@ CREATE TABLE host(
     replay_window INTEGER NOT NULL,
     PRIMARY KEY(home_address, spi, direction)
 ) WITHOUT ROWID;
-CREATE TABLE boot(id INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE);
+CREATE TABLE boot(
+    id INTEGER PRIMARY KEY,
+    boot_id TEXT NOT NULL UNIQUE,
+    anchor_boot_ns INTEGER NOT NULL,
+    anchor_wall_ns INTEGER NOT NULL
+);
 CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+
+
+class BootRow(NamedTuple):
+    """A boot of the machine as the store knows it."""
+
+    id: int
+    """Part of every binding record written under it."""
+    boot_id: str
+    """The kernel's name of it."""
+    anchor: Now
+    """The clocks at the first start in this boot. Every start converts expiries of earlier
+    boots by these, so that a clock step between two starts moves nothing."""
+
+    def columns(self) -> tuple[int, str, int, int]:
+        """The row of the boot table."""
+        return (self.id, self.boot_id, *self.anchor)
+
 
 _TWO_63 = 1 << 63
 _TWO_64 = 1 << 64

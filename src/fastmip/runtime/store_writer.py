@@ -66,8 +66,7 @@ class StoreWriter(Generic[C]):
         self,
         path: Path,
         *,
-        boot: int,
-        boot_id: str,
+        boot: store_schema.BootRow,
         loop: asyncio.AbstractEventLoop,
         done: Outcome[C],
     ) -> None:
@@ -78,7 +77,7 @@ class StoreWriter(Generic[C]):
         self.degraded = ""
         """Reason of the latest failure, empty while commits succeed."""
         self._path = path
-        self._boot = (boot, boot_id)
+        self._boot = boot
         self._loop = loop
         self._done = done
         self._copied_at = 0
@@ -178,7 +177,7 @@ class StoreWriter(Generic[C]):
         timeout_s = 0.0 if self.degraded else LOCK_TIMEOUT_S
         connection = store_schema.connect(self._path, timeout_s=timeout_s)
         try:
-            connection.execute("INSERT OR IGNORE INTO boot VALUES(?,?)", self._boot)
+            connection.execute("INSERT OR IGNORE INTO boot VALUES(?,?,?,?)", self._boot.columns())
         except BaseException:
             connection.close()
             raise

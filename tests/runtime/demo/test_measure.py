@@ -116,6 +116,15 @@ def test_goodput_is_verified_bytes_over_the_time_of_the_move() -> None:
     assert (result.goodput_down, result.goodput_up) == (1_000_000, 1_000_000)
 
 
+def test_stall_is_the_longest_time_without_a_new_byte() -> None:
+    result = judge_move(_recorder(2000), _move(), ("ha",))
+    assert (result.stall_down_ms, result.stall_up_ms) == (1500.0, 10.0)
+    samples = [(n * 20 * MS, min(n, 10) * 1000 + max(n - 40, 0) * 1000) for n in range(100)]
+    record = TcpRecord(samples)
+    assert record.longest_stall_ns(0, 2000 * MS) == 620 * MS  # from 200 ms to 820 ms
+    assert record.longest_stall_ns(400 * MS, 600 * MS) == 200 * MS
+
+
 def test_own_part_of_the_gap_counts_from_the_address_on_the_new_link() -> None:
     recorder = _recorder(9999)
     record = recorder.udp["udp-down"]

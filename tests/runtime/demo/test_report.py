@@ -53,7 +53,7 @@ def _outcome(*, survived: bool = True, check: bool = True) -> Outcome:
     move = Move("break-before-make", "home", "A", "eth0", 1000 * MS, 1001 * MS, 1002 * MS)
     move.end_ns = 3900 * MS
     loss = StreamLoss(100.25, 50, 1, 0)
-    result = MoveResult(move, loss, loss, 1e6, 5e5, 1, 1, 2.5, 7.25, survived)
+    result = MoveResult(move, loss, loss, 1e6, 5e5, 220.4, 20.0, 1, 1, 2.5, 7.25, survived)
     checks = [Check("ARP <table>", check, "a & b")]
     return Outcome([result], checks, recorder, 0, 3900 * MS, [(1.0, "eth0 <lost>")], 4.0)
 
@@ -96,7 +96,12 @@ def test_json_names_are_stable_and_every_row_has_value_and_unit() -> None:
     assert values["demo.break.home-a.down.goodput"] == 8_000_000
     assert values["demo.break.home-a.registrations"] == 1
     assert values["demo.break.home-a.own_gap"] == 7.25
+    assert values["demo.break.home-a.down.stall"] == 220
     assert values["demo.break.home-a.tcp_survived"] is True
+    assert values["demo.total.down.lost"] == 50
+    assert values["demo.total.up.duplicated"] == 1
+    assert values["demo.total.down.bytes"] == 3_990_000
+    assert values["demo.total.registrations"] == 1
     assert values["demo.tcp_survived"] is True
     assert values["demo.duration"] == 4.0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from fastmip.runtime.demo.lab import LabError
 from fastmip.runtime.demo.report import as_json, write_html
 from fastmip.runtime.demo.scenes import Outcome, Script, require_programs
 from fastmip.runtime.demo.stage import Stage
-from fastmip.runtime.demo.view import LEGEND, View, result_tables
+from fastmip.runtime.demo.view import LEGEND, View, result_tables, total_line
 
 _INSIDE = "FASTMIP_DEMO_USER_NAMESPACE"
 _LOGS = ("ha", "mn", "capture", "traffic")
@@ -110,6 +111,7 @@ def _show(outcome: Outcome, output: Path) -> None:
     console = Console(emoji=False, highlight=False)
     for table in result_tables(outcome.results):
         console.print(table)
+    console.print(total_line(outcome.results))
     console.print(LEGEND)
     for check in outcome.checks:
         mark = "[green]ok[/green]" if check.holds else "[red]FAILED[/red]"
@@ -144,11 +146,18 @@ def _enter_user_namespace() -> None:
     """Start this command again as root of a new user namespace; does not return."""
     if os.environ.get(_INSIDE):
         raise click.ClickException("the user namespace gave no capabilities; run as root")
+    namespaces = ["unshare", "-Urnm", "--map-root-user"]
+    attempt = subprocess.run([*namespaces, "true"], check=False, capture_output=True, text=True)
+    if attempt.returncode:
+        raise click.ClickException(
+            f"no user namespace ({attempt.stderr.strip()}): run as root, or allow them"
+            " (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns)"
+        )
     os.environ[_INSIDE] = "1"
     script = 'mount -t tmpfs tmpfs /run && exec "$@"'
     inside = ["sh", "-c", script, "sh", sys.executable, *sys.orig_argv[1:]]
     sys.stdout.flush()
-    os.execvp("unshare", ["unshare", "-Urnm", "--map-root-user", *inside])  # noqa: S606 -- replaces this process, from PATH by design
+    os.execvp("unshare", [*namespaces, *inside])  # noqa: S606 -- replaces this process, from PATH by design
 
 
 @contextmanager

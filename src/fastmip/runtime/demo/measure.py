@@ -59,6 +59,17 @@ class TcpRecord:
         index = bisect_left(self.received, (at_ns + 1,))
         return self.received[index - 1][1] if index else 0
 
+    def longest_stall_ns(self, start_ns: int, end_ns: int) -> int:
+        """Return the longest time in which no new byte was verified."""
+        first = max(bisect_left(self.received, (start_ns,)) - 1, 0)
+        times = [start_ns]
+        highest = -1
+        for at_ns, count in self.received[first : bisect_left(self.received, (end_ns,))]:
+            if count > highest:
+                highest = count
+                times.append(max(at_ns, start_ns))
+        return max(later - sooner for sooner, later in pairwise([*times, end_ns]))
+
     def failure(self) -> str:
         """Why the transfer is broken, or an empty string."""
         for end in (self.sender, self.receiver):
@@ -125,6 +136,9 @@ class MoveResult:
     goodput_down: float
     """Verified TCP bytes per second, correspondent to mobile node, over the move's time."""
     goodput_up: float
+    stall_down_ms: float
+    """Longest time without a new TCP byte, correspondent to mobile node."""
+    stall_up_ms: float
     registrations: int
     requests: int
     registration_ms: float
@@ -249,6 +263,8 @@ def judge_move(recorder: Recorder, move: Move, taps: tuple[str, ...]) -> MoveRes
         judge_stream(recorder.udp["udp-up"], move.start_ns, move.end_ns),
         down,
         up,
+        transfers[0].longest_stall_ns(move.start_ns, move.end_ns) / 1e6,
+        transfers[1].longest_stall_ns(move.start_ns, move.end_ns) / 1e6,
         len(accepted),
         len(asked),
         (first - first_asked) / 1e6 if first and first_asked else 0.0,

@@ -102,11 +102,21 @@ def as_json(outcome: Outcome) -> list[dict[str, object]]:
             add(f"{stem}.{way}.reordered", stream.reordered, "packets", style=move.style)
         add(f"{stem}.down.goodput", round(result.goodput_down * 8), "bit/s", style=move.style)
         add(f"{stem}.up.goodput", round(result.goodput_up * 8), "bit/s", style=move.style)
+        add(f"{stem}.down.stall", round(result.stall_down_ms), "ms", style=move.style)
+        add(f"{stem}.up.stall", round(result.stall_up_ms), "ms", style=move.style)
         add(f"{stem}.registrations", result.registrations, "registrations", style=move.style)
         add(f"{stem}.registration_time", round(result.registration_ms, 3), "ms", style=move.style)
         if move.style == BREAK:
             add(f"{stem}.own_gap", round(result.own_ms, 3), "ms", style=move.style)
         add(f"{stem}.tcp_survived", result.tcp_survived, "bool", style=move.style)
+    for way in ("down", "up"):
+        streams = [getattr(result, way) for result in outcome.results]
+        add(f"total.{way}.lost", sum(stream.lost for stream in streams), "packets")
+        add(f"total.{way}.duplicated", sum(stream.duplicated for stream in streams), "packets")
+        transfer = outcome.recorder.tcp[f"tcp-{way}"]
+        add(f"total.{way}.bytes", transfer.received[-1][1] if transfer.received else 0, "bytes")
+    accepted = sum(result.registrations for result in outcome.results)
+    add("total.registrations", accepted, "registrations")
     for check in outcome.checks:
         add("check", check.holds, "bool", check=check.name, detail=check.detail)
     add("tcp_survived", all(result.tcp_survived for result in outcome.results), "bool")
@@ -120,6 +130,27 @@ def _row(cells: Sequence[str], tag: str = "td") -> str:
     return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
 
 
+def _totals(results: Sequence[MoveResult]) -> list[str]:
+    """Cells of the last row: sums, and the worst where a sum says nothing."""
+    down, up = [r.down for r in results], [r.up for r in results]
+    count = max(1, len(results))
+    mean = [
+        sum(r.goodput_down for r in results) / count,
+        sum(r.goodput_up for r in results) / count,
+    ]
+    return [
+        "all (longest times)",
+        f"{max(s.gap_ms for s in down):.1f} / {max(s.gap_ms for s in up):.1f}",
+        f"{max(r.own_ms for r in results):.1f}",
+        f"{sum(s.lost for s in down)} / {sum(s.lost for s in up)}",
+        f"{sum(s.duplicated for s in down)} / {sum(s.duplicated for s in up)}",
+        f"{mean[0] * 8 / 1e6:.2f} / {mean[1] * 8 / 1e6:.2f}",
+        f"{max(r.stall_down_ms for r in results):.0f} / {max(r.stall_up_ms for r in results):.0f}",
+        str(sum(r.registrations for r in results)),
+        "yes" if all(r.tcp_survived for r in results) else '<span class="bad">NO</span>',
+    ]
+
+
 def _result_table(results: Sequence[MoveResult]) -> str:
     head = (
         "move",
@@ -128,6 +159,7 @@ def _result_table(results: Sequence[MoveResult]) -> str:
         "lost",
         "duplicated",
         "goodput Mbit/s",
+        "TCP stall ms",
         "registrations",
         "TCP survived",
     )
@@ -147,11 +179,13 @@ def _result_table(results: Sequence[MoveResult]) -> str:
                     f"{down.lost} / {up.lost}",
                     f"{down.duplicated} / {up.duplicated}",
                     f"{result.goodput_down * 8 / 1e6:.2f} / {result.goodput_up * 8 / 1e6:.2f}",
+                    f"{result.stall_down_ms:.0f} / {result.stall_up_ms:.0f}",
                     str(result.registrations),
                     "yes" if result.tcp_survived else '<span class="bad">NO</span>',
                 ]
             )
         )
+    rows.append('<tr class="style">' + _row(_totals(results)).removeprefix("<tr>"))
     return f'<div class="wide"><table>{"".join(rows)}</table></div>'
 
 

@@ -225,7 +225,10 @@ class Script:
             transfer = recorder.tcp[name]
             verdict = transfer.verdict()
             count = transfer.receiver.bytes if transfer.receiver else 0
-            detail = verdict or f"one connection, {count} bytes, every byte as sent"
+            repeated = transfer.sender.retransmits if transfer.sender else 0
+            detail = verdict or (
+                f"one connection, {count} bytes, every byte as sent, {repeated} segments repeated"
+            )
             self._checks.append(Check(label, not verdict, detail))
         for name, label in (
             ("stay-home", "hh to another host that never left home"),

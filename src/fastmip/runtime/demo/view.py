@@ -24,8 +24,8 @@ _EVENTS_SHOWN = 9
 LEGEND = """\
 Two figures: correspondent to mobile node / back. gap: longest silence of the
 UDP stream; own: the part of it after the new link had an address; lost, dup.:
-its datagrams; Mbit/s: verified TCP goodput; reg.: accepted registrations;
-TCP ok: both transfers went on over the same connection.
+its datagrams; Mbit/s: verified TCP goodput; reg.: accepted registrations; TCP:
+whether both transfers went on over the same connection, longest standstill.
 """
 
 
@@ -113,6 +113,23 @@ class View:
         return Panel(Group(state, Text(), *lines), title=title, title_align="left")
 
 
+def _survival(result: MoveResult) -> str:
+    if not result.tcp_survived:
+        return "[red]NO[/red]"
+    return f"[green]yes[/green], {max(result.stall_down_ms, result.stall_up_ms):.0f} ms"
+
+
+def total_line(results: Sequence[MoveResult]) -> str:
+    """Sum all moves up in one line."""
+    ways = [[result.down for result in results], [result.up for result in results]]
+    lost, twice = (
+        " / ".join(str(sum(getattr(stream, what) for stream in way)) for way in ways)
+        for what in ("lost", "duplicated")
+    )
+    accepted = sum(result.registrations for result in results)
+    return f"All moves: {lost} lost, {twice} duplicated, {accepted} registrations."
+
+
 def result_tables(results: Sequence[MoveResult]) -> Iterator[Table]:
     """Build the final table, one part per style of handover; fits 80 columns."""
     for style, moves in groupby(results, key=lambda result: result.move.style):
@@ -124,10 +141,10 @@ def result_tables(results: Sequence[MoveResult]) -> Iterator[Table]:
             pad_edge=False,
             collapse_padding=True,
         )
-        table.add_column("move", no_wrap=True, min_width=12)
+        table.add_column("move", no_wrap=True)
         for name in ("gap ms", "own ms", "lost", "dup.", "Mbit/s", "reg."):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("TCP ok", no_wrap=True)
+        table.add_column("TCP survived", no_wrap=True)
         for result in moves:
             table.add_row(
                 result.move.title,
@@ -135,8 +152,8 @@ def result_tables(results: Sequence[MoveResult]) -> Iterator[Table]:
                 f"{result.own_ms:.0f}" if result.own_ms else "-",
                 f"{result.down.lost} / {result.up.lost}",
                 f"{result.down.duplicated} / {result.up.duplicated}",
-                f"{result.goodput_down * 8 / 1e6:.2f} / {result.goodput_up * 8 / 1e6:.2f}",
+                f"{result.goodput_down * 8 / 1e6:.1f} / {result.goodput_up * 8 / 1e6:.1f}",
                 str(result.registrations),
-                "[green]yes[/green]" if result.tcp_survived else "[red]NO[/red]",
+                _survival(result),
             )
         yield table
