@@ -385,3 +385,26 @@ def test_a_crowded_cache_finds_every_binding(scalar: bool) -> None:
     packets = [header(CORRESPONDENT, home, 17, 0) for home in homes]
     verdicts = port.inject(HOME, packets)
     assert verdicts == ["returned-no-binding"] * 25_000 + ["encapsulated"] * 25_000
+
+
+def test_an_expired_binding_lets_nothing_in() -> None:
+    engine = make()
+    engine.restore(record(expires_ns=50) + record(remote=OTHER_CARE_OF, expires_ns=60))
+    port = _dataplane.MemoryPort(engine)
+    inner = header(NODE, CORRESPONDENT, 17, 0)
+    packets = [header(remote, HOME_AGENT, 4, 20) + inner for remote in (CARE_OF, OTHER_CARE_OF)]
+    assert port.inject(TUNNEL, packets, now_ns=49) == ["decapsulated"] * 2
+    assert port.inject(TUNNEL, packets, now_ns=50) == ["drop-expired", "decapsulated"]
+    assert port.inject(TUNNEL, packets, now_ns=60) == ["drop-expired"] * 2
+
+
+@pytest.mark.parametrize("words", range(11))
+def test_headers_that_leave_no_room_for_eight_octets_are_refused(words: int) -> None:
+    engine = make()
+    engine.restore(record(mtu=68))
+    port = _dataplane.MemoryPort(engine)
+    options = b"\x94\x04\0\0" * words
+    packet = header(CORRESPONDENT, NODE, 17, 100, options=options) + bytes(100)
+    expected = "encapsulated-fragments" if 20 + 4 * words + 8 <= 48 else "drop-too-big"
+    assert port.inject(HOME, [packet]) == [expected]
+    assert all(len(left) <= 68 for left in port.take(TUNNEL))

@@ -64,6 +64,8 @@ def test_stages_count_every_batch_and_cost_is_sampled() -> None:
     }
     assert stages["check"]["ns_per_packet"] > 0
     assert stages["lookup"]["ns_per_packet"] > 0
+    assert stages["encapsulate"]["ns_per_packet"] > 0, "a batch of each direction was sampled"
+    assert stages["decapsulate"]["ns_per_packet"] > 0
 
 
 @pytest.mark.parametrize("scalar", [False, True])

@@ -15,6 +15,7 @@ from fastmip.runtime.config import (
     Config,
     DaemonConfig,
     EngineConfig,
+    ForeignAgentConfig,
     HomeAgentConfig,
     HostConfig,
     MobileNodeConfig,
@@ -29,6 +30,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[engine]`": EngineConfig,
     "`[home_agent]`": HomeAgentConfig,
     "`[[home_agent.host]]`": HostConfig,
+    "`[[home_agent.foreign_agent]]`": ForeignAgentConfig,
     "Associations": AssociationConfig,
     "`[mobile_node]`": MobileNodeConfig,
 }

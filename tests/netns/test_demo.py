@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +127,12 @@ def test_tcp_never_waits_longer_than_its_own_timer_needs(finished: Run) -> None:
     assert all(isinstance(value, int) and value < 2000 for value in stalls.values()), stalls
 
 
+def test_segments_made_at_home_already_fit_the_tunnel(finished: Run) -> None:
+    lengths = finished.tshark("tcp.options.mss_val", only="tcp.flags.syn==1 and ip.src==10.1.0.5")
+    assert {mss for (mss,) in lengths} == {"1440"}  # 1500 - 20 for the tunnel - 40
+    assert not finished.tshark("icmp.mtu", only="icmp.type==3 and icmp.code==4")
+
+
 def test_wireshark_has_no_complaint_about_any_control_message(finished: Run) -> None:
     messages = finished.tshark(
         "mip.type", "mip.ext.type", "_ws.expert", "_ws.malformed", only="mip"
@@ -225,6 +231,60 @@ def test_nothing_is_left_after_a_signal_in_the_middle(
         process.wait()
     assert b"Traceback" not in output.read_bytes()
     wait_until(lambda: not _leftovers(process.pid), 5, "the removal of everything")
+
+
+def _interfere(
+    directory: Path, environment: dict[str, str], after: bytes, what: Callable[[str], None]
+) -> tuple[int, str, int]:
+    """Run the demo, do something to its lab at a moment; its status, output and process id."""
+    output = directory / "output"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [*_DEMO, "--output", str(directory)], stdout=file, stderr=file, env=environment
+        )
+    try:
+        wait_until(lambda: after in output.read_bytes(), 30, "the moment")
+        what(f"fm{process.pid}n1")
+        status = process.wait(timeout=LIMIT_S)
+    finally:
+        process.kill()
+        process.wait()
+    return status, output.read_text(), process.pid
+
+
+def test_fails_when_tcp_does_not_survive(tmp_path: Path, source_path: dict[str, str]) -> None:
+    def cut_off_the_correspondent(prefix: str) -> None:
+        command = ["ip", "-n", f"{prefix}-cn", "route", "delete", "default"]
+        subprocess.run(command, check=True)
+
+    environment = {**source_path, "PYTHONUNBUFFERED": "1"}
+    moment = b"home agent: away at 10.3.2.5"
+    status, output, pid = _interfere(tmp_path, environment, moment, cut_off_the_correspondent)
+    assert status == 1
+    table = [line.split() for line in output.splitlines() if " -> " in line and "  NO" in line]
+    assert len(table) == 5  # all moves but the first
+    assert "FAILED  TCP cn to mn" in output
+    assert "FAILED  cn to hh, which never left home" in output
+    assert "ok  hh to another host that never left home" in output
+    assert "TCP did not survive." in (tmp_path / "report.html").read_text()
+    assert _leftovers(pid) == []
+
+
+def test_says_so_when_a_daemon_dies(tmp_path: Path, source_path: dict[str, str]) -> None:
+    def kill_the_home_agent(prefix: str) -> None:
+        listed = ["ip", "netns", "pids", f"{prefix}-ha"]
+        pids = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split()
+        for pid in pids:
+            os.kill(int(pid), signal.SIGKILL)
+
+    environment = {**source_path, "PYTHONUNBUFFERED": "1"}
+    moment = b"home agent: away at 10.3.1.5"
+    status, output, pid = _interfere(tmp_path, environment, moment, kill_the_home_agent)
+    assert status == 1
+    assert "Error: the daemon on ha ended" in output
+    assert "Traceback" not in output
+    assert "home-agent-started" in (tmp_path / "ha.log").read_text()
+    assert _leftovers(pid) == []
 
 
 def test_nothing_is_left_after_kill(tmp_path: Path, source_path: dict[str, str]) -> None:

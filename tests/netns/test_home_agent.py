@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -223,6 +225,23 @@ def test_a_request_to_a_broadcast_address_names_us_rfc5944_3_8_2_1(lab: HomeAgen
     message = handmade.request(HOME_ADDRESS, HOME_ADDRESS, home_agent="10.1.0.255", lifetime_s=0)
     reply = lab.exchange(client, message, "10.1.0.255")
     assert (reply.code, reply.home_agent) == (136, handmade.address(HOME_AGENT))
+
+
+def test_the_broadcast_address_of_another_link_is_no_unicast_rfc5944_3_8_2_1(
+    lab: HomeAgentLab,
+) -> None:
+    lab.net.wire("ha", "eth1", "cn", "to-ha")
+    lab.net.ip("ha", "address", "add", "10.7.0.1/24", "dev", "eth1")
+    lab.net.ip("cn", "address", "add", "10.7.0.9/24", "dev", "to-ha")
+    lab.start()
+    client = lab.udp("cn", "10.7.0.9")
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    request = handmade.request(HOME_ADDRESS, "10.7.0.9")
+    assert lab.exchange(client, request, "10.7.0.255").code == 136
+    assert lab.ask("show binding")["rows"] == []
+    client.sendto(handmade.request(HOME_ADDRESS, "10.7.0.9"), ("10.7.0.1", 434))
+    data, source = client.recvfrom(2048)
+    assert (data[1], source) == (0, ("10.7.0.1", 434)), "any unicast address of ours will do"
 
 
 def test_a_bad_udp_checksum_is_dropped_and_none_is_accepted_rfc5944_3_1(
@@ -465,6 +484,7 @@ def test_clear_binding_withdraws_it(lab: HomeAgentLab) -> None:
     lab.register(lab.udp("away", CARE_OF))
     lab.ask("clear binding", home_address=HOME_ADDRESS)
     wait_for("the binding to go", lambda: not lab.ask("show binding")["rows"])
+    assert "has no binding" in lab.request("clear binding", home_address=HOME_ADDRESS)["error"]
     tunnel = lab.raw("away", 4)
     lab.ping("cn", HOME_ADDRESS)
     tunnel.settimeout(0.2)
@@ -497,6 +517,97 @@ def test_a_home_link_that_was_down_or_renamed_serves_again(lab: HomeAgentLab) ->
     lab.net.ip("hh", "neigh", "flush", "all")
     start_ping(lab, "hh", HOME_ADDRESS)
     assert encapsulated(tunnel).payload.src == HOME_HOST
+
+
+def test_what_others_take_from_the_tunnel_device_is_put_back(lab: HomeAgentLab) -> None:
+    lab.start()
+    client, tunnel = lab.udp("away", CARE_OF), lab.raw("away", 4)
+    lab.register(client)
+    lab.net.ip("ha", "link", "set", "fmha0", "down")  # takes our route along
+    wait_for(
+        "the route", lambda: "fmha0" in lab.net.run("ha", "ip", "route", "show", "table", "1434")
+    )
+    lab.net.ip("ha", "rule", "del", "priority", "1434")
+    wait_for("the rule", lambda: "1434:" in lab.net.run("ha", "ip", "rule"))
+    start_ping(lab, "cn", HOME_ADDRESS)
+    assert encapsulated(tunnel).payload.src == CORRESPONDENT
+    assert lab.log().count("change-restored") == 2
+    assert lab.stop() == 0
+    assert "1434" not in lab.net.run("ha", "ip", "rule")
+
+
+def test_a_removed_tunnel_device_ends_the_daemon_with_a_reason(lab: HomeAgentLab) -> None:
+    daemon = lab.start()
+    lab.net.ip("ha", "link", "del", "fmha0")
+    assert daemon.wait(20) == 1
+    assert "fmha0 was removed while in use" in lab.log()
+    assert "1434" not in lab.net.run("ha", "ip", "rule")
+
+
+def test_what_only_the_operator_can_mend_is_a_trouble_in_status(lab: HomeAgentLab) -> None:
+    lab.start()
+    assert "troubles" not in lab.ask("status")
+    lab.net.sysctl("ha", ip_forward=0)
+    lab.net.ip("ha", "address", "del", "10.1.0.1/24", "dev", "eth0")
+    lab.net.ip("ha", "link", "set", "eth0", "down")
+    found = "address-missing, ip-forward-off, home-link-down"
+    wait_for("the troubles", lambda: lab.ask("status").get("troubles") == found)
+    lab.net.sysctl("ha", ip_forward=1)
+    lab.net.ip("ha", "link", "set", "eth0", "up")
+    lab.net.ip("ha", "address", "add", "10.1.0.1/24", "dev", "eth0")
+    lab.net.ip("ha", "route", "add", "default", "via", "10.1.0.254")
+    wait_for("better times", lambda: "troubles" not in lab.ask("status"))
+    lab.register(lab.udp("away", CARE_OF))
+
+
+def test_a_device_of_another_kind_by_the_tunnels_name_stops_the_start(lab: HomeAgentLab) -> None:
+    lab.net.ip("ha", "link", "add", "fmha0", "type", "veth", "peer", "name", "other")
+    with pytest.raises(AssertionError, match="another kind has this name"):
+        lab.start()
+    assert "fmha0" in lab.net.run("ha", "ip", "link")
+
+
+def test_service_area_and_131_follow_a_reload(lab: HomeAgentLab) -> None:
+    lab.settings = 'care_of_networks = ["10.99.0.0/16"]'
+    lab.start()
+    client = lab.udp("away", CARE_OF)
+    assert lab.exchange(client, handmade.request(HOME_ADDRESS, CARE_OF)).code == 129
+    lab.settings = 'care_of_networks = ["10.99.0.0/16", "10.3.0.0/16"]\n'
+    lab.settings += "answer_bad_authentication = true"
+    lab.write_config()
+    assert lab.ask("reload")["changes"] == [
+        "home_agent.care_of_networks: 10.99.0.0/16 -> 10.99.0.0/16, 10.3.0.0/16",
+        "home_agent.answer_bad_authentication: False -> True",
+    ]
+    lab.register(client)
+    time.sleep(1.1)  # a node is denied once a second
+    wrong = handmade.request(HOME_ADDRESS, CARE_OF, key=bytes(16))
+    assert lab.exchange(client, wrong).code == 131
+
+
+def test_a_known_foreign_agent_must_prove_itself_rfc5944_3_5_4(lab: HomeAgentLab) -> None:
+    key = bytes(range(40, 60))
+    lab.more = [
+        "[[home_agent.foreign_agent]]",
+        f'address = "{CARE_OF}"',
+        "[[home_agent.foreign_agent.association]]",
+        "spi = 777",
+        f'key = "{key.hex()}"',
+    ]
+    lab.start()
+    client = lab.udp("away", CARE_OF)
+    message = handmade.request(HOME_ADDRESS, CARE_OF, flags=0x02)
+    client.sendto(message, (HOME_AGENT, 434))
+    assert client.recv(2048)[1] == 132
+    covered = handmade.request(HOME_ADDRESS, CARE_OF, flags=0x02) + struct.pack("!BBI", 34, 20, 777)
+    client.sendto(covered + hmac.digest(key, covered, "md5"), (HOME_AGENT, 434))
+    reply = client.recv(2048)
+    assert reply[1] == 0
+    assert reply[-22:-16] == struct.pack("!BBI", 34, 20, 777)
+    assert hmac.digest(key, reply[:-16], "md5") == reply[-16:]
+    shown = lab.ask("show secure")["rows"]
+    assert [row["spi"] for row in shown if row.get("foreign_agent") == CARE_OF] == [777]
+    assert key.hex() not in str(shown)
 
 
 def test_missing_ip_forward_stops_the_start_with_a_remedy(lab: HomeAgentLab) -> None:

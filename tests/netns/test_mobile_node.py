@@ -287,11 +287,39 @@ def test_a_link_that_bounces_faster_than_we_look_gets_its_routes_back(ground: Fi
     wait_until(is_back, 8, "the link's own routes")
 
 
+def test_a_tunnel_device_that_was_set_down_carries_again(ground: Field) -> None:
+    ground.scripted_home_agent()
+    ground.attach("eth0", VISITED_A)
+    node = ground.mobile_node()
+    ground.wait_for_state(node, "registered")
+    ground.wait_for_routing("10.3.1.5")
+    before = ground.kernel_state()
+    ground.lab.ip("mn", "link set fmmn0 down")
+    assert ground.kernel_state() != before
+    wait_until(lambda: ground.kernel_state() == before, 8, "the tunnel device and its route")
+    ground.stop(node)
+
+
+def test_a_gateway_at_home_is_not_looked_for_in_the_tunnel(ground: Field) -> None:
+    ground.scripted_home_agent()
+    ground.attach("eth0", VISITED_A)
+    node = ground.mobile_node()
+    ground.wait_for_state(node, "registered")
+    ground.wait_for_routing("10.3.1.5")
+    ground.lab.plug("wlan0", HOME)
+    ground.lab.ip("mn", "address add 10.1.0.77/24 dev wlan0")
+    ground.lab.ip("mn", "route add default via 10.1.0.1 metric 50")  # no word of a device
+    shown = ground.lab.run("mn", "ip", "route", "show", "default", "metric", "50").stdout
+    assert "dev wlan0" in shown
+    ground.stop(node)
+
+
 def test_an_interface_that_vanishes_isolates_the_node(ground: Field) -> None:
     ground.scripted_home_agent()
     ground.attach("eth0", VISITED_A)
     node = ground.mobile_node()
     ground.wait_for_state(node, "registered")
+    assert "interface-missing" in node.log.read_text(), "wlan0 is not plugged in yet"
     ground.lab.ip("mn", "link delete eth0")
     ground.wait_for_state(node, "isolated")
     ground.attach("wlan0", VISITED_B)

@@ -355,6 +355,28 @@ def test_clear_binding_wants_one_address_or_all(tmp_path: Path) -> None:
     ]
 
 
+def test_whatever_changes_something_can_say_so_in_json(tmp_path: Path) -> None:
+    key = tmp_path / "new.key"
+    expected: list[tuple[list[str], dict[str, Any]]] = [
+        (["clear", "binding", "10.1.0.5"], {"cleared": 1}),
+        (["clear", "traffic"], {}),
+        (["prefer", "wlan0"], {"preferred": "wlan0"}),
+        (["prefer"], {"preferred": None}),
+        (["host", "remove", "10.1.0.5"], {"home_address": "10.1.0.5"}),
+        (
+            ["host", "add", "10.1.0.9", "--new-key-file", str(key)],
+            {"home_address": "10.1.0.9", "key_file": str(key)},
+        ),
+    ]
+    path, server = served(tmp_path, lambda _request: result({"cleared": 1}))
+    with server:
+        for words, facts in expected:
+            document = json.loads(invoke(path, *words, "--json").stdout)
+            command = " ".join(words[:1] if words[0] == "prefer" else words[:2])
+            assert document == {"schema": 1, "command": command, "summary": facts}
+    assert key.read_text().strip() not in str(expected)
+
+
 def test_reload_lists_the_changes(tmp_path: Path) -> None:
     changes = ["home_agent.max_lifetime: 1800 -> 900", "host 10.1.0.6 added"]
     path, server = served(tmp_path, lambda _request: result({"changes": changes}))

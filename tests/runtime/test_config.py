@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from fastmip.errors import ConfigError
 from fastmip.runtime import config as configuration
 from fastmip.runtime.config import Config, HomeAgentConfig, load_config, load_host
+from fastmip.runtime.home_service import policy_of
 from fastmip.runtime.keys import Key
 
 if TYPE_CHECKING:
@@ -75,6 +76,60 @@ def refusal(directory: Path, text: str, mode: int = 0o644) -> str:
     assert "\n" not in line
     assert KEY_HEX not in line
     return line.removeprefix(f"{path}: ").replace(str(directory), "DIR")
+
+
+FOREIGN_AGENT = """
+[[home_agent.foreign_agent]]
+address = "10.3.1.254"
+[[home_agent.foreign_agent.association]]
+spi = 700
+key_file = "mn.key"
+"""
+
+
+def test_the_policy_follows_every_key_of_the_home_agent(directory: Path) -> None:
+    keys = """care_of_networks = ["10.3.0.0/16"]
+strict_source = false
+answer_bad_authentication = true
+denials_per_second = 7
+strict_reserved = true
+"""
+    text = HOME_AGENT.replace("[[home_agent.host]]", keys + "[[home_agent.host]]") + FOREIGN_AGENT
+    policy = policy_of(load_config(write(directory, text)))
+    assert [(area.network, area.length) for area in policy.care_of_prefixes] == [(0x0A030000, 16)]
+    assert not policy.strict_source
+    assert policy.answer_bad_authentication
+    assert policy.denials_per_second == 7
+    shared = policy.foreign_agents(0x0A0301FE)
+    assert shared is not None
+    assert shared.inbound(700) is not None
+    assert policy.foreign_agents(0x0A0301FD) is None
+    assert KEY_HEX not in repr(policy)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("10.3.1.254", "10.1.0.1", "foreign_agent[0].address: is the home agent's own address"),
+        ("10.3.1.254", "224.0.0.9", "foreign_agent[0].address: not a unicast address"),
+        ("spi = 700", "spi = 7", "foreign_agent[0].association[0].spi: SPIs below 256"),
+        (
+            '"mn.key"\n',
+            f'"mn.key"\n{FOREIGN_AGENT}',
+            "foreign_agent[1].address: 10.3.1.254 is also",
+        ),
+        (
+            '"mn.key"',
+            '"none.key"',
+            "foreign_agent[0].association[0].key_file: key file DIR/none.key",
+        ),
+    ],
+)
+def test_a_wrong_foreign_agent_is_named_with_its_remedy(
+    directory: Path, old: str, new: str, expected: str
+) -> None:
+    text = HOME_AGENT + FOREIGN_AGENT.replace(old, new)
+    assert refusal(directory, text).startswith(f"home_agent.{expected}")
 
 
 def test_a_home_agent_gets_the_documented_defaults(directory: Path) -> None:

@@ -93,6 +93,14 @@ async def test_a_socket_left_by_a_killed_daemon_is_replaced(tmp_path: Path) -> N
     await server.stop()
 
 
+async def test_a_file_in_its_place_is_not_removed(tmp_path: Path) -> None:
+    where = tmp_path / "control.sock"
+    where.write_text("somebody's")
+    with pytest.raises(StartError, match="remove it"):
+        await ControlSocket(where, dispatch).start()
+    assert where.read_text() == "somebody's"
+
+
 async def test_a_living_daemon_keeps_its_socket(path: Path) -> None:
     with pytest.raises(StartError, match="another daemon answers"):
         await ControlSocket(path, dispatch).start()

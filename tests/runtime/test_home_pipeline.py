@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 from tests.helpers import handmade
 from tests.helpers.handmade import address
 
@@ -284,6 +286,67 @@ async def test_the_violation_table_is_bounded_and_counts_by_peer(
         bench.deliver(wrong, source=f"10.3.1.{last}")
     assert list(bench.pipeline.violations) == [address(f"10.3.1.{n}") for n in (3, 4, 5, 1)]
     assert bench.pipeline.violations[address("10.3.1.1")].count == 1  # it had been forgotten
+    assert bench.pipeline.violations_noted == 7
+    bench.pipeline.stop()
+
+
+async def test_the_log_tells_who_came_moved_left_and_was_denied(bench: Bench) -> None:
+    other = "10.3.2.5"
+    with structlog.testing.capture_logs() as logged:
+        bench.deliver(handmade.request(HOME_ADDRESS, CARE_OF))
+        bench.finish()
+        bench.deliver(handmade.request(HOME_ADDRESS, CARE_OF))  # a refresh is no news
+        bench.finish()
+        bench.deliver(handmade.request(HOME_ADDRESS, other, lifetime_s=90), source=other)
+        bench.finish()
+        bench.deliver(handmade.request(HOME_ADDRESS, other, flags=0x28), source=other)
+        bench.deliver(handmade.request(HOME_ADDRESS, other, lifetime_s=0), source=other)
+        bench.finish()
+        bench.step_s = 2.0  # a node is denied once a second
+        bench.deliver(handmade.request(HOME_ADDRESS, CARE_OF))
+        bench.finish("disk full")
+        bench.deliver(handmade.request(HOME_ADDRESS, CARE_OF))
+        bench.finish()
+        now = bench.now()
+        bench.pipeline.carry_out(bench.agent.clear_binding(HOME, now), now)
+        bench.pipeline.flush()
+        bench.finish()
+    events = [entry["event"] for entry in logged]
+    assert events == [
+        "registered",
+        "moved",
+        "registration-denied",
+        "deregistered",
+        "registration-denied",
+        "registered",
+        "withdrawn",
+    ]
+    assert {entry["log_level"] for entry in logged} == {"info"}
+    assert {entry["home_address"] for entry in logged} == {HOME_ADDRESS}
+    assert (logged[1]["care_of"], logged[1]["lifetime_s"]) == (other, 90)
+    assert (logged[2]["code"], logged[2]["peer"]) == (139, other)
+    assert logged[4]["code"] == 130
+    assert handmade.KEY.hex() not in str(logged)
+    bench.pipeline.stop()
+
+
+async def test_the_log_takes_samples_of_a_storm_and_counts_the_rest() -> None:
+    bench = Bench(hosts=200)
+    with structlog.testing.capture_logs() as logged:
+        for n in range(100):
+            home = socket.inet_ntoa((HOME + n).to_bytes(4))
+            bench.deliver(handmade.request(home, CARE_OF))
+            bench.deliver(handmade.request(home, CARE_OF, flags=0x28))
+        bench.finish()
+        bench.finish()
+        bench.step_s = 2.0
+        bench.deliver(handmade.request(socket.inet_ntoa((HOME + 150).to_bytes(4)), CARE_OF))
+        bench.finish()
+    came = [entry for entry in logged if entry["event"] == "registered"]
+    denied = [entry for entry in logged if entry["event"] == "registration-denied"]
+    assert 10 <= len(came) < 50
+    assert 10 <= len(denied) < 50
+    assert len(came) + sum(entry.get("omitted", 0) for entry in came) == 101
     bench.pipeline.stop()
 
 

@@ -73,7 +73,6 @@ cdef class Engine(BindingCache):
 
     def heartbeats(self):
         """Per worker: a number that grows at least once a second while it lives."""
-        cdef uint32_t number
         return [self.threads[number].heartbeat for number in range(self.attached)]
 
     def worker_status(self):

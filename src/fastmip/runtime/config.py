@@ -13,7 +13,7 @@ import os
 import stat
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -118,12 +118,33 @@ class HostConfig(
         return auth.AssociationSet(association.build() for association in self.associations)
 
 
+class ForeignAgentConfig(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    rename={"associations": "association"},
+):
+    """``[[home_agent.foreign_agent]]``: one that must prove itself (RFC 5944 3.5.4)."""
+
+    address: Address
+    associations: tuple[AssociationConfig, ...]
+
+    def association_set(self) -> auth.AssociationSet:
+        """Make the set of associations shared with this foreign agent."""
+        return auth.AssociationSet(association.build() for association in self.associations)
+
+
+Peer = TypeVar("Peer", HostConfig, ForeignAgentConfig)
+"""Somebody the home agent shares security associations with."""
+
+
 class HomeAgentConfig(
     msgspec.Struct,
     frozen=True,
     forbid_unknown_fields=True,
     kw_only=True,
-    rename={"hosts": "host"},
+    rename={"hosts": "host", "foreign_agents": "foreign_agent"},
 ):
     """``[home_agent]``: the home agent role."""
 
@@ -143,6 +164,15 @@ class HomeAgentConfig(
     """ECN tunnel mode (RFC 6040)."""
     path_mtu: Annotated[int, msgspec.Meta(ge=576, le=65535)] = 1500
     """Upper bound for tunnels, bytes."""
+    care_of_networks: tuple[ipaddress.IPv4Network, ...] = ()
+    """Other care-of addresses are denied with 129; empty allows all."""
+    strict_source: bool = True
+    """Deny with 129 what comes from neither care-of nor home address nor a known agent."""
+    answer_bad_authentication: bool = False
+    """Answer a wrong authenticator with 131 instead of with silence."""
+    denials_per_second: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 1000
+    """Over all nodes; each node gets one a second at most."""
+    foreign_agents: tuple[ForeignAgentConfig, ...] = ()
     hosts: tuple[HostConfig, ...] = ()
 
     @property
@@ -324,21 +354,30 @@ def _with_keys(file: str, config: Config) -> Config:
     base = Path(file).parent
     home_agent, mobile_node = config.home_agent, config.mobile_node
     if home_agent is not None:
-        hosts = tuple(
-            msgspec.structs.replace(
-                host,
-                associations=tuple(
-                    _with_key(file, f"home_agent.host[{h}].association[{a}]", base, association)
-                    for a, association in enumerate(host.associations)
-                ),
-            )
-            for h, host in enumerate(home_agent.hosts)
+        home_agent = msgspec.structs.replace(
+            home_agent,
+            hosts=_peers_with_keys(file, "home_agent.host", base, home_agent.hosts),
+            foreign_agents=_peers_with_keys(
+                file, "home_agent.foreign_agent", base, home_agent.foreign_agents
+            ),
         )
-        home_agent = msgspec.structs.replace(home_agent, hosts=hosts)
     if mobile_node is not None:
         association = _with_key(file, "mobile_node.association", base, mobile_node.association)
         mobile_node = msgspec.structs.replace(mobile_node, association=association)
     return msgspec.structs.replace(config, home_agent=home_agent, mobile_node=mobile_node)
+
+
+def _peers_with_keys(file: str, path: str, base: Path, peers: tuple[Peer, ...]) -> tuple[Peer, ...]:
+    return tuple(
+        msgspec.structs.replace(
+            peer,
+            associations=tuple(
+                _with_key(file, f"{path}[{p}].association[{a}]", base, association)
+                for a, association in enumerate(peer.associations)
+            ),
+        )
+        for p, peer in enumerate(peers)
+    )
 
 
 def _with_key(

@@ -47,6 +47,7 @@ def check_config(file: str, config: Config, *, file_is_private: bool, mode: int)
     if home_agent is not None:
         _check_home_agent(file, home_agent)
         _check_hosts(file, home_agent, file_is_private=file_is_private, mode=mode)
+        _check_foreign_agents(file, home_agent, file_is_private=file_is_private, mode=mode)
         if len(home_agent.hosts) > config.engine.max_bindings:
             remedy = f"set it to at least {len(home_agent.hosts)}, the number of hosts"
             raise ConfigError(file, "engine.max_bindings", remedy)
@@ -64,6 +65,10 @@ def warnings(config: Config) -> list[str]:
         for h, host in enumerate(config.home_agent.hosts):
             for a, association in enumerate(host.associations):
                 associations.append((f"home_agent.host[{h}].association[{a}]", association))
+        for f, agent in enumerate(config.home_agent.foreign_agents):
+            for a, association in enumerate(agent.associations):
+                path = f"home_agent.foreign_agent[{f}].association[{a}]"
+                associations.append((path, association))
     if config.mobile_node is not None:
         associations.append(("mobile_node.association", config.mobile_node.association))
     for path, association in associations:
@@ -123,9 +128,38 @@ def check_host(
     _check_home_address(file, where, host.home_address, home_agent.home_network)
     if host.home_address == home_agent.address:
         raise ConfigError(file, where, "is the home agent's own address: use another")
-    if not host.associations:
+    _check_associations(file, path, host.associations, file_is_private=file_is_private, mode=mode)
+
+
+def _check_foreign_agents(
+    file: str, home_agent: HomeAgentConfig, *, file_is_private: bool, mode: int
+) -> None:
+    first: dict[int, int] = {}
+    for number, agent in enumerate(home_agent.foreign_agents):
+        path = f"home_agent.foreign_agent[{number}]"
+        other = first.setdefault(agent.address, number)
+        if other != number:
+            remedy = f"{agent.address} is also foreign_agent[{other}]: remove one of them"
+            raise ConfigError(file, f"{path}.address", remedy)
+        _check_unicast(file, f"{path}.address", agent.address, home_agent.home_network)
+        if agent.address == home_agent.address:
+            raise ConfigError(file, f"{path}.address", "is the home agent's own address")
+        _check_associations(
+            file, path, agent.associations, file_is_private=file_is_private, mode=mode
+        )
+
+
+def _check_associations(
+    file: str,
+    path: str,
+    associations: tuple[AssociationConfig, ...],
+    *,
+    file_is_private: bool,
+    mode: int,
+) -> None:
+    if not associations:
         raise ConfigError(file, f"{path}.association", "missing: add an association with a key")
-    for number, association in enumerate(host.associations):
+    for number, association in enumerate(associations):
         _check_association(
             file,
             f"{path}.association[{number}]",
@@ -133,7 +167,7 @@ def check_host(
             file_is_private=file_is_private,
             mode=mode,
         )
-    _check_directions(file, path, host.associations)
+    _check_directions(file, path, associations)
 
 
 def _check_directions(file: str, path: str, associations: tuple[AssociationConfig, ...]) -> None:

@@ -1,7 +1,8 @@
 """UDP port 434: datagrams in with where they really came from, replies from that address.
 
 One socket on all addresses, so that requests to a broadcast address arrive too; IP_PKTINFO
-tells destination and interface of each datagram and sets source and interface of each reply.
+tells destination and interface of each datagram and sets source and interface of each reply;
+what was sent to the broadcast address of any link arrives as sent to 255.255.255.255.
 The kernel verifies UDP checksums: a bad one never gets here, zero does (RFC 5944 3.1).
 """
 
@@ -11,11 +12,13 @@ import asyncio
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Callable
 
 from fastmip.agents.effects import Arrival, Endpoint, SendDatagram
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.service import StartError
+from fastmip.wire.addresses import LIMITED_BROADCAST
 
 PORT = 434
 """RFC 5944 3.1."""
@@ -136,8 +139,10 @@ class ControlPort:
         index = destination = 0
         for level, kind, data in ancillary:
             if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
-                index, _, network_order = _PKTINFO.unpack(data)
+                index, local, network_order = _PKTINFO.unpack(data)
                 destination = socket.ntohl(network_order)
+                if local != network_order.to_bytes(4, sys.byteorder):
+                    destination = LIMITED_BROADCAST  # that of any of our links
             elif level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL:
                 self.counters["receive-overflows"] = struct.unpack("=I", data)[0]
         return index, destination

@@ -65,6 +65,11 @@ class ControlSocket:
 
     def _remove_stale(self) -> None:
         if not self._path.is_socket():
+            if self._path.exists():
+                raise StartError(
+                    f"control socket {self._path}: a file is in its place: remove it, or set"
+                    " daemon.control_socket to another path"
+                )
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:

@@ -51,6 +51,8 @@ MISSED_S = 4.0
 """Workers beat every second: after this long without a beat the watchdog is not fed."""
 SWITCH_INTERVAL_S = 0.0005
 """The store's writer waits at most this long for the interpreter, ten times less than usual."""
+KEEP_S = 1.0
+"""How often roles look after what they made."""
 _LOCK_NAME = "lock"
 _GC_THRESHOLDS = (20_000, 50, 1000)
 _FIXED_DAEMON_KEYS = ("state_dir", "control_socket")
@@ -90,6 +92,7 @@ class Daemon:
         self._file = file
         self._began = time.monotonic()
         self._stopping = asyncio.Event()
+        self._failure: StartError | None = None
         self._services: list[Service] = []
         self._reloading = asyncio.Lock()
 
@@ -109,6 +112,8 @@ class Daemon:
                     await kernel.undo_all()
         finally:
             os.close(lock)
+        if self._failure is not None:
+            raise self._failure
         return 0
 
     async def _serve(self, kernel: Kernel) -> None:
@@ -117,22 +122,23 @@ class Daemon:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         control = ControlSocket(self._config.daemon.control_socket, self.dispatch)
-        watchdog: asyncio.Task[None] | None = None
+        tasks: list[asyncio.Task[None]] = []
         try:
             for service in self._build(kernel):
                 self._services.append(service)
                 await _start(service)
             await control.start()
             tune_interpreter()
-            watchdog = asyncio.create_task(self._watch())
+            tasks += [asyncio.create_task(self._watch()), asyncio.create_task(self._keep())]
             notify(READY=1, STATUS=self._status_line(), MAINPID=os.getpid())
             log.info("daemon-started", version=__version__, pid=os.getpid())
             await self._stopping.wait()
             log.info("daemon-stopping")
         finally:
             notify(STOPPING=1)
-            if watchdog is not None:
-                watchdog.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await control.stop()
             for service in reversed(self._services):
                 await _stop(service)
@@ -169,6 +175,20 @@ class Daemon:
                 os.abort()
             if oldest_s < MISSED_S:
                 notify(WATCHDOG=1, STATUS=self._status_line())
+
+    async def _keep(self) -> None:
+        """Let every role look after itself; what only a restart mends ends the daemon."""
+        while True:
+            await asyncio.sleep(KEEP_S)
+            for service in self._services:
+                try:
+                    await service.keep()
+                except StartError as error:
+                    self._failure = error
+                    self._stopping.set()
+                    return
+                except (OSError, NetlinkError) as error:
+                    log.warning("upkeep-failed", role=service.name, reason=str(error))
 
     def _status_line(self) -> str:
         parts = []

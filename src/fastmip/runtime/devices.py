@@ -81,6 +81,7 @@ def _explain(what: str, error: OSError) -> DeviceError:
         errno.EACCES: "needs CAP_NET_ADMIN and CAP_NET_RAW",
         errno.ENOENT: "load the tun module, or make /dev/net/tun",
         errno.ENODEV: "load the tun module, or name an interface that exists",
+        errno.EINVAL: "a device of another kind has this name: choose another name",
         errno.EBUSY: "another process has this device; stop it or choose another name",
         errno.EADDRNOTAVAIL: "the address must be configured on this machine",
     }.get(error.errno or 0, "")

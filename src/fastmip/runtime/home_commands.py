@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastmip.agents.bindings import Binding, unpack_bindings
 from fastmip.agents.effects import NEVER
-from fastmip.agents.home_counters import BINDINGS, CACHED_NODES
+from fastmip.agents.home_counters import BINDINGS, CACHED_NODES, VIOLATIONS_SUPPRESSED
 from fastmip.errors import ConfigError
 from fastmip.runtime import clock
 from fastmip.runtime.config import load_host
@@ -209,7 +209,8 @@ class HomeCommands:
             }
             for peer, row in self._service.pipeline.violations.items()
         ]
-        total = sum(row.count for row in self._service.pipeline.violations.values())
+        counters = self._service.agent.counters()
+        total = self._service.pipeline.violations_noted + counters[VIOLATIONS_SUPPRESSED]
         return {"rows": rows, "summary": {"mipSecTotalViolations": total}}
 
     async def show_interface(self, _arguments: Arguments) -> Answer:
@@ -256,6 +257,17 @@ class HomeCommands:
             }
             for entry in self._service.hosts.entries(_limit(arguments))
         ]
+        rows += [
+            {
+                "foreign_agent": str(agent.address),
+                "spi": item.spi,
+                "algorithm": item.algorithm,
+                "direction": item.direction,
+                "origin": "file",
+            }
+            for agent in self._service.section.foreign_agents
+            for item in agent.associations
+        ]
         return {"rows": rows, "summary": {"shown": len(rows)}}
 
     async def host_add(self, arguments: Arguments) -> Answer:
@@ -299,7 +311,10 @@ class HomeCommands:
         """Withdraw the bindings of one node, or of all."""
         service = self._service
         if not arguments.get("all"):
-            self._clear(_address(arguments))
+            home_address = _address(arguments)
+            if not service.agent.bindings_of(home_address):
+                raise CommandError(f"{format_address(home_address)} has no binding")
+            self._clear(home_address)
             return {"cleared": 1}
         after, cleared = -1, 0
         while found := service.store.query(

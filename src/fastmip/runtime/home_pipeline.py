@@ -35,6 +35,7 @@ from fastmip.agents.effects import (
 )
 from fastmip.errors import EngineFull
 from fastmip.runtime import clock
+from fastmip.runtime.home_log import RegistrationLog
 from fastmip.runtime.logging import get_logger
 from fastmip.wire.addresses import format_address
 
@@ -120,6 +121,8 @@ class HomePipeline:
     ) -> None:
         self.agent = agent
         self.violations: OrderedDict[int, ViolationRow] = OrderedDict()
+        self.violations_noted = 0
+        """All of them, also of peers the table has forgotten."""
         self.outstanding = 0
         """Commits handed to the store whose outcome is not known yet."""
         self._engine = engine
@@ -130,6 +133,7 @@ class HomePipeline:
         self._flag_reverse = flag_reverse
         self._tos_mode = tos_mode
         self._now = now
+        self._log = RegistrationLog()
         self._prepared: list[Prepared] = []
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
@@ -166,6 +170,7 @@ class HomePipeline:
         self.outstanding -= len(group)
         now = self._now()
         engine, done = self._engine, self.agent.commit_done
+        bindings_of = self.agent.bindings_of
         outcome = CommitOutcome.STORE_FAILED if reason else CommitOutcome.COMMITTED
         for item in group:
             if item.ticket is None:
@@ -175,7 +180,13 @@ class HomePipeline:
                 engine.abandon(item.ticket)
             else:
                 engine.publish(item.ticket)
-            self.carry_out(done(item.token, outcome, now), now)
+            old = bindings_of(item.home_address)
+            effects = done(item.token, outcome, now)
+            if not reason:
+                asked = any(isinstance(effect, SendDatagram) for effect in effects)
+                new = bindings_of(item.home_address)
+                self._log.changed(item.home_address, old, new, now, asked=asked)
+            self.carry_out(effects, now)
         self.flush()
 
     def flush(self) -> None:
@@ -203,6 +214,7 @@ class HomePipeline:
             if isinstance(effect, SendDatagram):
                 if self._port is not None:
                     self._port.send(effect)
+                self._log.sent(effect, now)
             elif isinstance(effect, Commit):
                 queue.extend(self._prepare(effect, now))
             elif isinstance(effect, StartProxyArp | StopProxyArp | GratuitousArp):
@@ -256,6 +268,7 @@ class HomePipeline:
     def _note(self, violation: Violation, now: Now) -> None:
         row = self.violations.pop(violation.peer, None)
         count = 1 if row is None else row.count + 1
+        self.violations_noted += 1
         self.violations[violation.peer] = ViolationRow(count, now.wall_ns, violation)
         if len(self.violations) > VIOLATORS:
             self.violations.popitem(last=False)

@@ -35,9 +35,12 @@ from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.path_mtu import PathMtu
 from fastmip.runtime.service import Command, ReloadRefused, StartError
 from fastmip.runtime.store import Store
+from fastmip.runtime.upkeep import Upkeep, Watch
 from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Network
+
     from fastmip._dataplane import Engine
     from fastmip.runtime.config import Config, HomeAgentConfig
     from fastmip.runtime.netlink import Kernel
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
 STORE_NAME = "fastmip.db"
 NEEDS_RESTART = ("address", "home_network", "interface", "tunnel_device", "tos")
 """Keys of ``[home_agent]`` that a reload cannot change."""
+_PEERS = ("hosts", "foreign_agents")
+"""Fields whose changes are told peer by peer."""
 _MTU_LOOKUPS = 20_000
 """Path MTU look-ups of a restart: 50 ms; beyond, the configured bound has to do."""
 _DRAIN_S = 5.0
@@ -64,7 +69,7 @@ def policy_of(config: Config) -> HomeAgentPolicy:
     section = _section(config)
     return HomeAgentPolicy(
         home_agent_address=int(section.address),
-        home_network=_home_network(section),
+        home_network=_prefix(section.home_network),
         home_interface=section.interface or "",
         max_lifetime_s=section.max_lifetime_s,
         simultaneous_bindings=section.max_simultaneous,
@@ -72,11 +77,17 @@ def policy_of(config: Config) -> HomeAgentPolicy:
         max_bindings_per_second=section.max_bindings_per_second,
         reverse_tunnel=_REVERSE[section.reverse_tunnel],
         strict_reserved=section.strict_reserved,
+        strict_source=section.strict_source,
+        answer_bad_authentication=section.answer_bad_authentication,
+        care_of_prefixes=tuple(map(_prefix, section.care_of_networks)),
+        denials_per_second=section.denials_per_second,
+        foreign_agents={
+            int(agent.address): agent.association_set() for agent in section.foreign_agents
+        }.get,
     )
 
 
-def _home_network(section: HomeAgentConfig) -> Prefix:
-    network = section.home_network
+def _prefix(network: IPv4Network) -> Prefix:
     return Prefix(int(network.network_address), network.prefixlen)
 
 
@@ -113,6 +124,7 @@ class HomeService:
         self.pipeline: HomePipeline
         self.tunnel: HomeTunnel | None = None
         self.port: ControlPort | None = None
+        self._upkeep: Upkeep | None = None
         self._running = False
 
     # start and stop
@@ -125,7 +137,7 @@ class HomeService:
         await self._check_machine()
         self.store.open()
         self.hosts = HostDirectory(
-            self.store.query, self.section.hosts, home_network=_home_network(self.section)
+            self.store.query, self.section.hosts, home_network=_prefix(self.section.home_network)
         )
         self.engine = _dataplane.Engine(
             max_bindings=self.config.engine.max_bindings,
@@ -157,6 +169,9 @@ class HomeService:
         self.port = ControlPort(self.pipeline.deliver, fwmark=self._fwmark)
         self.pipeline.use_port(self.port)
         self.port.open(loop)
+        self._upkeep = Upkeep(
+            self.kernel, self.section.tunnel_device, self.tunnel.changes, self._watches()
+        )
         self.pipeline.flush()
         self.restore_s = time.monotonic() - began
         log.info(
@@ -300,6 +315,39 @@ class HomeService:
         while self.pipeline.outstanding and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
 
+    # keeping it
+
+    async def keep(self) -> None:
+        """See ``upkeep.py``."""
+        if self._upkeep is not None:
+            await self._upkeep.look()
+
+    def _watches(self) -> list[Watch]:
+        address, home_link = int(self.section.address), self.section.interface
+
+        async def has_address() -> bool:
+            tunnel = await self.kernel.interface(self.section.tunnel_device)
+            borrower = 0 if tunnel is None else tunnel.index  # see HomeTunnel
+            return await self.kernel.is_own_address(address, besides=borrower)
+
+        async def has_home_link() -> bool:
+            found = await self.kernel.interface(home_link or "")
+            return found is not None and found.is_up
+
+        async def forwards() -> bool:
+            return read_sysctl("net/ipv4/ip_forward") == "1"
+
+        where = home_link or "an interface"
+        watches = [
+            Watch("address-missing", f"put {format_address(address)} on {where}", has_address),
+            Watch("ip-forward-off", "run sysctl -w net.ipv4.ip_forward=1", forwards),
+        ]
+        if home_link is not None:
+            watches.append(
+                Watch("home-link-down", f"run ip link set {home_link} up", has_home_link)
+            )
+        return watches
+
     # seeing it
 
     def status(self) -> dict[str, object]:
@@ -312,6 +360,7 @@ class HomeService:
             "restored": self.restored,
             "restore_s": round(self.restore_s, 3),
             **self.store.status(),
+            **(self._upkeep.status() if self._upkeep is not None else {}),
         }
 
     def heartbeats(self) -> list[int]:
@@ -334,20 +383,15 @@ class HomeService:
             changed.append("[engine]")
         if changed:
             raise ReloadRefused(f"home_agent: {', '.join(changed)} cannot change: restart instead")
-        fields = [name for name in type(section).__struct_fields__ if name != "hosts"]
+        fields = [name for name in type(section).__struct_fields__ if name not in _PEERS]
         changes = [
-            f"home_agent.{name}: {getattr(self.section, name)} -> {getattr(section, name)}"
+            f"home_agent.{name}: {_shown(getattr(self.section, name))}"
+            f" -> {_shown(getattr(section, name))}"
             for name in fields
             if getattr(section, name) != getattr(self.section, name)
         ]
-        old, fresh = _hosts_of(self.section), _hosts_of(section)
-        changes += [f"host {format_address(a)}: removed" for a in sorted(old.keys() - fresh.keys())]
-        changes += [f"host {format_address(a)}: added" for a in sorted(fresh.keys() - old.keys())]
-        changes += [
-            f"host {format_address(a)}: changed"
-            for a in sorted(old.keys() & fresh.keys())
-            if old[a] != fresh[a]
-        ]
+        changes += _differences("host", _hosts_of(self.section), _hosts_of(section))
+        changes += _differences("foreign agent", _agents_of(self.section), _agents_of(section))
         return changes
 
     async def apply_reload(self, new: Config) -> None:
@@ -385,3 +429,19 @@ def _section_or_refuse(config: Config) -> HomeAgentConfig:
 
 def _hosts_of(section: HomeAgentConfig) -> dict[int, object]:
     return {int(host.home_address): host.association_set() for host in section.hosts}
+
+
+def _agents_of(section: HomeAgentConfig) -> dict[int, object]:
+    return {int(agent.address): agent.association_set() for agent in section.foreign_agents}
+
+
+def _differences(kind: str, old: dict[int, object], new: dict[int, object]) -> list[str]:
+    """One line for each peer of a kind that was removed, added or changed."""
+    found = dict.fromkeys(old.keys() - new.keys(), "removed")
+    found |= dict.fromkeys(new.keys() - old.keys(), "added")
+    found |= {a: "changed" for a in old.keys() & new.keys() if old[a] != new[a]}
+    return [f"{kind} {format_address(a)}: {found[a]}" for a in sorted(found)]
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)

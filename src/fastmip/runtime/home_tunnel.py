@@ -114,6 +114,10 @@ class HomeTunnel:
         if await self._kernel.apply(change):
             self._changes.append(change)
 
+    def changes(self) -> list[Rule | Route | Address]:
+        """What leads traffic to the engine now."""
+        return list(self._changes)
+
     async def release(self) -> None:
         """Stop attracting traffic."""
         for change in reversed(self._changes):

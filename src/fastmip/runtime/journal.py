@@ -47,6 +47,8 @@ class Route(msgspec.Struct, frozen=True, tag="route"):
     gateways_behind: bool = True
     """Without a gateway: whether gateways of other routes may be found behind the device. Not
     behind a tunnel, or ``ip route add default via GATEWAY`` would lead into it."""
+    mtu: int = 0
+    """Path MTU by which packets on this route are made, bytes; 0 leaves it to the device."""
 
 
 class Address(msgspec.Struct, frozen=True, tag="address"):

@@ -24,6 +24,7 @@ from fastmip.runtime.mobile_tunnel import MobileTunnel
 from fastmip.runtime.movement import LinkWatcher
 from fastmip.runtime.routing import MobileRouting
 from fastmip.runtime.service import Command, ReloadRefused, StartError
+from fastmip.runtime.upkeep import Upkeep
 from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class MobileService:
         self.driver: MobileDriver | None = None
         self.port: ControlPort | None = None
         self.watcher: LinkWatcher | None = None
+        self._upkeep: Upkeep | None = None
         self._running = False
 
     # start and stop
@@ -128,6 +130,10 @@ class MobileService:
         )
         self.driver.links_change = self.watcher.is_reading
         await self.watcher.start()
+        self._upkeep = Upkeep(self.kernel, self.section.tunnel_device, self.routing.standing)
+        for name in self.section.interfaces:
+            if await self.kernel.interface(name) is None:
+                log.warning("interface-missing", interface=name, remedy="used when it appears")
         log.info(
             "mobile-node-started",
             home_address=format_address(self.section.home_address),
@@ -154,6 +160,13 @@ class MobileService:
             self.engine.stop()
             self._running = False
         self.tunnel.close()
+
+    # keeping it
+
+    async def keep(self) -> None:
+        """See ``upkeep.py``."""
+        if self._upkeep is not None:
+            await self._upkeep.look()
 
     # seeing it
 

@@ -125,11 +125,11 @@ class Kernel:
             async for item in dump
         ]
 
-    async def is_own_address(self, address: int) -> bool:
-        """Whether any interface of this machine carries the address."""
-        dump = await self._netlink.addr("dump", family=socket.AF_INET)
-        text = str(ipaddress.IPv4Address(address))
-        return text in [item.get("local") async for item in dump]
+    async def is_own_address(self, address: int, *, besides: int = 0) -> bool:
+        """Whether an interface of this machine, ``besides`` one by index, carries the address."""
+        return any(
+            found == address and index != besides for index, found, _ in await self.all_addresses()
+        )
 
     async def links(self) -> list[Link]:
         """All interfaces with carrier state and MTU."""
@@ -203,6 +203,16 @@ class Kernel:
             await self._carry_out("add", change)
         except NetlinkError as error:
             self._journal.strike(change)
+            if error.code == _EXISTS:
+                return False
+            raise
+        return True
+
+    async def restore(self, change: Rule | Route | Address) -> bool:
+        """Make a journalled change again; False when it still stands."""
+        try:
+            await self._carry_out("add", change)
+        except NetlinkError as error:
             if error.code == _EXISTS:
                 return False
             raise
@@ -303,6 +313,8 @@ def _route_arguments(route: Route, index: int) -> dict[str, object]:
         arguments["scope"] = _SCOPE_LINK if route.gateways_behind else _SCOPE_GLOBAL
     if route.prefsrc:
         arguments["prefsrc"] = route.prefsrc
+    if route.mtu:
+        arguments["metrics"] = {"mtu": route.mtu}
     if route.metric:
         arguments["priority"] = route.metric
     if route.onlink:

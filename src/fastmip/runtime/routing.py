@@ -31,8 +31,9 @@ from collections.abc import Callable, Sequence
 
 from fastmip.agents.attachment import LinkState
 from fastmip.agents.hosts import Prefix
-from fastmip.runtime.journal import Address, Change, Route, Rule
+from fastmip.runtime.journal import Address, Change, Route, Rule, Sysctl
 from fastmip.runtime.logging import get_logger
+from fastmip.runtime.mobile_tunnel import MIN_DEVICE_MTU, OVERHEAD
 from fastmip.runtime.neighbours import forget_unanswered
 from fastmip.runtime.netlink import Kernel, read_sysctl
 from fastmip.wire.addresses import format_address, format_network, prefix_mask
@@ -140,6 +141,11 @@ class MobileRouting:
         await self._undo(self._base)
         for changes in self._arp.values():
             await self._undo(changes)
+
+    def standing(self) -> list[Rule | Route | Address]:
+        """What stands from start to stop, settings of the system aside."""
+        standing = (*self._base, *self._attracting)
+        return [change for change in standing if not isinstance(change, Sysctl)]
 
     def _link_table(self, interface: str) -> int:
         return self._table + 1 + self._interfaces.index(interface)
@@ -287,9 +293,15 @@ class MobileRouting:
         await self._replace_top(top)
 
     async def at_home(self, interface: str) -> None:
-        """Home routing on a home link (RFC 5944 2.4.3, 4.2.1): like any other host there."""
+        """Home routing on a home link (RFC 5944 2.4.3, 4.2.1): like any other host there.
+
+        But packets are made small enough for a tunnel already here. A connection begun at home
+        then keeps its segment size when the node leaves, and loses no segment to a smaller MTU.
+        """
         self._marked = interface  # nothing marked needs it now: ``settle`` does it
         metric = _HOME_METRIC + self._interfaces.index(interface)
+        link = self._states.get(interface)
+        mtu = max(link.mtu - OVERHEAD, MIN_DEVICE_MTU) if link is not None else 0
         await self._replace_top(
             [
                 Route(
@@ -298,6 +310,7 @@ class MobileRouting:
                     device=interface,
                     prefsrc=self._home,
                     metric=metric,
+                    mtu=mtu,
                 ),
                 Route(
                     "default",
@@ -307,6 +320,7 @@ class MobileRouting:
                     prefsrc=self._home,
                     metric=metric,
                     onlink=True,
+                    mtu=mtu,
                 ),
             ]
         )

@@ -47,6 +47,12 @@ class Service(Protocol):
     async def stop(self) -> None:
         """Stop serving and undo what ``start`` did; safe after a failed ``start``."""
 
+    async def keep(self) -> None:
+        """Put back what others took away; called about once a second.
+
+        Raises StartError when only a restart helps, OSError or NetlinkError.
+        """
+
     def status(self) -> dict[str, object]:
         """Flat facts for ``status`` and the service manager's status line."""
 

@@ -111,6 +111,16 @@ def test_tcp_survives_a_move_only_when_both_ways_still_deliver_at_its_end() -> N
     assert not judge_move(_recorder(2000), _move(), ("ha",)).tcp_survived
 
 
+def test_a_failure_counts_from_the_move_it_happened_in() -> None:
+    recorder = _recorder(9999)
+    recorder.take(TcpProgress("tcp-up", 3800 * MS, 9, False, "failed: Connection reset by peer"))
+    assert judge_move(recorder, _move(), ("ha",)).tcp_survived  # ended at 3.5 s
+    later = _move()
+    later.end_ns = 3900 * MS
+    assert not judge_move(recorder, later, ("ha",)).tcp_survived
+    assert recorder.tcp["tcp-up"].verdict() == "Connection reset by peer"
+
+
 def test_goodput_is_verified_bytes_over_the_time_of_the_move() -> None:
     result = judge_move(_recorder(9999), _move(), ("ha",))
     assert (result.goodput_down, result.goodput_up) == (1_000_000, 1_000_000)

@@ -88,7 +88,11 @@ def test_the_verdict_is_the_first_thing_said(survived: bool, check: bool, words:
 
 def test_json_names_are_stable_and_every_row_has_value_and_unit() -> None:
     rows = as_json(_outcome())
-    assert all({"name", "value", "unit"} <= row.keys() for row in rows)
+    keys = {"name", "value", "unit", "ratio", "reference", "command"}
+    assert all(keys <= row.keys() for row in rows)
+    ratios = {str(row["name"]): row["ratio"] for row in rows}
+    assert ratios["demo.break.home-a.down.goodput"] == round(8 / 6, 4)
+    assert ratios["demo.break.home-a.down.gap"] is None
     values = {str(row["name"]): row["value"] for row in rows}
     assert values["demo.break.home-a.down.gap"] == 100.25
     assert values["demo.break.home-a.up.lost"] == 50

@@ -9,6 +9,7 @@ import click
 
 from fastmip.runtime.cli.client import ControlClient, control_options
 from fastmip.runtime.cli.groups import AbbreviatingGroup
+from fastmip.runtime.cli.render import json_option, print_done
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,22 +46,28 @@ def mobile() -> None:
 @click.command()
 @click.argument("address", type=Ipv4Address(), required=False)
 @click.option("--all", "every", is_flag=True, help="Remove the bindings of every mobile node.")
+@json_option
 @control_options
-def binding(socket_path: Path, timeout_s: float, address: str | None, *, every: bool) -> None:
+def binding(
+    socket_path: Path, timeout_s: float, address: str | None, *, every: bool, as_json: bool
+) -> None:
     """Remove the bindings of home address ADDRESS, or of all."""
     if every == (address is not None):
         raise click.UsageError("name one home ADDRESS, or say --all")
     arguments = {"all": True} if every else {"home_address": address}
-    ControlClient(socket_path, timeout_s).ask("clear binding", arguments)
-    click.echo("all bindings removed" if every else f"binding of {address} removed")
+    result = ControlClient(socket_path, timeout_s).ask("clear binding", arguments)
+    cleared = result.get("cleared") if isinstance(result, dict) else None
+    line = "all bindings removed" if every else f"binding of {address} removed"
+    print_done("clear binding", line, as_json=as_json, cleared=cleared)
 
 
 @click.command()
+@json_option
 @control_options
-def traffic(socket_path: Path, timeout_s: float) -> None:
+def traffic(socket_path: Path, timeout_s: float, *, as_json: bool) -> None:
     """Set traffic and error counters to zero."""
     ControlClient(socket_path, timeout_s).ask("clear traffic")
-    click.echo("counters cleared")
+    print_done("clear traffic", "counters cleared", as_json=as_json)
 
 
 for _command in (binding, traffic):

@@ -10,7 +10,7 @@ from fastmip.errors import ConfigError
 from fastmip.runtime import config_checks
 from fastmip.runtime.cli.client import ControlClient, control_options
 from fastmip.runtime.cli.failures import ConfigRefused
-from fastmip.runtime.cli.render import cell, json_option, print_json, print_table
+from fastmip.runtime.cli.render import cell, json_option, print_done, print_json, print_table
 from fastmip.runtime.config import Config, load_config
 
 if TYPE_CHECKING:
@@ -103,9 +103,11 @@ def status(socket_path: Path, timeout_s: float, *, as_json: bool) -> None:
 
 @click.command()
 @click.argument("interface", required=False)
+@json_option
 @control_options
-def prefer(socket_path: Path, timeout_s: float, interface: str | None) -> None:
+def prefer(socket_path: Path, timeout_s: float, interface: str | None, *, as_json: bool) -> None:
     """Mobile node: move to INTERFACE and keep to it; without one, as configured again."""
     arguments = {"interface": interface} if interface else {}
     ControlClient(socket_path, timeout_s).ask("prefer", arguments)
-    click.echo(f"{interface} is preferred" if interface else "the configured order holds")
+    line = f"{interface} is preferred" if interface else "the configured order holds"
+    print_done("prefer", line, as_json=as_json, preferred=interface)

@@ -16,7 +16,7 @@ from fastmip.runtime.cli.clear import Ipv4Address
 from fastmip.runtime.cli.client import ControlClient, control_options
 from fastmip.runtime.cli.failures import Failure
 from fastmip.runtime.cli.groups import AbbreviatingGroup
-from fastmip.runtime.cli.render import json_option, print_result
+from fastmip.runtime.cli.render import json_option, print_done, print_result
 from fastmip.runtime.keys import MAX_KEY_FILE_LEN, Key, KeyFileError, read_key_file, write_key_file
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def host() -> None:
     show_default=True,
     help="Largest difference of clocks with timestamps, seconds.",
 )
+@json_option
 @control_options
 def add(
     socket_path: Path,
@@ -73,6 +74,8 @@ def add(
     address: str,
     key_file: Path | None,
     new_key_file: Path | None,
+    *,
+    as_json: bool,
     **association: Any,
 ) -> None:
     """Let the mobile node with home address ADDRESS register."""
@@ -86,9 +89,12 @@ def add(
         if new_key_file is not None:
             new_key_file.unlink()  # made a moment ago for nothing
         raise
-    click.echo(f"host {address} added")
+    lines = [f"host {address} added"]
+    facts = {"home_address": address}
     if new_key_file is not None:
-        click.echo(f"its key is in {new_key_file}: copy it to the mobile node, mode 0600")
+        lines.append(f"its key is in {new_key_file}: copy it to the mobile node, mode 0600")
+        facts["key_file"] = str(new_key_file)
+    print_done("host add", *lines, as_json=as_json, **facts)
 
 
 def _given_key(path: Path | None) -> Key:
@@ -116,11 +122,12 @@ def _new_key(path: Path) -> Key:
 
 @host.command("remove")
 @click.argument("address", type=Ipv4Address())
+@json_option
 @control_options
-def remove(socket_path: Path, timeout_s: float, address: str) -> None:
+def remove(socket_path: Path, timeout_s: float, address: str, *, as_json: bool) -> None:
     """Take the mobile node with home address ADDRESS out; its bindings go too."""
     ControlClient(socket_path, timeout_s).ask("host remove", {"home_address": address})
-    click.echo(f"host {address} removed")
+    print_done("host remove", f"host {address} removed", as_json=as_json, home_address=address)
 
 
 @host.command("list")

@@ -49,6 +49,15 @@ def print_json(document: dict[str, Any]) -> None:
     click.echo(json.dumps({"schema": SCHEMA, **document}, indent=2))
 
 
+def print_done(command: str, *lines: str, as_json: bool, **facts: object) -> None:
+    """Say that a command was carried out: lines for people, or its facts as ``summary``."""
+    if as_json:
+        print_json({"command": command, "summary": facts})
+        return
+    for line in lines:
+        click.echo(line)
+
+
 def print_table(rows: list[Row], summary: Row) -> None:
     """Print rows as a table with the union of their keys as columns, then the summary."""
     console = console_for_stdout()

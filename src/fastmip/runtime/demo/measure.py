@@ -70,10 +70,12 @@ class TcpRecord:
                 times.append(max(at_ns, start_ns))
         return max(later - sooner for sooner, later in pairwise([*times, end_ns]))
 
-    def failure(self) -> str:
-        """Why the transfer is broken, or an empty string."""
+    def failure(self, until_ns: int | None = None) -> str:
+        """Why the transfer is broken, or was at a time; an empty string when it is not."""
         for end in (self.sender, self.receiver):
-            if end and end.state.startswith("failed"):
+            if end is None or (until_ns is not None and end.at_ns >= until_ns):
+                continue
+            if end.state.startswith("failed"):
                 return end.state.removeprefix("failed: ")
         return ""
 
@@ -253,7 +255,7 @@ def judge_move(recorder: Recorder, move: Move, taps: tuple[str, ...]) -> MoveRes
     transfers = [recorder.tcp["tcp-down"], recorder.tcp["tcp-up"]]
     down, up = ((t.bytes_at(move.end_ns) - t.bytes_at(move.start_ns)) / seconds for t in transfers)
     survived = all(
-        not transfer.failure()
+        not transfer.failure(move.end_ns)
         and transfer.bytes_at(move.end_ns) > transfer.bytes_at(move.end_ns - _ALIVE_WINDOW_NS)
         for transfer in transfers
     )

@@ -12,6 +12,7 @@ from fastmip import __version__
 from fastmip.runtime.demo.measure import BREAK, MAKE, Move, MoveResult, Recorder, UdpRecord
 from fastmip.runtime.demo.plots import Series, Span, lab_figure, time_plot
 from fastmip.runtime.demo.scenes import HOME_AGENT_TAPS, Outcome
+from fastmip.runtime.demo.stage import TCP_RATE
 
 _BIN_S = 0.25
 _GAP_FLOOR_MS = 1.0
@@ -86,11 +87,20 @@ def write_html(outcome: Outcome, capture_name: str) -> str:
 
 
 def as_json(outcome: Outcome) -> list[dict[str, object]]:
-    """Return the final table as a list of ``{name, value, unit, ...}``; the names are stable."""
+    """Return the final table in the shape of benchmark figures; the names are stable.
+
+    Each row has name, value, unit, ratio, reference and command; a ratio only where the same
+    run holds something to compare with: goodput against the rate the sender was paced at.
+    """
     rows: list[dict[str, object]] = []
 
     def add(name: str, value: float | bool, unit: str, **more: object) -> None:
-        rows.append({"name": f"demo.{name}", "value": value, "unit": unit, **more})
+        compared = {"ratio": None, "reference": "", "command": "sh ./run demo"}
+        rows.append({"name": f"demo.{name}", "value": value, "unit": unit, **compared, **more})
+
+    def add_goodput(name: str, rate: float, style: str) -> None:
+        paced = {"ratio": round(rate / TCP_RATE, 4), "reference": f"paced at {TCP_RATE * 8} bit/s"}
+        add(name, round(rate * 8), "bit/s", **paced, style=style)
 
     for result in outcome.results:
         move = result.move
@@ -100,8 +110,8 @@ def as_json(outcome: Outcome) -> list[dict[str, object]]:
             add(f"{stem}.{way}.lost", stream.lost, "packets", style=move.style)
             add(f"{stem}.{way}.duplicated", stream.duplicated, "packets", style=move.style)
             add(f"{stem}.{way}.reordered", stream.reordered, "packets", style=move.style)
-        add(f"{stem}.down.goodput", round(result.goodput_down * 8), "bit/s", style=move.style)
-        add(f"{stem}.up.goodput", round(result.goodput_up * 8), "bit/s", style=move.style)
+        add_goodput(f"{stem}.down.goodput", result.goodput_down, move.style)
+        add_goodput(f"{stem}.up.goodput", result.goodput_up, move.style)
         add(f"{stem}.down.stall", round(result.stall_down_ms), "ms", style=move.style)
         add(f"{stem}.up.stall", round(result.stall_up_ms), "ms", style=move.style)
         add(f"{stem}.registrations", result.registrations, "registrations", style=move.style)

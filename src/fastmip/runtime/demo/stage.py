@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import socket
 import subprocess
@@ -124,10 +125,9 @@ class Daemon:
         if self.process.poll() is not None:
             raise LabError(f"the daemon on {self.node} ended: {self.last_words()}")
         try:
-            self.ask("status")
-        except (OSError, LabError):
+            return bool(self._converse("status", {})["ok"])
+        except OSError:
             return False
-        return True
 
     def last_words(self) -> str:
         """The last line of the daemon's log."""
@@ -137,8 +137,22 @@ class Daemon:
     def ask(self, command: str, **arguments: object) -> Any:
         """Put one command to the control socket and return its result.
 
-        Raises ``OSError`` when nobody listens and ``LabError`` when the answer is a refusal.
+        Raises ``LabError`` when nobody listens or the answer is a refusal.
         """
+        try:
+            answer = self._converse(command, arguments)
+        except OSError as error:
+            try:
+                self.process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                raise LabError(f"{self.node}: {command}: {error.strerror or error}") from error
+            raise LabError(f"the daemon on {self.node} ended: {self.last_words()}") from error
+        if not answer["ok"]:
+            raise LabError(f"{self.node}: {command}: {answer['error']}")
+        return answer["result"]
+
+    def _converse(self, command: str, arguments: dict[str, object]) -> Any:
+        """One request, one answer. Raises ``OSError`` when there is none."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(5)
             sock.connect(str(self.socket))
@@ -146,11 +160,8 @@ class Daemon:
             with sock.makefile("rb") as answers:
                 line = answers.readline()
         if not line:
-            raise LabError(f"{self.node}: no answer to {command}")
-        answer = msgspec.json.decode(line)
-        if not answer["ok"]:
-            raise LabError(f"{self.node}: {command}: {answer['error']}")
-        return answer["result"]
+            raise ConnectionResetError(errno.ECONNRESET, "no answer")
+        return msgspec.json.decode(line)
 
 
 class Stage:
