@@ -154,6 +154,43 @@ def nested(levels: int) -> bytes:
     return packet
 
 
+@pytest.mark.parametrize(
+    ("offset", "payload", "expected"),
+    [
+        (0x1F00, 2047, "encapsulated-fragments"),
+        (0x1F00, 2048, "drop-header"),
+        (0x1FFF, 1400, "drop-header"),
+    ],
+)
+def test_a_fragment_that_ends_past_any_packet_is_not_cut_again(
+    offset: int, payload: int, expected: str
+) -> None:
+    """Offsets of its pieces would wrap into the flags and to the front of the packet."""
+    chain = [Binding(CARE_OF, HOME_AGENT, mtu=576)]
+    engine = engine_for(Twin("home-agent", (HOME_AGENT,), {NODE: chain}))
+    port = _dataplane.MemoryPort(engine)
+    packet = header(CORRESPONDENT, NODE, 17, payload, fragment=offset) + bytes(payload)
+    assert port.inject(HOME, [packet]) == [expected]
+    assert_balanced(engine)
+
+
+def test_more_pieces_and_copies_than_a_batch_can_hold_are_counted_drops() -> None:
+    """64 of the largest packets to eight care-of addresses each, cut to the smallest MTU."""
+    chain = [Binding(CARE_OF + number, HOME_AGENT, mtu=68) for number in range(8)]
+    for scalar in (False, True):
+        engine = engine_for(Twin("home-agent", (HOME_AGENT,), {NODE: chain}), scalar=scalar)
+        port = _dataplane.MemoryPort(engine)
+        largest = header(CORRESPONDENT, NODE, 17, 65515) + bytes(65515)
+        small = header(CORRESPONDENT, NODE, 17, 8) + bytes(8)
+        verdicts = port.inject(HOME, [largest, small] * 32)
+        assert set(verdicts) == {"encapsulated-fragments", "encapsulated", "drop-buffer"}
+        assert verdicts[1::2] == ["encapsulated"] * 32  # each always has its own place
+        assert len(port.take(TUNNEL)) <= 4096
+        assert_balanced(engine)
+        assert port.inject(HOME, [small]) == ["encapsulated"]
+        assert len(port.take(TUNNEL)) == 8
+
+
 @pytest.mark.parametrize("levels", [2, 7, 8, 20, 60])
 def test_nesting_is_capped_at_eight_headers(port: _dataplane.MemoryPort, levels: int) -> None:
     expected = "encapsulated" if levels < 8 else "drop-nesting"

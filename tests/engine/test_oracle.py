@@ -53,7 +53,7 @@ def test_time_exceeded_is_scapys_rfc2003_3_1() -> None:
     original = bytes(packet(ttl=1))
     to_node = port()
     assert to_node.inject(HOME, [original]) == ["drop-ttl"]
-    expected = IP(src="10.1.0.1", dst="10.9.0.7", tos=0xC0, id=0, ttl=64) / ICMP(type=11, code=0)
+    expected = IP(src="10.1.0.1", dst="10.9.0.7", tos=0xC0, id=1, ttl=64) / ICMP(type=11, code=0)
     assert to_node.take(HOME) == [bytes(expected / Raw(original))]
 
 
@@ -64,7 +64,7 @@ def test_fragmentation_needed_is_scapys_and_carries_the_tunnel_budget_rfc2003_5_
     original.ttl = 8  # quoted as it would have been forwarded
     quote = Raw(bytes(original)[:548])
     error = ICMP(type=3, code=4, nexthopmtu=1480)
-    expected = IP(src="10.1.0.1", dst="10.9.0.7", tos=0xC0, id=0, ttl=64) / error / quote
+    expected = IP(src="10.1.0.1", dst="10.9.0.7", tos=0xC0, id=1, ttl=64) / error / quote
     assert to_node.take(HOME) == [bytes(expected)]
 
 

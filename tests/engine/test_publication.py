@@ -68,6 +68,34 @@ def test_moves_through_the_api_lose_no_packet(side: int) -> None:
     assert_balanced(engine)
 
 
+def test_counters_cleared_under_full_load_stay_in_balance() -> None:
+    """Per-worker counters are the worker's: clearing must lose neither half of a batch."""
+    engine = _dataplane.Engine(max_bindings=64, local_addresses=[HOME_AGENT])
+    engine.restore(Binding(CARE_OF, HOME_AGENT).record(NODE))
+    draws = struct.pack("=II", NODE, CARE_OF) * 64
+    source = _dataplane.Replay(
+        engine,
+        side=HOME,
+        size=64,
+        frames=512,
+        draws=draws,
+        local=HOME_AGENT,
+        correspondent=CORRESPONDENT,
+    )
+    for _ in range(30):
+        sender = threading.Thread(target=lambda: source.run(packets=500_000))
+        sender.start()
+        counted = engine.balance()["inputs"]
+        while sender.is_alive() and engine.balance()["inputs"] == counted:
+            pass
+        engine.clear_counters()  # in the middle of a batch, as likely as not
+        sender.join()
+        assert_balanced(engine)
+    engine.clear_counters()
+    assert set(engine.counters().values()) == {(0, 0)}
+    assert engine.balance() == {"inputs": 0, "generated": 0, "copies": 0, "verdicts": 0}
+
+
 def test_a_second_memory_port_at_the_same_moment_is_refused() -> None:
     engine = _dataplane.Engine(max_bindings=64, local_addresses=[HOME_AGENT])
     engine.restore(Binding(CARE_OF, HOME_AGENT).record(NODE))

@@ -203,6 +203,34 @@ def test_eight_quoted_octets_are_remembered_for_the_next_packet_rfc2003_5() -> N
     assert tunnel.relayed() == [(3, 4, "10.9.0.7")]
 
 
+def test_a_remembered_report_does_not_outlive_what_it_was_about() -> None:
+    tunnel = Tunnel()
+    quote = tunnel.sent()[:28]
+    tunnel.hear(3, 1, quote)
+    tunnel.now_ns += 6 * SECOND
+    assert tunnel.sent() != b""
+    assert tunnel.relayed() == []
+
+
+def test_only_the_inner_packet_is_quoted_not_what_follows_it_rfc4884() -> None:
+    """Routers that append extensions pad a short quote to 128 octets first."""
+    tunnel = Tunnel()
+    quote = tunnel.sent(60)
+    assert tunnel.hear(11, 0, quote + bytes(128 - len(quote)) + b"\x20\0\0\0") == "icmp-soft-state"
+    (error,) = [IP(p) for p in tunnel.port.take(HOME)]
+    assert bytes(error[ICMP].payload) == quote[20:]
+
+
+def test_our_errors_have_identifications_of_their_own_rfc6864_4_1() -> None:
+    """They may be fragmented on their way, so they are not atomic."""
+    tunnel = Tunnel()
+    dying = header(CORRESPONDENT, NODE, 17, 0, ttl=1)
+    tunnel.port.inject(HOME, [dying] * 50)
+    errors = [IP(p) for p in tunnel.port.take(HOME)]
+    assert len(errors) == 50
+    assert all(error.flags.DF for error in errors) or len({e.id for e in errors}) == 50
+
+
 def test_what_was_learnt_survives_a_refresh_and_ends_with_a_move() -> None:
     tunnel = Tunnel()
     tunnel.hear(3, 4, tunnel.sent(), mtu=1300)

@@ -18,6 +18,7 @@ from tests.helpers.c_probe import compile_probe, unpack
 HERE = Path(__file__).parent
 
 NEEDS_CSUM = 1
+NOW_NS = 1 << 40
 GSO_TCPV4, GSO_UDP_L4, GSO_ECN = 1, 5, 0x80
 FIN, PSH, CWR, ACK, ECE = 0x01, 0x08, 0x80, 0x10, 0x40
 
@@ -287,11 +288,18 @@ def test_a_packet_is_known_when_it_comes_round_with_another_ttl(
 ) -> None:
     def seen(ident: int, ttl: int) -> int:
         packet = bytes(IP(src="1.2.3.4", dst="5.6.7.8", id=ident, ttl=ttl) / UDP() / b"abc")
-        return int(probe.probe_returned(memory, packet, len(packet)))
+        return int(probe.probe_returned(memory, packet, len(packet), ctypes.c_uint64(NOW_NS)))
 
     # As many packets circle as a TUN queue holds; all are known in the second round.
     assert [seen(ident, 64) for ident in range(1000)] == [0] * 1000
     assert [seen(ident, 63) for ident in range(1000)] == [1] * 1000
+
+
+def test_a_packet_sent_again_later_is_new(probe: ctypes.CDLL, memory: ctypes.c_void_p) -> None:
+    packet = bytes(IP(src="1.2.3.4", dst="5.6.7.8", flags="DF", id=0) / UDP() / b"alive")
+    for turn in range(3):
+        later_ns = NOW_NS + turn * (1 << 28)
+        assert probe.probe_returned(memory, packet, len(packet), ctypes.c_uint64(later_ns)) == 0
 
 
 @pytest.mark.parametrize("length", range(20, 50))
@@ -299,5 +307,5 @@ def test_short_packets_are_remembered_without_reading_past_their_end(
     probe: ctypes.CDLL, memory: ctypes.c_void_p, length: int
 ) -> None:
     packet = bytes(IP(src="1.2.3.4", dst="5.6.7.8", len=length)) + bytes(length - 20)
-    assert probe.probe_returned(memory, packet, length) == 0
-    assert probe.probe_returned(memory, packet, length) == 1
+    assert probe.probe_returned(memory, packet, length, ctypes.c_uint64(NOW_NS)) == 0
+    assert probe.probe_returned(memory, packet, length, ctypes.c_uint64(NOW_NS)) == 1

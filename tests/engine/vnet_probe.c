@@ -73,11 +73,11 @@ void probe_add_hop(uint8_t *ip) { returned_add_hop(ip); }
 struct returned_memory *probe_memory(void) { return calloc(1, sizeof(struct returned_memory)); }
 void probe_forget(struct returned_memory *m) { free(m); }
 
-int probe_returned(struct returned_memory *m, const uint8_t *data, uint32_t len)
+int probe_returned(struct returned_memory *m, const uint8_t *data, uint32_t len, uint64_t now_ns)
 {
     uint8_t *exact = malloc(len);
     memcpy(exact, data, len);
-    int before = returned_before(m, exact, len);
+    int before = returned_before(m, exact, len, now_ns);
     free(exact);
     return before;
 }

@@ -58,6 +58,8 @@ class Twin:
     done: int = 0
     now_ns: int = 0
     left: tuple[list[bytes], list[bytes]] = field(default_factory=lambda: ([], []))
+    next_error: int = 1
+    """Identification of our next ICMP error: a memory port is worker 1 of 2."""
     extra: list[str] = field(default_factory=list)
     """Verdicts of copies and of our own ICMP errors."""
 
@@ -134,6 +136,8 @@ class Twin:
         if pieces is None:
             self.answer(binding.local, UNREACHABLE, 4, budget, packet)
             return "drop-too-big"
+        if (fields.fragment & 0x1FFF) * 8 + len(fields.payload) > 65535:
+            return "drop-header"
         self.left[TUNNEL].extend(outer(piece, binding) + piece for piece in pieces)
         return "encapsulated-fragments"
 
@@ -147,7 +151,9 @@ class Twin:
             return
         body = struct.pack(">BBHI", kind, code, 0, rest) + about[:548]
         body = body[:2] + struct.pack(">H", checksum(body)) + body[4:]
-        error = header(source, fields.source, ICMP, len(body), tos=0xC0) + body
+        number, self.next_error = self.next_error, (self.next_error + 2) % 65536
+        error = header(source, fields.source, ICMP, len(body), tos=0xC0, identification=number)
+        error += body
         live = self.live(fields.source) if self.role == "home-agent" else []
         if live:
             self.extra.append(self.send_copies(error, live, "icmp-tunnelled"))

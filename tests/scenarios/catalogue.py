@@ -41,7 +41,7 @@ def outer(source: str, destination: str, inner: Packet) -> Packet:
 
 def error(about: Packet, to_whom: str, **icmp: Any) -> Packet:
     """An ICMP error of the home agent."""
-    head = IP(src=HOME_AGENT, dst=to_whom, tos=0xC0, ttl=64, id=0)
+    head = IP(src=HOME_AGENT, dst=to_whom, tos=0xC0, ttl=64, id=1)
     return head / ICMP(**icmp) / Raw(bytes(about)[:548])
 
 

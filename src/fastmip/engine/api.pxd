@@ -92,6 +92,14 @@ cdef extern from "control.h" nogil:
         uint8_t *scratch
         uint32_t is_sampled
 
+    struct fm_counts:
+        uint64_t inputs
+        uint64_t generated
+        uint64_t copies
+        fm_tally *verdicts
+        uint64_t *events
+        fm_cost *costs
+
     struct fm_engine:
         fm_index by_home
         fm_index by_remote
@@ -145,6 +153,7 @@ cdef extern from "control.h" nogil:
     int64_t control_restore(fm_control *c, const fm_record *r, uint64_t n, uint64_t *at,
                             const char **reason)
     void control_clear_counters(fm_control *c)
+    fm_counts control_counts(const fm_control *c)
     void control_widen(fm_engine *e, uint32_t lowest, uint32_t highest)
     const char *fm_choose_loops(fm_engine *e, fm_find_fn *find, int is_scalar)
     int prefixes_apply(fm_prefixes *t, uint32_t prefix, uint8_t length, int is_clear,

@@ -5,7 +5,7 @@
  *
  * Ownership: the control thread is the only writer. A line is complete before its number is
  * release-stored into the index, and afterwards immutable but for two atomic 8-byte words:
- * `expires` (control thread) and `soft` (the worker that heard an ICMP error). A reader checks
+ * `expires` (control thread) and `soft` (whichever worker learnt something). A reader checks
  * line.home against its key, because a slot may change hands between the two loads. A line is
  * reused only when every worker has announced a later epoch (epochs.h).
  */
@@ -73,6 +73,7 @@ struct fm_soft {
     uint32_t learnt_s;    /* CLOCK_BOOTTIME seconds */
 };
 
+#define FM_PENDING_LIFE_S 5u /* to whoever sends later, the report says nothing any more */
 #define FM_SOFT_LIFE_S 600u /* RFC 1191 6.3: try a larger MTU again after ten minutes */
 
 FM_INLINE struct fm_soft line_soft(const struct fm_line *line)
@@ -83,11 +84,14 @@ FM_INLINE struct fm_soft line_soft(const struct fm_line *line)
     return soft;
 }
 
-FM_INLINE void line_set_soft(struct fm_line *line, struct fm_soft soft)
+/* `is` in place of `was`; false when another worker was faster. */
+FM_INLINE int line_replace_soft(struct fm_line *line, struct fm_soft was, struct fm_soft is)
 {
-    uint64_t word;
-    memcpy(&word, &soft, 8);
-    __atomic_store_n(&line->soft, word, __ATOMIC_RELAXED);
+    uint64_t old, new;
+    memcpy(&old, &was, 8);
+    memcpy(&new, &is, 8);
+    return __atomic_compare_exchange_n(&line->soft, &old, new, 0, __ATOMIC_RELAXED,
+                                       __ATOMIC_RELAXED);
 }
 
 FM_INLINE int line_is_alive(const struct fm_line *line, uint64_t now_ns)

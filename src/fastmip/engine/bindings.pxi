@@ -215,39 +215,27 @@ cdef class BindingCache:
 
     def counters(self):
         """Verdict name -> (packets, bytes), summed over workers."""
-        result = {}
-        for verdict in range(FM_NONE + 1, FM_VERDICT_COUNT):
-            packets, octets = 0, 0
-            for number in range(self.control.e.worker_count):
-                packets += self.control.e.workers[number].verdicts[verdict].packets
-                octets += self.control.e.workers[number].verdicts[verdict].bytes
-            result[_text(fm_verdict_table[verdict].name)] = (packets, octets)
-        return result
+        cdef fm_counts counts = control_counts(self.control)
+        return {_text(fm_verdict_table[verdict].name):
+                (counts.verdicts[verdict].packets, counts.verdicts[verdict].bytes)
+                for verdict in range(FM_NONE + 1, FM_VERDICT_COUNT)}
 
     def events(self):
         """Event name -> count: things beside the outcome (fragments made, errors withheld)."""
-        result = {}
-        for event in range(FM_EVENT_COUNT):
-            count = 0
-            for number in range(self.control.e.worker_count):
-                count += self.control.e.workers[number].events[event]
-            result[_text(fm_event_table[event].name)] = count
-        return result
+        cdef fm_counts counts = control_counts(self.control)
+        return {_text(fm_event_table[event].name): counts.events[event]
+                for event in range(FM_EVENT_COUNT)}
 
     def balance(self):
         """inputs, generated, copies, verdicts: inputs + generated + copies == verdicts.
 
         Exact when no worker is inside a batch.
         """
-        inputs, generated, copies = 0, 0, 0
-        for number in range(self.control.e.worker_count):
-            inputs += self.control.e.workers[number].inputs
-            generated += self.control.e.workers[number].generated
-            copies += self.control.e.workers[number].copies
-        verdicts = 0
-        for packets, _ in self.counters().values():
-            verdicts += packets
-        return {"inputs": inputs, "generated": generated, "copies": copies, "verdicts": verdicts}
+        cdef fm_counts counts = control_counts(self.control)
+        verdicts = sum([counts.verdicts[number].packets
+                        for number in range(FM_NONE + 1, FM_VERDICT_COUNT)])
+        return {"inputs": counts.inputs, "generated": counts.generated,
+                "copies": counts.copies, "verdicts": verdicts}
 
     def traffic(self, home_address):
         """Per tunnel: remote, packets and bytes in each direction, and its soft state."""
@@ -282,22 +270,23 @@ cdef class BindingCache:
         ticks = fm_ticks() - self.control.started_ticks
         cdef double elapsed_ns = <double>(_boot_ns() - self.control.started_ns)
         ns_per_tick = elapsed_ns / <double>(ticks + 1)
+        cdef fm_counts counts = control_counts(self.control)
+        cdef fm_cost cost
         result = {}
         for stage in range(FM_STAGES):
-            calls, packets, sampled, spent = 0, 0, 0, 0
-            for number in range(self.control.e.worker_count):
-                calls += self.control.e.workers[number].costs[stage].calls
-                packets += self.control.e.workers[number].costs[stage].packets
-                sampled += self.control.e.workers[number].costs[stage].sampled_packets
-                spent += self.control.e.workers[number].costs[stage].sampled_ticks
+            cost = counts.costs[stage]
+            spent = cost.sampled_ticks * ns_per_tick
             result[_STAGES[stage]] = {
-                "calls": calls, "packets": packets,
-                "ns_per_packet": spent * ns_per_tick / sampled if sampled else 0.0,
+                "calls": cost.calls, "packets": cost.packets,
+                "ns_per_packet": spent / cost.sampled_packets if cost.sampled_packets else 0.0,
             }
         return result
 
     def clear_counters(self):
-        """Set verdicts, events and stage costs to zero; per-tunnel traffic stays."""
+        """Count verdicts, events and stage costs from zero; per-tunnel traffic stays.
+
+        May be called at any time: the balance holds afterwards, too.
+        """
         control_clear_counters(self.control)
 
     def loops(self):

@@ -7,6 +7,7 @@
 #ifndef FASTMIP_CONTROL_H
 #define FASTMIP_CONTROL_H
 
+#include "counts.h"
 #include "index_writer.h"
 #include "space.h"
 
@@ -295,18 +296,6 @@ FM_FN int64_t control_restore(struct fm_control *c, const struct fm_record *r, u
     }
     *at = n;
     return (int64_t)n;
-}
-
-/* Verdicts, events and costs to zero. A worker counting at this moment may keep its count. */
-FM_FN void control_clear_counters(struct fm_control *c)
-{
-    for (uint32_t i = 0; i < c->e.worker_count; i++) {
-        struct fm_worker *w = c->e.workers[i];
-        w->inputs = w->generated = w->copies = 0;
-        memset(w->verdicts, 0, sizeof w->verdicts);
-        memset(w->events, 0, sizeof w->events);
-        memset(w->costs, 0, sizeof w->costs);
-    }
 }
 
 #endif

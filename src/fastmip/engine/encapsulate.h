@@ -97,6 +97,9 @@ FM_COLD int encapsulate_fragments(struct fm_worker *w, struct fm_desc *d, uint32
     uint32_t header = ipv4_header_len(p), later = copied_options(p, header, options);
     if (budget < header + 8)
         return FM_DROP_TOO_BIG;
+    uint16_t field = get16(p + OFF_FRAGMENT);
+    if ((field & IPV4_OFFSET_MASK) * 8u + d->len - header > 65535)
+        return FM_DROP_HEADER; /* ends past any packet: offsets of its pieces would wrap */
     later += IPV4_MIN_HEADER_LEN;
     uint32_t payload = d->len - header, step = (budget - later) & ~7u;
     uint32_t pieces = 2 + payload / step;
@@ -104,7 +107,6 @@ FM_COLD int encapsulate_fragments(struct fm_worker *w, struct fm_desc *d, uint32
         (uint64_t)pieces * (FM_HEADROOM_MIN + 20 + budget + 64) >
             FM_SCRATCH_SIZE - w->scratch_used)
         return FM_DROP_BUFFER;
-    uint16_t field = get16(p + OFF_FRAGMENT);
     for (uint32_t at = 0; at < payload;) {
         uint32_t head = at ? later : header, room = (budget - head) & ~7u;
         uint32_t size = payload - at <= budget - head ? payload - at : room;
@@ -141,10 +143,12 @@ FM_FN void encapsulate_one(struct fm_worker *w, struct fm_desc *d, uint32_t numb
     }
     struct fm_soft soft = line_soft(line);
     if (soft.pending_code) {
-        uint8_t code = (uint8_t)(soft.pending_code - 1);
-        soft.pending_code = 0;
-        line_set_soft(line, soft);
-        answer(w, line->local, ICMP_UNREACHABLE, code, 0, d->data, total, out);
+        struct fm_soft told = soft;
+        told.pending_code = 0;
+        uint32_t age_s = (uint32_t)(w->now_ns / 1000000000u) - soft.learnt_s;
+        if (line_replace_soft(line, soft, told) && age_s < FM_PENDING_LIFE_S)
+            answer(w, line->local, ICMP_UNREACHABLE, (uint8_t)(soft.pending_code - 1), 0, d->data,
+                   total, out);
     }
     uint32_t budget = line_budget(line, soft, w->now_ns);
     if (total <= budget) {

@@ -73,6 +73,8 @@ FM_FN struct fm_desc *icmp_build(struct fm_worker *w, uint32_t source_be, uint8_
     p[0] = 0x45;
     p[OFF_TOS] = ICMP_ERROR_TOS;
     put16(p + OFF_TOTAL, (uint16_t)total);
+    put16(p + OFF_ID, (uint16_t)w->icmp_id); /* no DF, so unique: RFC 6864 4.1 */
+    w->icmp_id += w->icmp_id_step;
     p[OFF_TTL] = ICMP_ERROR_TTL;
     p[OFF_PROTOCOL] = PROTO_ICMP;
     store32(p + OFF_SOURCE, source_be);

@@ -52,6 +52,7 @@
 #include "frames.h"
 #include "merge.h"
 #include "port_counters.h"
+#include "refused.h"
 #include "returned.h"
 #include "verdicts.h"
 #include "vnet.h"
@@ -96,6 +97,8 @@ struct kernel_port {
     int names_source; /* the raw socket is bound to no address */
     uint64_t counters[PORT_COUNTER_COUNT]; /* written by the worker, read by anyone */
     struct returned_memory returned;
+    struct refused refused; /* by the last kernel_port_send_tunnel */
+    uint64_t now_ns;        /* of the batch in hand */
     struct merge merges[MERGE_FLOWS];
     uint32_t next_merge; /* the one to close when all are open and another flow comes */
 };
@@ -358,7 +361,7 @@ static inline uint32_t kernel_port_receive_icmp(struct kernel_port *k, struct fm
 static inline void port_put_hop_back(struct kernel_port *k, struct fm_desc *d)
 {
     if (d->len < 20) return;
-    if (returned_before(&k->returned, d->data, d->len)) {
+    if (returned_before(&k->returned, d->data, d->len, k->now_ns)) {
         port_count(k, PORT_HOME_CIRCLING, 1);
         return;
     }
@@ -461,7 +464,7 @@ static inline void port_send_error(struct kernel_port *k, int error)
 
 /* Send up to FM_BATCH packets. The kernel stops at the first it refuses; that one is counted
  * and the rest sent. A full socket buffer gets one wait of a millisecond per call. */
-static inline void port_send_chunk(struct kernel_port *k, uint32_t count)
+static inline void port_send_chunk(struct kernel_port *k, struct fm_desc **packets, uint32_t count)
 {
     uint32_t sent = 0, lost = 0;
     int waited = 0;
@@ -476,7 +479,9 @@ static inline void port_send_chunk(struct kernel_port *k, uint32_t count)
             waited = 1;
             poll(&writable, 1, 1);
         } else {
-            port_send_error(k, errno);
+            int error = errno;
+            port_send_error(k, error);
+            refused_note(&k->refused, packets[sent], k->raw_fd, error);
             sent++;
             lost++;
         }
@@ -487,6 +492,7 @@ static inline void port_send_chunk(struct kernel_port *k, uint32_t count)
 static inline void kernel_port_send_tunnel(struct kernel_port *k, struct fm_desc **packets,
                                            uint32_t count)
 {
+    k->refused.count = 0;
     while (count && !k->failed) {
         uint32_t chunk = count < FM_BATCH ? count : FM_BATCH;
         for (uint32_t i = 0; i < chunk; i++) {
@@ -495,7 +501,7 @@ static inline void kernel_port_send_tunnel(struct kernel_port *k, struct fm_desc
             memcpy(&k->tx_to[i].sin_addr, packets[i]->data + VNET_IP_DESTINATION, 4);
             memcpy(&k->tx_from[i].info.ipi_spec_dst, packets[i]->data + VNET_IP_SOURCE, 4);
         }
-        port_send_chunk(k, chunk);
+        port_send_chunk(k, packets, chunk);
         packets += chunk;
         count -= chunk;
     }

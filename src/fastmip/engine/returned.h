@@ -8,7 +8,9 @@
  * If routing is misconfigured such that the kernel sends what is written back into the TUN
  * device again, +1 would let it circle for ever. So the port remembers what it wrote back; a
  * packet seen again gets no hop back and the circle ends at TTL 0. Forgetting costs nothing but
- * a circle that lasts longer: 4096 packets are remembered, the TUN queue holds fewer.
+ * a circle that lasts longer: 4096 packets are remembered, the TUN queue holds fewer, and all are
+ * forgotten several times a second, so that a datagram sent again (a heartbeat with DF and
+ * Identification 0 looks the same for ever) is seldom taken for one that circles.
  */
 #ifndef FASTMIP_RETURNED_H
 #define FASTMIP_RETURNED_H
@@ -20,10 +22,12 @@
 
 #define RETURNED_SETS 512 /* power of two */
 #define RETURNED_WAYS 8   /* one cache line */
+#define RETURNED_AGE_BITS 28 /* 2^28 ns, 0.27 s: far longer than one turn of a circle */
 
 struct returned_memory {
     uint64_t mark[RETURNED_SETS][RETURNED_WAYS];
     uint8_t next[RETURNED_SETS];
+    uint64_t age;
 };
 
 /* A mark of everything that stays the same while a packet circles: not TTL, not checksum. */
@@ -43,8 +47,13 @@ static inline uint64_t returned_mark(const uint8_t *ip, uint32_t len)
 }
 
 /* True if this packet was written back lately; remembers it. `len` >= 20. */
-static inline int returned_before(struct returned_memory *m, const uint8_t *ip, uint32_t len)
+static inline int returned_before(struct returned_memory *m, const uint8_t *ip, uint32_t len,
+                                  uint64_t now_ns)
 {
+    if (now_ns >> RETURNED_AGE_BITS != m->age) {
+        memset(m, 0, sizeof *m);
+        m->age = now_ns >> RETURNED_AGE_BITS;
+    }
     uint64_t mark = returned_mark(ip, len);
     uint32_t set = (uint32_t)(mark >> 32) & (RETURNED_SETS - 1);
     for (int way = 0; way < RETURNED_WAYS; way++)

@@ -11,8 +11,17 @@
 
 #define FM_SLACK_MIN 4096u /* lines beyond max_bindings: prepared or waiting for workers */
 
+/* What workers counted: the fields of struct fm_worker. */
+struct fm_counts {
+    uint64_t inputs, generated, copies;
+    struct fm_tally verdicts[FM_VERDICT_COUNT];
+    uint64_t events[FM_EVENT_COUNT];
+    struct fm_cost costs[FM_STAGES];
+};
+
 struct fm_control {
     struct fm_engine e;
+    struct fm_counts cleared;
     uint32_t max_bindings, line_count;
     uint32_t fresh;            /* first line never used */
     uint32_t free_head;        /* list by line.link */
@@ -160,6 +169,8 @@ FM_FN int control_create(struct fm_control *c, uint32_t max_bindings, int role, 
     for (uint32_t i = 0; i < workers; i++) {
         if (!(e->workers[i] = control_new_worker(c, icmp_per_s, icmp_burst)))
             return -1;
+        e->workers[i]->icmp_id = i;
+        e->workers[i]->icmp_id_step = workers;
         e->worker_count++;
     }
     c->loops = fm_choose_loops(e, &c->find, 0);

@@ -63,15 +63,44 @@ FM_FN int learn_mtu(struct fm_worker *w, struct fm_line *line, uint32_t mtu, uin
         return 0;
     if (mtu < MTU_MIN)
         mtu = MTU_MIN;
-    struct fm_soft soft = line_soft(line);
+    struct fm_soft was, soft;
     uint32_t budget = mtu - IPIP_OVERHEAD;
-    if (budget > line_budget(line, soft, w->now_ns))
-        return 1; /* an old packet's error: we know better already */
-    soft.budget = (uint16_t)budget;
-    soft.learnt_s = (uint32_t)(w->now_ns / 1000000000u);
-    line_set_soft(line, soft);
+    do {
+        was = soft = line_soft(line);
+        if (budget > line_budget(line, soft, w->now_ns))
+            return 1; /* an old packet's error: we know better already */
+        soft.budget = (uint16_t)budget;
+        soft.learnt_s = (uint32_t)(w->now_ns / 1000000000u);
+    } while (!line_replace_soft(line, was, soft));
     fm_event(w, FM_EVENT_MTU_LEARNT, 1);
     return 1;
+}
+
+/* `code` as reported; pending_code is what the next inner source hears, plus 1, or 0. */
+FM_FN void learn_unreachable(struct fm_worker *w, struct fm_line *line, uint8_t code,
+                             uint8_t pending_code)
+{
+    struct fm_soft was, soft;
+    do {
+        was = soft = line_soft(line);
+        soft.unreachable = (uint8_t)(code + 1);
+        soft.learnt_s = (uint32_t)(w->now_ns / 1000000000u);
+        soft.pending_code = pending_code;
+    } while (!line_replace_soft(line, was, soft));
+    fm_event(w, FM_EVENT_UNREACHABLE_LEARNT, 1);
+}
+
+/* Our own kernel refused to send outer packet d: as if a router had told us with a quote too
+ * short to relay (RFC 2003 5), the next inner source is answered. `mtu` is the path's, 0 when
+ * not known. A mobile node's own programs hear of size only: links come and go there. */
+FM_COLD void tunnel_refused(struct fm_worker *w, const struct fm_desc *d, int is_too_big,
+                            uint32_t mtu)
+{
+    struct fm_line *line = &w->engine->lines[d->line];
+    if (is_too_big)
+        (void)learn_mtu(w, line, mtu < d->len ? mtu : 0, d->len);
+    else if (w->engine->role == FM_HOME_AGENT)
+        learn_unreachable(w, line, ICMP_CODE_HOST, ICMP_CODE_HOST + 1);
 }
 
 /* d is an ICMP packet to one of our addresses; its IPv4 header has passed ipv4_check. */
@@ -99,6 +128,8 @@ FM_COLD int tunnel_error(struct fm_worker *w, struct fm_desc *d, struct fm_out *
         return FM_ICMP_UNRELATED;
     struct fm_line *line = &w->engine->lines[number];
     d->line = number;
+    if (inner_len >= IPV4_MIN_HEADER_LEN && inner_len > ipv4_total(inner))
+        inner_len = ipv4_total(inner); /* behind it: padding and extensions (RFC 4884) */
     int can_relay = inner_len >= IPV4_MIN_HEADER_LEN + 8 && inner[0] >> 4 == 4 &&
                     ipv4_header_len(inner) >= IPV4_MIN_HEADER_LEN &&
                     ipv4_header_len(inner) + 8 <= inner_len;
@@ -123,12 +154,7 @@ FM_COLD int tunnel_error(struct fm_worker *w, struct fm_desc *d, struct fm_out *
     int code = relayed_code(e->role, icmp[0], icmp[1]);
     if (code < 0)
         return FM_ICMP_NOT_RELAYED;
-    struct fm_soft soft = line_soft(line);
-    soft.unreachable = (uint8_t)(icmp[1] + 1);
-    soft.learnt_s = (uint32_t)(w->now_ns / 1000000000u);
-    soft.pending_code = can_relay ? 0 : (uint8_t)(code + 1);
-    line_set_soft(line, soft);
-    fm_event(w, FM_EVENT_UNREACHABLE_LEARNT, 1);
+    learn_unreachable(w, line, icmp[1], can_relay ? 0 : (uint8_t)(code + 1));
     if (can_relay)
         answer(w, line->local, ICMP_UNREACHABLE, (uint8_t)code, 0, inner, inner_len, out);
     return FM_ICMP_SOFT_STATE;

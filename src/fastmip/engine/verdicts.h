@@ -88,9 +88,10 @@ enum fm_severity { FM_INFO = 0, FM_WARNING = 1, FM_SECURITY = 2 };
     X(ICMP_SUPPRESSED, "icmp-suppressed", FM_INFO, "ICMP error not sent: rate limit.")            \
     X(ICMP_FORBIDDEN, "icmp-forbidden", FM_INFO,                                                  \
       "ICMP error not sent: RFC 1122 3.2.2 forbids it for such a packet.")                        \
-    X(MTU_LEARNT, "mtu-learnt", FM_INFO, "A tunnel's MTU was lowered by ICMP.")                   \
+    X(MTU_LEARNT, "mtu-learnt", FM_INFO,                                                          \
+      "A tunnel's MTU was lowered by ICMP or our own kernel.")                                    \
     X(UNREACHABLE_LEARNT, "unreachable-learnt", FM_WARNING,                                       \
-      "A tunnel's far end was reported unreachable by ICMP.")
+      "A tunnel's far end was reported unreachable by ICMP or our own kernel.")
 
 enum fm_verdict {
 #define X(name, text, severity, sentence) FM_##name,

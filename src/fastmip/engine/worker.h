@@ -71,6 +71,7 @@ struct fm_worker {
     struct fm_cost costs[FM_STAGES];
     /* ICMP token bucket (RFC 1812 4.3.2.8) */
     uint64_t icmp_interval_ns, icmp_burst_ns, icmp_next_ns;
+    uint32_t icmp_id, icmp_id_step; /* no two workers use the same Identification */
     /* scratch: emptied at the start of each batch */
     uint8_t *scratch;
     uint32_t scratch_used, scratch_descs;
@@ -81,7 +82,8 @@ struct fm_worker {
 FM_INLINE void fm_worker_online(struct fm_worker *w)
 {
     uint64_t epoch = __atomic_load_n(&w->engine->epoch, __ATOMIC_ACQUIRE);
-    __atomic_store_n(&w->epoch, epoch, __ATOMIC_RELAXED);
+    /* Release: what the last batch read of lines is done when the control thread sees this. */
+    __atomic_store_n(&w->epoch, epoch, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* epoch is visible before any line is looked up */
     __atomic_store_n(&w->heartbeat, w->heartbeat + 1, __ATOMIC_RELAXED);
 }

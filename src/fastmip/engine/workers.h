@@ -61,6 +61,13 @@ static inline uint64_t worker_now(void)
 
 typedef uint32_t (*worker_receive_fn)(struct kernel_port *, struct fm_desc *);
 
+/* Still in the batch's epoch: the lines of its packets are in place. */
+static void worker_learn(struct fm_worker *w, const struct refused *r)
+{
+    for (uint32_t i = 0; i < r->count; i++)
+        tunnel_refused(w, r->packets[i], r->is_too_big[i], r->mtu[i]);
+}
+
 /* Receive a batch, run it through the pipeline, send what comes out; packets received. */
 static uint32_t worker_round(struct port_worker *p, worker_receive_fn receive, int side)
 {
@@ -71,9 +78,11 @@ static uint32_t worker_round(struct port_worker *p, worker_receive_fn receive, i
     if (!n) return 0;
     fm_stage_end(w, FM_STAGE_RX, n, start);
     worker_add(&p->batches);
-    fm_run_batch(w, p->batch, n, side, worker_now(), out);
+    p->port.now_ns = worker_now();
+    fm_run_batch(w, p->batch, n, side, p->port.now_ns, out);
     start = fm_stage_start(w);
     kernel_port_send_tunnel(&p->port, out->packets[FM_TUNNEL], out->count[FM_TUNNEL]);
+    worker_learn(w, &p->port.refused);
     kernel_port_send_home(&p->port, out->packets[FM_HOME], out->count[FM_HOME]);
     fm_stage_end(w, FM_STAGE_TX, out->count[FM_HOME] + out->count[FM_TUNNEL], start);
     out->count[FM_HOME] = out->count[FM_TUNNEL] = 0;
@@ -172,6 +181,7 @@ static int worker_start(struct port_worker *p, int number)
 static void worker_ask_stop(struct port_worker *p)
 {
     uint64_t one = 1;
+    if (!p->joinable) return; /* nobody would take the signal until a new thread never sleeps */
     __atomic_store_n(&p->stop, 1, __ATOMIC_RELEASE);
     if (write(p->stop_fd, &one, sizeof one) < 0) return; /* EAGAIN: already signalled */
 }
