@@ -584,3 +584,24 @@ def test_the_daemon_says_what_it_does(ground: Field) -> None:
     counters = {row["counter"]: row["value"] for row in node.ask("show traffic")["rows"]}
     assert counters["mnRegRequestsAccepted"] == 1
     assert KEY not in node.log.read_text()
+
+
+def test_an_address_that_flaps_neither_storms_nor_wedges_rfc5944_2_4_2(ground: Field) -> None:
+    home_agent = ground.home_agent()
+    ground.attach("eth0", VISITED_A)
+    node = ground.mobile_node()
+    ground.wait_for_bindings(home_agent, {"10.3.1.5"})
+    sent, began = ground.requests_sent(node), time.monotonic()
+    for turn in range(100):  # ten a second
+        old, new = ("10.3.1.5", "10.3.1.6") if turn % 2 == 0 else ("10.3.1.6", "10.3.1.5")
+        ground.lab.ip(
+            "mn",
+            f"address delete {old}/24 dev eth0",
+            f"address add {new}/24 dev eth0",
+            f"route replace default via 10.3.1.254 dev eth0 src {new}",
+        )
+        time.sleep(max(0.0, began + (turn + 1) / 10 - time.monotonic()))
+    elapsed_s = time.monotonic() - began
+    assert ground.requests_sent(node) - sent <= elapsed_s + 3  # the average, and a burst's worth
+    wait_until(lambda: ground.care_of_addresses(home_agent) == {"10.3.1.5"}, 15, "the last address")
+    wait_until(lambda: ground.pings("cn", "10.1.0.5"), 10, "a reply through the tunnel")
