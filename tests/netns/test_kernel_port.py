@@ -602,3 +602,19 @@ def test_a_worker_stopped_twice_sleeps_when_started_again(lab: TunnelLab) -> Non
     before = lab.agent.engine.heartbeats()[0]
     time.sleep(0.5)
     assert lab.agent.engine.heartbeats()[0] - before < 50
+
+
+def test_connection_tracking_large_pings_options_and_traceroute_pass(lab: TunnelLab) -> None:
+    """Fragments both ways, record route, TTL-limited probes, with nft tracking at the agent."""
+    table = "add table ip t; add chain ip t f { type filter hook forward priority 0; }"
+    lab.run("ha", "nft", f"{table}; add rule ip t f ct state invalid drop")
+    for size in (1452, 1453, 60000):
+        lab.run("cn", "ping", "-c2", "-i0.1", "-W3", "-M", "dont", "-s", str(size), HOME_ADDRESS)
+    lab.run("mn", "ping", "-c2", "-i0.1", "-W3", "-s", "60000", "-I", HOME_ADDRESS, CORRESPONDENT)
+    lab.run("cn", "ping", "-c1", "-W2", "-M", "do", "-s", "1452", HOME_ADDRESS)
+    shown = lab.run("cn", "ping", "-c1", "-W2", "-M", "do", "-s", "1453", HOME_ADDRESS, check=False)
+    assert "mtu" in shown
+    lab.run("cn", "ping", "-c1", "-W2", "-R", HOME_ADDRESS)
+    first = lab.run("cn", "ping", "-c1", "-W2", "-t", "1", HOME_ADDRESS, check=False)
+    assert "10.9.0.1" in first  # the home agent is one hop, the node the next
+    lab.run("cn", "ping", "-c1", "-W2", "-t", "2", HOME_ADDRESS)
