@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import subprocess
@@ -143,6 +144,19 @@ async def test_interfaces_and_addresses_are_found(kernel: Kernel) -> None:
     assert await kernel.addresses(found.index) == [(address("10.7.0.1"), 24)]
     assert await kernel.is_own_address(address("10.7.0.1"))
     assert not await kernel.is_own_address(address("10.7.0.2"))
+
+
+async def test_many_may_look_at_the_same_time(kernel: Kernel) -> None:
+    """A netlink socket answers a second dump with EBUSY while the first one runs."""
+
+    async def look() -> None:
+        for _ in range(20):
+            assert [link.name for link in await kernel.links()]
+            await kernel.all_addresses()
+            await kernel.default_routes()
+            assert await kernel.free_table(5000) == 5000
+
+    await asyncio.gather(*(look() for _ in range(8)))
 
 
 async def test_a_free_table_is_one_no_rule_names(kernel: Kernel) -> None:

@@ -7,10 +7,12 @@ module, and only ``AsyncIPRoute`` is used of it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,7 @@ class Kernel:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._netlink: Any = None
+        self._dumping = asyncio.Lock()
 
     async def __aenter__(self) -> Kernel:
         await self.open()
@@ -96,6 +99,11 @@ class Kernel:
             self._netlink = None
 
     # looking
+
+    async def _dump(self, ask: Callable[..., Any], *words: object, **filters: object) -> list[Any]:
+        """Every item of a dump; one at a time, for the kernel answers a second with EBUSY."""
+        async with self._dumping:
+            return [item async for item in await ask(*words, **filters)]
 
     async def interface(self, name: str) -> Interface | None:
         """Look an interface up by name; None when there is none."""
@@ -119,10 +127,11 @@ class Kernel:
 
     async def addresses(self, index: int) -> list[tuple[int, int]]:
         """IPv4 addresses of an interface with their prefix lengths."""
-        dump = await self._netlink.addr("dump", index=index, family=socket.AF_INET)
         return [
             (int(ipaddress.IPv4Address(item.get("local"))), int(item["prefixlen"]))
-            async for item in dump
+            for item in await self._dump(
+                self._netlink.addr, "dump", index=index, family=socket.AF_INET
+            )
         ]
 
     async def is_own_address(self, address: int, *, besides: int = 0) -> bool:
@@ -140,7 +149,7 @@ class Kernel:
                 has_carrier=item["flags"] & _CARRIER == _CARRIER,
                 mtu_bytes=int(item.get("mtu") or 0),
             )
-            async for item in await self._netlink.link("dump")
+            for item in await self._dump(self._netlink.link, "dump")
         ]
 
     async def all_addresses(self) -> list[tuple[int, int, int]]:
@@ -151,14 +160,14 @@ class Kernel:
                 int(ipaddress.IPv4Address(item.get("local") or item.get("address"))),
                 int(item["prefixlen"]),
             )
-            async for item in await self._netlink.addr("dump", family=socket.AF_INET)
+            for item in await self._dump(self._netlink.addr, "dump", family=socket.AF_INET)
         ]
 
     async def default_routes(self) -> list[DefaultRoute]:
         """Unicast default routes of the main table, each hop of a multipath route by itself."""
         found = []
-        dump = await self._netlink.route("dump", family=socket.AF_INET, table=_MAIN_TABLE)
-        async for item in dump:
+        routes = self._netlink.route
+        for item in await self._dump(routes, "dump", family=socket.AF_INET, table=_MAIN_TABLE):
             if item["dst_len"] or item["type"] != _ROUTE_TYPES["unicast"]:
                 continue
             metric = int(item.get("priority") or 0)
@@ -176,8 +185,8 @@ class Kernel:
 
     async def free_table(self, first: int, count: int = 64) -> int:
         """The first routing table from ``first`` on that no rule names. Raises StartError."""
-        rules = await self._netlink.get_rules(family=socket.AF_INET)
-        used = {rule.get("table") async for rule in rules}
+        rules = await self._dump(self._netlink.get_rules, family=socket.AF_INET)
+        used = {rule.get("table") for rule in rules}
         for table in range(first, first + count):
             if table not in used:
                 return table
