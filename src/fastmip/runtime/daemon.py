@@ -10,11 +10,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import functools
 import gc
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from pyroute2.netlink.exceptions import (  # type: ignore[import-untyped]  # no 
 
 from fastmip import __version__
 from fastmip.errors import ConfigError, FastmipError
+from fastmip.runtime import background
 from fastmip.runtime.config import Config, load_config
 from fastmip.runtime.control_socket import ControlSocket
 from fastmip.runtime.home_service import HomeService
@@ -120,6 +124,8 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        loop.set_exception_handler(self._on_defect)
+        threading.excepthook = functools.partial(self._on_dead_thread, loop)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         control = ControlSocket(self._config.daemon.control_socket, self.dispatch)
         tasks: list[asyncio.Task[None]] = []
@@ -129,7 +135,8 @@ class Daemon:
                 await _start(service)
             await control.start()
             tune_interpreter()
-            tasks += [asyncio.create_task(self._watch()), asyncio.create_task(self._keep())]
+            tasks += [background.start(self._watch(), "watchdog")]
+            tasks += [background.start(self._keep(), "upkeep")]
             notify(READY=1, STATUS=self._status_line(), MAINPID=os.getpid())
             log.info("daemon-started", version=__version__, pid=os.getpid())
             await self._stopping.wait()
@@ -152,6 +159,26 @@ class Daemon:
 
             services.append(MobileService(self._config, kernel, file=self._file))
         return services
+
+    # defects
+
+    def _on_defect(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what nobody caught; when something is gone for good, end for a restart."""
+        gone = context.get(background.BACKGROUND)
+        log.error("defect", what=context["message"], exc_info=context.get("exception"))
+        if gone is not None and self._failure is None:
+            self._failure = StartError(f"{gone} failed: see the log: restart")
+            self._stopping.set()
+
+    def _on_dead_thread(
+        self, loop: asyncio.AbstractEventLoop, died: threading.ExceptHookArgs
+    ) -> None:
+        """A thread ended by an exception: to the loop with it. Called in that thread."""
+        name = died.thread.name if died.thread is not None else "thread"
+        context: dict[str, Any] = {"message": f"{name} failed", "exception": died.exc_value}
+        context[background.BACKGROUND] = name
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the daemon is gone already
+            loop.call_soon_threadsafe(self._on_defect, loop, context)
 
     # watchdog
 

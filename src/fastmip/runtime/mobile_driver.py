@@ -32,7 +32,7 @@ from fastmip.agents.effects import (
     Violation,
 )
 from fastmip.errors import EngineFull, FastmipError
-from fastmip.runtime import clock
+from fastmip.runtime import background, clock
 from fastmip.runtime.arp import build_request
 from fastmip.runtime.home_pipeline import OUTER_TTL, TUNNEL_RECORD, VIOLATORS, ViolationRow
 from fastmip.runtime.logging import get_logger
@@ -153,7 +153,7 @@ class MobileDriver:
 
     def start(self) -> None:
         """Begin to work on inputs."""
-        self._task = asyncio.create_task(self._run())
+        self._task = background.start(self._run(), "mobile-driver")
 
     async def stop(self) -> None:
         """Work on inputs no more."""

@@ -16,8 +16,13 @@ import struct
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+from pyroute2.netlink.exceptions import (  # type: ignore[import-untyped]  # no annotations
+    NetlinkError,
+)
+
 from fastmip.agents.attachment import LinkState
 from fastmip.errors import FastmipError
+from fastmip.runtime import background
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.netlink import Kernel
 
@@ -151,7 +156,7 @@ class LinkWatcher:
         self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV4_ROUTE))
         asyncio.get_running_loop().add_reader(self._socket, self._readable)
         await self._refresh()
-        self._task = asyncio.create_task(self._run())
+        self._task = background.start(self._run(), "link-watcher")
 
     async def stop(self) -> None:
         """Listen no more."""
@@ -198,7 +203,7 @@ class LinkWatcher:
             self._reading = True
             try:
                 await self._refresh()
-            except (OSError, FastmipError) as error:
+            except (OSError, FastmipError, NetlinkError) as error:
                 log.warning("links-unreadable", reason=str(error))
                 self._reading = False
                 await asyncio.sleep(_RETRY_S)
