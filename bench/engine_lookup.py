@@ -8,7 +8,7 @@ from bench.engine_world import records, replay, world
 from bench.results import Result, median_of_rounds
 from fastmip import _dataplane
 
-ROUNDS = 5
+ROUNDS = 9
 LOOKUPS = 2_000_000
 SIZES = {"1k": 1_000, "100k": 100_000, "1M": 1_000_000, "10M": 10_000_000}
 

@@ -32,22 +32,38 @@ struct fm_control {
     uint64_t started_ticks, started_ns;
 };
 
-/* Lazily touched, huge pages when the kernel has them. NULL when refused. */
-FM_FN void *control_map(uint64_t bytes)
+#define FM_HUGE_PAGE (2ull << 20)
+
+/* Large mappings are whole huge pages, so that none of their octets lies on a small one. */
+FM_INLINE uint64_t control_whole(uint64_t bytes)
 {
-    void *p = mmap((void *)0, bytes, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED)
-        return (void *)0;
-    if (bytes >= 2u << 20)
-        (void)madvise(p, bytes, MADV_HUGEPAGE);
-    return p;
+    return bytes < FM_HUGE_PAGE ? bytes : (bytes + FM_HUGE_PAGE - 1) & ~(FM_HUGE_PAGE - 1);
 }
 
 FM_INLINE void control_unmap(void *p, uint64_t bytes)
 {
     if (p)
-        munmap(p, bytes);
+        munmap(p, control_whole(bytes));
+}
+
+/* Lazily touched, huge pages when the kernel has them. NULL when refused. */
+FM_FN void *control_map(uint64_t bytes)
+{
+    uint64_t whole = control_whole(bytes), slack = whole < FM_HUGE_PAGE ? 0 : FM_HUGE_PAGE;
+    uint8_t *p = (uint8_t *)mmap((void *)0, whole + slack, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return (void *)0;
+    if (slack) {
+        uint64_t before = -(uint64_t)(uintptr_t)p & (FM_HUGE_PAGE - 1);
+        if (before)
+            munmap(p, before);
+        p += before;
+        if (slack - before)
+            munmap(p + whole, slack - before);
+        (void)madvise(p, whole, MADV_HUGEPAGE);
+    }
+    return p;
 }
 
 /* Bytes of a mapping that are in memory. */
