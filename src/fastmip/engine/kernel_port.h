@@ -24,7 +24,7 @@
  * it, mn->mn in the pipeline, written back on the way in.
  *
  * Buffers. A home slot holds any packet, up to 64 kB, and is backed by memory only as far as
- * packets reached; one plain read() each, which costs a tenth less than readv() with an overflow
+ * packets reached; one plain read() each, which costs no more than readv() with an overflow
  * buffer. A tunnel slot holds a wire-size packet; what exceeds it runs on into a `large` buffer,
  * then its beginning is copied in front, so that 64 buffers of one recvmmsg stay close together.
  * Slots are an odd number of cache lines apart: their starts spread over all cache sets. Parts
