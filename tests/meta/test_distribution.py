@@ -27,7 +27,7 @@ def test_sdist_builds_a_wheel(tmp_path: Path) -> None:
     subprocess.run([*build, "--sdist", str(ROOT)], check=True, capture_output=True)
     sdist = next(tmp_path.glob("*.tar.gz"))
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path / "x", filter="data")
+        archive.extractall(tmp_path / "x")  # noqa: S202 - our own; filters came after Python 3.11.2
     tree = next((tmp_path / "x").iterdir())
     assert (tree / "src/fastmip/_dataplane.pyx").is_file()
     assert list((tree / "src/fastmip/engine").glob("*.h"))
