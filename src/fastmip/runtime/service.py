@@ -2,7 +2,7 @@
 
 The daemon (``daemon.py``) runs any mix of services (home agent, mobile node) and knows them
 only through this protocol. A service owns its sockets, its engine and its timers, and leaves
-nothing behind after ``stop``: every change to the kernel goes through ``kernel_changes.py``.
+nothing behind after ``stop``: every change to the kernel goes through ``netlink.py``.
 """
 
 from __future__ import annotations
