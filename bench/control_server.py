@@ -71,7 +71,6 @@ async def serve(folder: Path, port_number: int, count: int, *, durable: bool) ->
         engine,
         store.submit if durable else submit_nowhere,
         path_mtu=PathMtu(HOME_AGENT, 1500),
-        flag_reverse=_dataplane.FLAG_REVERSE,
     )
     if durable:
         store.start_writer(loop, pipeline.stored)

@@ -9,26 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastmip import _dataplane
+from fastmip.agents.bindings import TUNNEL_DTYPE
 
 LOCAL = 0x0B010101
 CORRESPONDENT = 0x09090909
 DRAWS = 1 << 20
 """Addresses are redrawn for every batch from this many precomputed draws."""
-
-RECORD = np.dtype(
-    [
-        ("home", "u4"),
-        ("remote", "u4"),
-        ("local", "u4"),
-        ("mtu", "u2"),
-        ("encapsulation", "u1"),
-        ("flags", "u1"),
-        ("expires", "u8"),
-        ("ttl", "u1"),
-        ("tos", "u1"),
-        ("pad", "V6"),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -44,13 +30,13 @@ def records(bindings: int, seed: int = 1) -> npt.NDArray[np.void]:
     """Random home addresses from 10.0.0.0 on, random care-of addresses, never expiring."""
     rng = np.random.default_rng(seed)
     spread = max(4 * bindings, 1 << 16)
-    rows = np.zeros(bindings, dtype=RECORD)
-    rows["home"] = 0x0A000001 + rng.permutation(spread)[:bindings]
+    rows = np.zeros(bindings, dtype=TUNNEL_DTYPE)
+    rows["home_address"] = 0x0A000001 + rng.permutation(spread)[:bindings]
     rows["remote"] = rng.integers(0xC0000000, 0xC7000000, bindings)
     rows["local"] = LOCAL
     rows["encapsulation"] = 4
     rows["flags"] = _dataplane.FLAG_REVERSE
-    rows["expires"] = 2**64 - 1
+    rows["expires_ns"] = 2**64 - 1
     return rows
 
 
@@ -61,7 +47,7 @@ def world(bindings: int) -> World:
     engine = _dataplane.Engine(max_bindings=bindings, local_addresses=[LOCAL])
     engine.restore(rows.tobytes())
     picked = rows[np.random.default_rng(2).integers(0, bindings, DRAWS)]
-    draws = np.stack([picked["home"], picked["remote"]], axis=1).astype(np.uint32)
+    draws = np.stack([picked["home_address"], picked["remote"]], axis=1).astype(np.uint32)
     return World(engine, draws, bindings)
 
 

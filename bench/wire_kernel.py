@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import struct
 import subprocess
 import tempfile
 import time
@@ -26,7 +25,8 @@ import numpy as np
 from tests.helpers.namespaces import Namespaces, wait_for
 
 from bench.results import Benchmark, Result
-from fastmip._dataplane import TUNNEL_RECORD_SIZE, Engine
+from fastmip._dataplane import Engine
+from fastmip.agents.bindings import TUNNEL_DTYPE
 from fastmip.runtime.devices import open_icmp_socket, open_tun, open_tunnel_socket, set_tun_policy
 
 BINDINGS = 100_000
@@ -64,11 +64,11 @@ class Run:
 
 def records() -> bytes:
     """Tunnel records of all bindings; every care-of address is the sink's."""
-    fields = ("=IIIHBBQBB6x", 0, CARE_OF_ADDRESS, AGENT, 1500, 4, 0, NEVER, 64, 0)
-    one = np.frombuffer(struct.pack(*fields), dtype=np.uint8)
-    table = np.tile(one, BINDINGS).reshape(BINDINGS, TUNNEL_RECORD_SIZE)
-    home = np.arange(FIRST_HOME, FIRST_HOME + BINDINGS, dtype=np.uint32)
-    table[:, :4] = home.view(np.uint8).reshape(BINDINGS, 4)
+    table = np.zeros(BINDINGS, dtype=TUNNEL_DTYPE)
+    table["home_address"] = np.arange(FIRST_HOME, FIRST_HOME + BINDINGS, dtype=np.uint32)
+    table["remote"], table["local"] = CARE_OF_ADDRESS, AGENT
+    table["encapsulation"] = 4
+    table["expires_ns"] = NEVER
     return table.tobytes()
 
 

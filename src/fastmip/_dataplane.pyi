@@ -17,12 +17,20 @@ TUNNEL: int
 """Side of a packet: the outer network."""
 
 TUNNEL_RECORD_SIZE: int
-"""32 bytes, native byte order, struct format ``=IIIHBBQBB6x``: home address, remote, local,
-outer path MTU in bytes, encapsulation (IP protocol), flags, expires_ns, outer TTL, tos mode."""
+"""40 bytes, native byte order, struct format ``=IIIHBBQIHHBB6x``: home address, remote, local,
+outer path MTU in bytes, encapsulation (4 IP in IP, 47 GRE, 55 minimal), flags, expires_ns, GRE
+key, remote port (not 0: UDP tunnel), local port, outer TTL, tos mode."""
 FLAG_REVERSE: int
 """Record flag: reverse-tunnelled packets are accepted (T bit)."""
 FLAG_FIRST_ONLY: int
 """Record flag: sending uses this record only; others of the chain are only accepted from."""
+FLAG_BROADCAST: int
+"""Record flag: ``BindingCache.broadcast`` copies to this record (B bit)."""
+FLAG_NESTED: int
+"""Record flag: broadcasts are nested in a packet to the home address (D bit is 0); at a foreign
+agent: encapsulating delivery."""
+FLAG_GRE_KEY: int
+"""Record flag: the GRE key is sent and required (RFC 2890)."""
 TOS_NORMAL: int
 TOS_COMPATIBILITY: int
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 
 import numpy as np
@@ -12,17 +13,22 @@ from fastmip.agents.bindings import (
     BINDING_DTYPE,
     BINDING_RECORD,
     BINDING_RECORD_SIZE,
+    RECORD_BROADCAST,
+    RECORD_GRE_KEY,
+    RECORD_NESTED,
+    RECORD_REVERSE,
     TUNNEL_DTYPE,
+    TUNNEL_RECORD,
     Binding,
     live_expiry,
     pack_bindings,
+    tunnel_record,
     tunnel_records,
     unpack_bindings,
 )
-from fastmip.agents.effects import NEVER, Now
+from fastmip.agents.effects import NEVER, Now, Tunnel
 
 SECOND = 1_000_000_000
-TUNNEL_RECORD = struct.Struct("=IIIHBBQBB6x")
 
 u8, u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32, 64))
 bindings = st.builds(
@@ -33,7 +39,7 @@ nows = st.builds(Now, st.integers(0, 2**62), st.integers(0, 2**62))
 
 def test_record_is_64_bytes_and_both_descriptions_agree() -> None:
     assert BINDING_RECORD.size == BINDING_RECORD_SIZE == BINDING_DTYPE.itemsize == 64
-    assert TUNNEL_DTYPE.itemsize == TUNNEL_RECORD.size == 32
+    assert TUNNEL_DTYPE.itemsize == TUNNEL_RECORD.size == 40
     offset = 0
     for name, code in zip(Binding._fields, "IIIIQQQIIHHBB", strict=True):
         field, at = BINDING_DTYPE.fields[name][:2]  # type: ignore[index]
@@ -96,6 +102,9 @@ def test_engine_records_match_a_slow_twin(found: list[Binding], now: Now, boot: 
             binding.encapsulation,
             1 if binding.flags & 2 else 0,
             slow_expiry(binding, boot, now),
+            0,
+            0,
+            0,
             63,
             1,
         )
@@ -137,3 +146,17 @@ def test_a_second_start_after_a_reboot_converts_as_the_first_did() -> None:
 
 def test_no_records_no_tunnels() -> None:
     assert len(tunnel_records(b"", boot=1, now=Now(1, 1), mtu_bytes=1500, reverse_flag=1)) == 0
+
+
+def test_a_tunnel_becomes_one_record() -> None:
+    tunnel = Tunnel(2, 3, 5, encapsulation=47, reverse=True)
+    full = dataclasses.replace(
+        tunnel, remote_port=1434, local_port=434, broadcasts=True, nested=True, gre_key=0
+    )
+    plain = (1, 2, 3, 1400, 47, RECORD_REVERSE, 5, 0, 0, 0, 64, 0)
+    assert tunnel_record(1, tunnel, mtu_bytes=1400) == TUNNEL_RECORD.pack(*plain)
+    flags = RECORD_REVERSE | RECORD_BROADCAST | RECORD_NESTED | RECORD_GRE_KEY
+    keyed = (1, 2, 3, 1400, 47, flags, 5, 0, 1434, 434, 9, 1)
+    assert tunnel_record(1, full, mtu_bytes=1400, ttl=9, tos_mode=1) == TUNNEL_RECORD.pack(*keyed)
+    (row,) = np.frombuffer(TUNNEL_RECORD.pack(*keyed), dtype=TUNNEL_DTYPE)
+    assert tuple(row.tolist()[:12]) == keyed

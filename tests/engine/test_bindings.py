@@ -21,6 +21,8 @@ from tests.reference.ipv4 import Header, header
 from tests.reference.tunnels import HOME, TUNNEL, Binding, Twin
 
 from fastmip import _dataplane
+from fastmip.agents import bindings as python
+from fastmip.agents.bindings import TUNNEL_DTYPE, TUNNEL_RECORD
 from fastmip.errors import EngineFull
 
 
@@ -42,6 +44,13 @@ def reached(engine: _dataplane.Engine, home: int, now_ns: int = 0) -> list[int]:
     port.inject(HOME, [header(CORRESPONDENT, home, 17, 0)], now_ns=now_ns)
     assert_balanced(engine)
     return [Header(packet).destination for packet in port.take(TUNNEL)]
+
+
+def test_the_record_and_its_flags_are_python_s_too() -> None:
+    assert _dataplane.TUNNEL_RECORD_SIZE == TUNNEL_RECORD.size == TUNNEL_DTYPE.itemsize == 40
+    names = ("REVERSE", "FIRST_ONLY", "BROADCAST", "NESTED", "GRE_KEY")
+    for name in names:
+        assert getattr(_dataplane, f"FLAG_{name}") == getattr(python, f"RECORD_{name}")
 
 
 def test_nothing_is_visible_before_publish() -> None:
@@ -211,7 +220,7 @@ def test_impossible_records_are_refused_by_name(fields: dict[str, int], reason: 
     assert engine.bindings() == int("home" in fields)  # records before a bad chain stay
 
 
-@pytest.mark.parametrize("size", [0, 31, 33, 32 * 9])
+@pytest.mark.parametrize("size", [0, 39, 41, 40 * 9])
 def test_records_of_wrong_size_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match="no 1 to 8 tunnel records"):
         make().prepare(bytes(size))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bench.engine_world import CORRESPONDENT, LOCAL, RECORD, records
+from bench.engine_world import CORRESPONDENT, LOCAL, records
 
 from fastmip import _dataplane
+from fastmip.agents.bindings import TUNNEL_DTYPE
 from fastmip.errors import EngineFull
 
 TEN_MILLION = 10_000_000
@@ -20,7 +21,7 @@ def test_ten_million_bindings() -> None:
     engine.restore(rows.data)
     assert engine.bindings() == TEN_MILLION
     picked = rows[np.random.default_rng(3).integers(0, TEN_MILLION, 1 << 20)]
-    draws = np.stack([picked["home"], picked["remote"]], axis=1).astype(np.uint32)
+    draws = np.stack([picked["home_address"], picked["remote"]], axis=1).astype(np.uint32)
     source = _dataplane.Replay(
         engine,
         side=_dataplane.HOME,
@@ -35,7 +36,7 @@ def test_ten_million_bindings() -> None:
     _, sent, left = source.run(packets=1 << 20)
     assert left == sent
     assert engine.memory_bytes() / TEN_MILLION <= 300
-    one = np.zeros(1, dtype=RECORD)
+    one = np.zeros(1, dtype=TUNNEL_DTYPE)
     one[:] = rows[0]
     one["remote"] += 1
     engine.publish(engine.prepare(one.data))

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tests.helpers.namespaces import Namespaces
 
-from fastmip._dataplane import FLAG_REVERSE, Engine
+from fastmip._dataplane import Engine
+from fastmip.agents.bindings import tunnel_record
+from fastmip.agents.effects import NEVER, Tunnel
 from fastmip.runtime.devices import open_icmp_socket, open_tun, open_tunnel_socket, set_tun_policy
 
 HOME_ADDRESS, CARE_OF_ADDRESS, AGENT = "10.1.0.5", "10.3.0.5", "10.3.0.1"
 CORRESPONDENT, HOME_HOST = "10.9.0.7", "10.1.0.50"
-NEVER = 2**64 - 1
 TUN = "fm0"
 NODE_MTU = 1480
 
@@ -34,18 +34,8 @@ def number(address: str) -> int:
 
 def record(home: str, remote: str, local: str, *, mtu: int = 1500) -> bytes:
     """A tunnel record that never expires and accepts reverse tunnelling."""
-    return struct.pack(
-        "=IIIHBBQBB6x",
-        number(home),
-        number(remote),
-        number(local),
-        mtu,
-        4,
-        FLAG_REVERSE,
-        NEVER,
-        64,
-        0,
-    )
+    tunnel = Tunnel(number(remote), number(local), NEVER, reverse=True)
+    return tunnel_record(number(home), tunnel, mtu_bytes=mtu)
 
 
 class Side:

@@ -45,7 +45,8 @@ class Binding:
         """As the engine takes it."""
         flags = int(self.reverse) | int(self.first_only) << 1
         fields = (home, self.remote, self.local, self.mtu, IPIP, flags, self.expires_ns)
-        return struct.pack("=IIIHBBQBB6x", *fields, self.ttl, int(self.is_compatible))
+        rest = (0, 0, 0, self.ttl, int(self.is_compatible))
+        return struct.pack("=IIIHBBQIHHBB6x", *fields, *rest)
 
 
 @dataclass

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable
 from typing import Any
 
 from fastmip.agents.attachment import LinkState
+from fastmip.agents.bindings import TUNNEL_RECORD
 from fastmip.agents.effects import (
     ConfigureHome,
     Effect,
@@ -139,7 +139,6 @@ async def drive(
         part,
         part,
         home_address=HOME,
-        flag_reverse=1,
         tos_mode=0,
     )
     driver.start()
@@ -200,9 +199,9 @@ async def test_tunnels_become_records_of_the_engine() -> None:
 
     await drive(agent, world, act)
     [records] = [item[1] for item in world.told if item[0] == "prepare"]
-    assert records == struct.pack(
-        "=IIIHBBQBB6x", HOME, AGENT, CARE_OF, 1400, 4, 1, 5, 64, 0
-    ) + struct.pack("=IIIHBBQBB6x", HOME, AGENT, CARE_OF + 9, 1500, 4, 0, 6, 64, 0)
+    first = (HOME, AGENT, CARE_OF, 1400, 4, 1, 5, 0, 0, 0, 64, 0)
+    second = (HOME, AGENT, CARE_OF + 9, 1500, 4, 0, 6, 0, 0, 0, 64, 0)
+    assert records == TUNNEL_RECORD.pack(*first) + TUNNEL_RECORD.pack(*second)
     assert ("publish", 7) in world.told
     assert ("mtu", 1400) in world.told
     assert ("remove", HOME) in world.told

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastmip.agents.effects import NEVER, Now
+from fastmip.agents.effects import NEVER, Now, Tunnel
 
 BINDING_RECORD = struct.Struct("<IIIIQQQIIHHBB10x")
 BINDING_RECORD_SIZE = 64
@@ -49,12 +49,27 @@ TUNNEL_DTYPE = np.dtype(
         ("encapsulation", "u1"),
         ("flags", "u1"),
         ("expires_ns", "=u8"),
+        ("gre_key", "=u4"),
+        ("remote_port", "=u2"),
+        ("local_port", "=u2"),
         ("ttl", "u1"),
         ("tos_mode", "u1"),
         ("reserved", "V6"),
     ]
 )
 """The packet engine's tunnel record (``_dataplane.TUNNEL_RECORD_SIZE`` bytes)."""
+
+TUNNEL_RECORD = struct.Struct("=IIIHBBQIHHBB6x")
+"""The same for one record: the fields of ``TUNNEL_DTYPE`` in their order."""
+
+RECORD_REVERSE = 1
+"""Record flags; the engine's ``FLAG_*`` of the same names (a test compares them)."""
+RECORD_FIRST_ONLY = 2
+RECORD_BROADCAST = 4
+RECORD_NESTED = 8
+RECORD_GRE_KEY = 16
+OUTER_TTL = 64
+"""TTL of tunnel packets unless a record says otherwise."""
 
 FLAG_REVERSE_TUNNEL = 0x02
 """T bit of the Registration Request flags (RFC 3024 3.2)."""
@@ -144,15 +159,14 @@ def tunnel_records(
     now: Now,
     anchor: Now | None = None,
     mtu_bytes: int,
-    reverse_flag: int,
+    reverse_flag: int = RECORD_REVERSE,
     ttl: int = 64,
     tos_mode: int = 0,
 ) -> npt.NDArray[np.void]:
     """Convert binding records to the engine's tunnel records, dropping expired ones.
 
     Vectorised for restarts with millions of bindings; the order is kept, so chains that were
-    adjacent stay adjacent. ``reverse_flag`` is the engine's FLAG_REVERSE. ``anchor`` as in
-    ``unpack_bindings``, ``now`` if not given.
+    adjacent stay adjacent. ``anchor`` as in ``unpack_bindings``, ``now`` if not given.
     """
     turned = now if anchor is None else anchor
     source = np.frombuffer(records, dtype=BINDING_DTYPE)
@@ -180,3 +194,34 @@ def tunnel_records(
     tunnels["ttl"] = ttl
     tunnels["tos_mode"] = tos_mode
     return tunnels
+
+
+def tunnel_record(
+    home_address: int,
+    tunnel: Tunnel,
+    *,
+    mtu_bytes: int,
+    ttl: int = OUTER_TTL,
+    tos_mode: int = 0,
+) -> bytes:
+    """One tunnel of a home address as the engine takes it."""
+    flags = (
+        (RECORD_REVERSE if tunnel.reverse else 0)
+        | (RECORD_BROADCAST if tunnel.broadcasts else 0)
+        | (RECORD_NESTED if tunnel.nested else 0)
+        | (RECORD_GRE_KEY if tunnel.gre_key is not None else 0)
+    )
+    return TUNNEL_RECORD.pack(
+        home_address,
+        tunnel.remote,
+        tunnel.local,
+        mtu_bytes,
+        tunnel.encapsulation,
+        flags,
+        tunnel.expires_ns,
+        tunnel.gre_key or 0,
+        tunnel.remote_port,
+        tunnel.local_port,
+        ttl,
+        tos_mode,
+    )

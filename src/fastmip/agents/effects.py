@@ -53,9 +53,19 @@ class Tunnel:
     expires_ns: int
     """CLOCK_BOOTTIME nanoseconds, or NEVER."""
     encapsulation: int = 4
-    """IP protocol number: 4 IP-in-IP (47 GRE and 55 minimal are to come)."""
+    """IP protocol number: 4 IP-in-IP, 47 GRE, 55 minimal encapsulation."""
     reverse: bool = False
     """The T bit was granted: reverse-tunnelled packets are accepted."""
+    remote_port: int = 0
+    """Not 0: a UDP tunnel (RFC 3519) to this port; 0xffff: not known yet (half bound)."""
+    local_port: int = 0
+    """Our port of a UDP tunnel."""
+    broadcasts: bool = False
+    """The B bit was granted: broadcasts of the home network go through this tunnel."""
+    nested: bool = False
+    """D is 0: broadcasts are nested. At a foreign agent: encapsulating delivery (RFC 3024)."""
+    gre_key: int | None = None
+    """Key of a GRE tunnel (RFC 2890), None without."""
 
 
 @dataclass(frozen=True, slots=True)

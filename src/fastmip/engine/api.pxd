@@ -133,6 +133,13 @@ cdef extern from "control.h" nogil:
         uint8_t flags
         uint64_t expires
 
+    enum:
+        FM_RECORD_REVERSE
+        FM_RECORD_FIRST_ONLY
+        FM_RECORD_BROADCAST
+        FM_RECORD_NESTED
+        FM_RECORD_GRE_KEY
+
     uint32_t swap32(uint32_t v)
     fm_soft line_soft(const fm_line *line)
     uint32_t line_budget(const fm_line *line, fm_soft soft, uint64_t now_ns)

@@ -13,6 +13,9 @@
 
 #define FM_RECORD_REVERSE 1
 #define FM_RECORD_FIRST_ONLY 2
+#define FM_RECORD_BROADCAST 4
+#define FM_RECORD_NESTED 8
+#define FM_RECORD_GRE_KEY 16
 #define FM_TOS_NORMAL 0
 #define FM_TOS_COMPATIBILITY 1
 #define FM_DEFAULT_MTU 1500
@@ -29,10 +32,12 @@ struct fm_record {
     uint16_t mtu; /* of the outer path; 0 = 1500 */
     uint8_t encapsulation, flags;
     uint64_t expires;
+    uint32_t gre_key;
+    uint16_t remote_port, local_port; /* UDP tunnel when remote_port is not 0 */
     uint8_t ttl, tos; /* 0 = 64; FM_TOS_* */
     uint8_t pad[6];
 };
-_Static_assert(sizeof(struct fm_record) == 32, "TUNNEL_RECORD_SIZE");
+_Static_assert(sizeof(struct fm_record) == 40, "TUNNEL_RECORD_SIZE");
 
 /* Why a record cannot be a tunnel, or NULL. */
 FM_FN const char *control_reject(const struct fm_record *r)
@@ -47,6 +52,8 @@ FM_FN const char *control_reject(const struct fm_record *r)
         return "both tunnel ends are the same";
     if (r->encapsulation != PROTO_IPIP)
         return "encapsulation is not IP in IP (4)";
+    if (r->remote_port != 0)
+        return "UDP tunnels are not there yet";
     if (r->mtu != 0 && r->mtu < FM_MTU_MIN)
         return "path MTU is below 68";
     if (r->flags & ~(FM_RECORD_REVERSE | FM_RECORD_FIRST_ONLY))

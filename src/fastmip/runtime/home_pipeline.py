@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from fastmip.agents.bindings import tunnel_record
 from fastmip.agents.effects import (
     Arrival,
     Commit,
@@ -44,10 +44,6 @@ if TYPE_CHECKING:
     from fastmip.runtime.arp import ArpResponder
     from fastmip.runtime.path_mtu import PathMtu
 
-TUNNEL_RECORD = struct.Struct("=IIIHBBQBB6x")
-"""``_dataplane.TUNNEL_RECORD_SIZE`` bytes: home address, remote, local, outer path MTU,
-encapsulation, flags, expiry, outer TTL, TOS mode."""
-OUTER_TTL = 64
 PAUSE_ABOVE = 4096
 """Commits waiting for the disk at which we stop reading requests."""
 RESUME_BELOW = 1024
@@ -115,7 +111,6 @@ class HomePipeline:
         *,
         arp: ArpResponder | None = None,
         path_mtu: PathMtu | None = None,
-        flag_reverse: int = 1,
         tos_mode: int = 0,
         now: Callable[[], Now] = clock.now,
     ) -> None:
@@ -130,7 +125,6 @@ class HomePipeline:
         self._port: Port | None = None
         self._arp = arp
         self._path_mtu = path_mtu
-        self._flag_reverse = flag_reverse
         self._tos_mode = tos_mode
         self._now = now
         self._log = RegistrationLog()
@@ -242,17 +236,8 @@ class HomePipeline:
 
     def _record(self, home_address: int, tunnel: Tunnel) -> bytes:
         path_mtu = self._path_mtu
-        return TUNNEL_RECORD.pack(
-            home_address,
-            tunnel.remote,
-            tunnel.local,
-            1500 if path_mtu is None else path_mtu.lookup_bytes(tunnel.remote),
-            tunnel.encapsulation,
-            self._flag_reverse if tunnel.reverse else 0,
-            tunnel.expires_ns,
-            OUTER_TTL,
-            self._tos_mode,
-        )
+        mtu_bytes = 1500 if path_mtu is None else path_mtu.lookup_bytes(tunnel.remote)
+        return tunnel_record(home_address, tunnel, mtu_bytes=mtu_bytes, tos_mode=self._tos_mode)
 
     def _move_arp(self, effect: StartProxyArp | StopProxyArp | GratuitousArp) -> None:
         arp = self._arp

@@ -28,7 +28,7 @@ from fastmip.runtime.arp import ArpResponder
 from fastmip.runtime.control_port import ControlPort
 from fastmip.runtime.directory import HostDirectory
 from fastmip.runtime.home_commands import HomeCommands
-from fastmip.runtime.home_pipeline import OUTER_TTL, HomePipeline, Prepared
+from fastmip.runtime.home_pipeline import HomePipeline, Prepared
 from fastmip.runtime.home_tunnel import HomeTunnel
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.netlink import read_sysctl
@@ -150,7 +150,7 @@ class HomeService:
         )
         tos = self.section.tos
         tos_mode = _dataplane.TOS_NORMAL if tos == "normal" else _dataplane.TOS_COMPATIBILITY
-        self._build_agent(_dataplane.FLAG_REVERSE, tos_mode)
+        self._build_agent(tos_mode)
         self.tunnel = HomeTunnel(
             self.kernel,
             device=self.section.tunnel_device,
@@ -181,7 +181,7 @@ class HomeService:
             seconds=round(self.restore_s, 3),
         )
 
-    def _build_agent(self, flag_reverse: int, tos_mode: int) -> None:
+    def _build_agent(self, tos_mode: int) -> None:
         """Make the agent and fill it, the engine and ARP from the store."""
         network = self.section.home_network
         if self.section.interface is not None:
@@ -204,7 +204,6 @@ class HomeService:
             self.store.submit,
             arp=self.arp,
             path_mtu=self._path_mtu,
-            flag_reverse=flag_reverse,
             tos_mode=tos_mode,
         )
         restored = [np.zeros(0, dtype=TUNNEL_DTYPE)]
@@ -215,8 +214,6 @@ class HomeService:
                 now=started,
                 anchor=self.store.boot.anchor,
                 mtu_bytes=self.section.path_mtu,
-                reverse_flag=flag_reverse,
-                ttl=OUTER_TTL,
                 tos_mode=tos_mode,
             )
             tunnels["mtu"] = self._path_mtus(tunnels["remote"])

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fastmip.agents.bindings import tunnel_record
 from fastmip.agents.effects import (
     Arrival,
     ConfigureHome,
@@ -34,7 +35,7 @@ from fastmip.agents.effects import (
 from fastmip.errors import EngineFull, FastmipError
 from fastmip.runtime import background, clock
 from fastmip.runtime.arp import build_request
-from fastmip.runtime.home_pipeline import OUTER_TTL, TUNNEL_RECORD, VIOLATORS, ViolationRow
+from fastmip.runtime.home_pipeline import VIOLATORS, ViolationRow
 from fastmip.runtime.logging import get_logger
 from fastmip.wire.addresses import format_address
 
@@ -119,7 +120,6 @@ class MobileDriver:
         port: Port,
         *,
         home_address: int,
-        flag_reverse: int,
         tos_mode: int,
         now: Callable[[], Now] = clock.now,
     ) -> None:
@@ -138,7 +138,6 @@ class MobileDriver:
         self._tunnel = tunnel
         self._port = port
         self._home_address = home_address
-        self._flag_reverse = flag_reverse
         self._tos_mode = tos_mode
         self._now = now
         self._links: dict[str, LinkState] = {}
@@ -306,17 +305,8 @@ class MobileDriver:
         await self._attempt(self._tunnel.follow_link_mtu(mtu_bytes), "tunnel-mtu")
 
     def _record(self, home_address: int, tunnel: Tunnel) -> bytes:
-        return TUNNEL_RECORD.pack(
-            home_address,
-            tunnel.remote,
-            tunnel.local,
-            self._link_mtu_bytes(tunnel),
-            tunnel.encapsulation,
-            self._flag_reverse if tunnel.reverse else 0,
-            tunnel.expires_ns,
-            OUTER_TTL,
-            self._tos_mode,
-        )
+        mtu_bytes = self._link_mtu_bytes(tunnel)
+        return tunnel_record(home_address, tunnel, mtu_bytes=mtu_bytes, tos_mode=self._tos_mode)
 
     def _link_mtu_bytes(self, tunnel: Tunnel) -> int:
         """MTU of the link that owns the care-of address."""

@@ -117,7 +117,6 @@ class MobileService:
             self.tunnel,
             self.port,
             home_address=int(self.section.home_address),
-            flag_reverse=_dataplane.FLAG_REVERSE,
             tos_mode=_dataplane.TOS_NORMAL,
         )
         self.port.open(asyncio.get_running_loop())

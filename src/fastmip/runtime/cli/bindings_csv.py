@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import ipaddress
-import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastmip import _dataplane
-from fastmip.agents.effects import NEVER
+from fastmip.agents.bindings import tunnel_record
+from fastmip.agents.effects import NEVER, Tunnel
 from fastmip.errors import FastmipError
 
 if TYPE_CHECKING:
@@ -19,9 +18,6 @@ HEADERS = (["home_address", "remote", "local"], ["home_address", "remote", "loca
 DEFAULT_MTU = 1500
 MIN_MTU = 68 + 20
 """The smallest IPv4 link (RFC 791) plus an outer header."""
-OUTER_TTL = 64
-IPIP = 4
-_RECORD = struct.Struct("=IIIHBBQBB6x")
 
 
 class BindingsError(FastmipError):
@@ -73,16 +69,10 @@ def tunnel_records(bindings: Iterable[Binding]) -> bytes:
     """Pack bindings as the engine wants them: chains adjacent, never expiring, reverse too."""
     ordered = sorted(bindings, key=lambda binding: binding.home_address)
     return b"".join(
-        _RECORD.pack(
+        tunnel_record(
             binding.home_address,
-            binding.remote,
-            binding.local,
-            binding.mtu_bytes,
-            IPIP,
-            _dataplane.FLAG_REVERSE,
-            NEVER,
-            OUTER_TTL,
-            _dataplane.TOS_NORMAL,
+            Tunnel(binding.remote, binding.local, NEVER, reverse=True),
+            mtu_bytes=binding.mtu_bytes,
         )
         for binding in ordered
     )
