@@ -18,6 +18,7 @@ from fastmip.wire.registration import (
     RegistrationReply,
     RegistrationRequest,
 )
+from fastmip.wire.registry import CONTROL_EXTENSIONS
 
 REQUEST = RegistrationRequest(
     flags=0xA2,
@@ -45,7 +46,11 @@ EXTENSIONS = st.lists(
             U32,
             st.binary(max_size=64),
         ),
-        st.builds(RawExtension, st.integers(128, 255), data=st.binary(max_size=255)),
+        st.builds(
+            RawExtension,
+            st.sampled_from(sorted({*range(128, 256)} - CONTROL_EXTENSIONS.types)),
+            data=st.binary(max_size=255),
+        ),
         st.builds(Padding, count=st.integers(1, 300)),
     ),
     max_size=6,
@@ -127,7 +132,7 @@ def test_damaged_requests_raise_wire_error_and_nothing_else(
 
 
 def test_request_truncated_at_every_length() -> None:
-    vendor = RawExtension(134, data=b"vendor")
+    vendor = RawExtension(200, data=b"vendor")
     whole = RegistrationRequest(0, 1, 2, 3, 4, 5, (vendor, AUTHENTICATION)).encode()
     boundaries = {REQUEST_LEN: 0, REQUEST_LEN + 8: 1, len(whole): 2}
     for length in range(len(whole) + 1):

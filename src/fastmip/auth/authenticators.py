@@ -10,7 +10,12 @@ from __future__ import annotations
 import hmac
 
 from fastmip.auth.associations import SecurityAssociation
-from fastmip.wire.authext import HEADER_LEN, AuthenticationExtension, authentication_header
+from fastmip.wire.authext import (
+    AuthenticationExtension,
+    GeneralizedAuthentication,
+    authentication_header,
+    generalized_header,
+)
 from fastmip.wire.codes import ExtensionType
 
 
@@ -29,8 +34,21 @@ def append_authentication(
     return covered + association.authenticator(covered)
 
 
+def append_generalized(message: bytes, subtype: int, association: SecurityAssociation) -> bytes:
+    """Return the message with a generalized authentication extension (36) that covers all of it.
+
+    As RFC 4721 6 and RFC 4857 11 have it: the authenticator covers its own header too.
+    """
+    covered = message + generalized_header(
+        subtype, association.spi, association.algorithm.digest_len
+    )
+    return covered + association.authenticator(covered)
+
+
 def verify_authentication(
-    message: bytes, extension: AuthenticationExtension, association: SecurityAssociation
+    message: bytes,
+    extension: AuthenticationExtension | GeneralizedAuthentication,
+    association: SecurityAssociation,
 ) -> bool:
     """Say whether ``extension``, decoded from ``message``, is right; in constant time.
 
@@ -42,5 +60,5 @@ def verify_authentication(
         raise ValueError("the extension was not decoded from a message")
     if extension.spi != association.spi:
         return False
-    expected = association.authenticator(message[: extension.offset + HEADER_LEN])
+    expected = association.authenticator(message[: extension.offset + extension.header_len])
     return hmac.compare_digest(expected, extension.authenticator)

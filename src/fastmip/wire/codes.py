@@ -81,6 +81,22 @@ class ExtensionType(IntEnum):
 
 
 @unique
+class AdvertisementExtension(IntEnum):
+    """Type byte of an extension to an ICMP router discovery message: another number space."""
+
+    PADDING = 0  # RFC 5944 2.1.3
+    MOBILITY_AGENT = 16  # RFC 5944 2.1.1
+    PREFIX_LENGTHS = 19  # RFC 5944 2.1.2
+    CHALLENGE = 24  # RFC 4721 2
+    EXPERIMENTAL_NON_SKIPPABLE = 127  # RFC 4064 4.2
+    GENERALIZED_NAI = 136  # RFC 3846 3
+    CARD_SIGNATURE = 137  # RFC 4065 3
+    CARD_REQUEST = 138  # RFC 4065 3
+    CARD_REPLY = 139  # RFC 4065 3
+    EXPERIMENTAL_SKIPPABLE = 255  # RFC 4064 4.4
+
+
+@unique
 class ReplyCode(IntEnum):
     """Code field of a Registration Reply; a peer may send numbers that are not listed."""
 

@@ -126,7 +126,12 @@ def frame_long(type_: int, subtype: int, data: bytes) -> bytes:
 
 
 Decoder = Callable[[int, Cursor], Extension]
-"""From the type and a cursor over exactly the data; raises WireError on a bad body."""
+"""From the type and a cursor over exactly the data; raises WireError on a bad body.
+
+A RawExtension returned for a readable body says "not understood": it is skipped.
+"""
+SubtypeDecoder = Callable[[int, int, Cursor], Extension]
+"""Like Decoder with the subtype besides, for layouts that several subtypes share."""
 
 
 class Entry(NamedTuple):
@@ -137,6 +142,17 @@ class Entry(NamedTuple):
     framing: Framing = Framing.SIMPLE
     subtype: int | None = None
     """None: the decoder takes every subtype (or the framing has none)."""
+
+
+def subtypes(
+    type_: int, decode: SubtypeDecoder, framing: Framing, numbers: Iterable[int]
+) -> list[Entry]:
+    """Return one line for each of several subtypes that share a layout."""
+
+    def of(number: int) -> Decoder:
+        return lambda type_, body: decode(type_, number, body)
+
+    return [Entry(type_, of(number), framing, number) for number in numbers]
 
 
 class Decoded(NamedTuple):
