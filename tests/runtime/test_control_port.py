@@ -54,7 +54,7 @@ async def test_each_datagram_tells_its_destination_and_interface(
     found = await inbox.datagrams(3)
     source = Endpoint(address("127.0.0.2"), client.getsockname()[1])
     assert found == [
-        (bytes([last]), Arrival(source, Endpoint(address(f"127.0.0.{last}"), PORT), "lo"))
+        (bytes([last]), Arrival(source, Endpoint(address(f"127.0.0.{last}"), PORT), "lo", ttl=64))
         for last in (1, 9, 200)
     ]
 
@@ -67,6 +67,20 @@ async def test_replies_leave_from_exactly_the_source_asked_for(
         inbox.port.send(SendDatagram(b"hello", Endpoint(address(source), PORT), target))
         assert client.recvfrom(100) == (b"hello", (source, PORT))
     assert inbox.port.counters["sent"] == 2
+
+
+async def test_the_time_to_live_is_told_and_can_be_chosen(
+    inbox: Inbox, client: socket.socket
+) -> None:
+    client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+    client.sendto(b"far", ("127.0.0.1", PORT))
+    [(_, arrival)] = await inbox.datagrams(1)
+    assert arrival.ttl == 255
+    client.setsockopt(socket.IPPROTO_IP, 12, 1)  # IP_RECVTTL
+    for ttl, expected in ((1, 1), (255, 255), (None, 64)):
+        inbox.port.send(SendDatagram(b"x", arrival.destination, arrival.source, ttl=ttl))
+        _, ancillary, _, _ = client.recvmsg(10, 100)
+        assert [int.from_bytes(data, "little") for _, _, data in ancillary] == [expected]
 
 
 async def test_a_reply_that_cannot_leave_is_counted(inbox: Inbox) -> None:

@@ -40,6 +40,8 @@ class Arrival:
     interface: str = ""
     mac: bytes | None = None
     """Link-layer source when the sender is on one of our links and it is known."""
+    ttl: int = 0
+    """Time to live of the IP header as it arrived, 0 when unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,21 @@ class SendDatagram:
     """Not empty: put it on this link, whatever the routing table or a binding says."""
     mac: bytes | None = None
     """Link-layer destination for an on-link answer when it is known."""
+    ttl: int | None = None
+    """Time to live, None for the system's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendIcmp:
+    """Send an ICMP message with TTL 1 on a link: an agent advertisement or solicitation."""
+
+    message: bytes
+    """From its type byte on, checksum included."""
+    source: int
+    destination: int
+    interface: str
+    mac: bytes | None = None
+    """Link-layer destination; None follows from the destination (a group, a broadcast)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +220,51 @@ class SetArp:
     enabled: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PinNeighbour:
+    """Make a permanent neighbour entry, so that no ARP is needed (RFC 5944 4.2.2)."""
+
+    address: int
+    interface: str
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnpinNeighbour:
+    """Take a permanent neighbour entry away again."""
+
+    address: int
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstallVisitor:
+    """Foreign agent: carry a visitor's packets from now on, or carry them differently.
+
+    ``tunnel`` runs from us (``local``, the care-of address) to its home agent (``remote``).
+    """
+
+    home_address: int
+    interface: str
+    mac: bytes
+    tunnel: Tunnel
+    reverse: bool = False
+    """Its packets go to the home agent through the tunnel (RFC 3024)."""
+    encapsulating: bool = False
+    """It encapsulates to us what shall be reverse-tunnelled (RFC 3024 5.2); the rest is routed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveVisitor:
+    """Foreign agent: carry nothing for this visitor any more."""
+
+    home_address: int
+    interface: str
+
+
 Effect = (
     SendDatagram
+    | SendIcmp
     | Commit
     | StartProxyArp
     | StopProxyArp
@@ -215,4 +275,8 @@ Effect = (
     | RouteThroughTunnel
     | ConfigureHome
     | SetArp
+    | PinNeighbour
+    | UnpinNeighbour
+    | InstallVisitor
+    | RemoveVisitor
 )

@@ -4,6 +4,7 @@ One socket on all addresses, so that requests to a broadcast address arrive too;
 tells destination and interface of each datagram and sets source and interface of each reply;
 what was sent to the broadcast address of any link arrives as sent to 255.255.255.255.
 The kernel verifies UDP checksums: a bad one never gets here, zero does (RFC 5944 3.1).
+A message with a link-layer destination goes onto its link past routing and ARP.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import sys
 from collections.abc import Callable
 
 from fastmip.agents.effects import Arrival, Endpoint, SendDatagram
+from fastmip.runtime.link_layer import LinkSender
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.service import StartError
-from fastmip.wire.addresses import LIMITED_BROADCAST
+from fastmip.wire.addresses import LIMITED_BROADCAST, is_multicast
 
 PORT = 434
 """RFC 5944 3.1."""
@@ -30,9 +32,12 @@ _SO_RCVBUFFORCE = 33
 _SO_RXQ_OVFL = 40
 _SO_MARK = 36
 _IP_PKTINFO = 8
+_IP_RECVTTL = 12
+_TTL = struct.Struct("=i")
+_DEFAULT_TTL = 64
 _PKTINFO = struct.Struct("=i4sI")
 """in_pktinfo: interface index, source to use (out), destination of the header (in)."""
-_ANCILLARY = socket.CMSG_SPACE(_PKTINFO.size) + socket.CMSG_SPACE(4)
+_ANCILLARY = socket.CMSG_SPACE(_PKTINFO.size) + 2 * socket.CMSG_SPACE(4)
 _MAX_DATAGRAM = 65536
 _MAX_NAMES = 4096
 
@@ -64,6 +69,7 @@ class ControlPort:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._socket: socket.socket | None = None
         self._paused = False
+        self._links = LinkSender()
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Bind and start to read. Raises StartError when the port is taken or forbidden."""
@@ -71,6 +77,7 @@ class ControlPort:
         opened = socket.socket(socket.AF_INET, kind)
         try:
             opened.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            opened.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
             opened.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
             try:
                 opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
@@ -96,6 +103,7 @@ class ControlPort:
             self._loop.remove_reader(self._socket)
             self._socket.close()
             self._socket = None
+        self._links.close()
 
     def pause(self) -> None:
         """Leave datagrams in the socket's buffer until ``resume``."""
@@ -124,28 +132,34 @@ class ControlPort:
             except OSError as error:
                 log.warning("receive-failed", reason=str(error))
                 break
-            index, destination = self._read_ancillary(ancillary)
+            index, destination, ttl = self._read_ancillary(ancillary)
             arrival = Arrival(
                 Endpoint(to_int(inet_aton(host), "big"), source_port),
                 Endpoint(destination, self._port),
                 self._names.get(index) or self._name(index),
+                ttl=ttl,
             )
             batch.append((bytes(view[:size]), arrival))
         if batch:
             self.counters["received"] += len(batch)
             self._deliver(batch)
 
-    def _read_ancillary(self, ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int]:
-        index = destination = 0
+    def _read_ancillary(self, ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int, int]:
+        """Interface index, destination, time to live."""
+        index = destination = ttl = 0
         for level, kind, data in ancillary:
             if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
                 index, local, network_order = _PKTINFO.unpack(data)
                 destination = socket.ntohl(network_order)
-                if local != network_order.to_bytes(4, sys.byteorder):
+                if local != network_order.to_bytes(4, sys.byteorder) and not is_multicast(
+                    destination
+                ):
                     destination = LIMITED_BROADCAST  # that of any of our links
+            elif level == socket.IPPROTO_IP and kind == socket.IP_TTL:
+                (ttl,) = _TTL.unpack(data)
             elif level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL:
                 self.counters["receive-overflows"] = struct.unpack("=I", data)[0]
-        return index, destination
+        return index, destination, ttl
 
     def _name(self, index: int) -> str:
         if len(self._names) > _MAX_NAMES:
@@ -167,23 +181,38 @@ class ControlPort:
 
         An interface index bends the route lookup: the rule towards the tunnel device does
         not match a packet that must leave elsewhere, so a node that is back home is reached
-        although its binding still stands (RFC 5944 3.8.3.1). A failure is counted; the
-        mobile node asks again.
+        although its binding still stands (RFC 5944 3.8.3.1). With ``mac`` besides, the
+        neighbour is reached without ARP. A failure is counted; the mobile node asks again.
         """
         if self._socket is None:
             return
-        index = self._index(message.interface) if message.interface else 0
-        source = message.source.address.to_bytes(4, "big")
         host = socket.inet_ntoa(message.destination.address.to_bytes(4, "big"))
-        control = (socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(index, source, 0))
         try:
-            self._socket.sendmsg([message.data], [control], 0, (host, message.destination.port))
+            if message.mac is not None and message.interface:
+                self._links.send_datagram(
+                    message.data,
+                    message.source,
+                    message.destination,
+                    message.interface,
+                    message.mac,
+                    message.ttl or _DEFAULT_TTL,
+                )
+            else:
+                self._send_routed(self._socket, message, host)
         except OSError as error:
             self.counters["send-failures"] += 1
             log.warning("reply-not-sent", destination=host, reason=str(error))
             self.forget_interfaces()
         else:
             self.counters["sent"] += 1
+
+    def _send_routed(self, port: socket.socket, message: SendDatagram, host: str) -> None:
+        index = self._index(message.interface) if message.interface else 0
+        source = message.source.address.to_bytes(4, "big")
+        control = [(socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(index, source, 0))]
+        if message.ttl is not None:
+            control.append((socket.IPPROTO_IP, socket.IP_TTL, _TTL.pack(message.ttl)))
+        port.sendmsg([message.data], control, 0, (host, message.destination.port))
 
     def _index(self, name: str) -> int:
         index = self._indices.get(name)
