@@ -94,9 +94,7 @@ def test_a_revocation_byte_for_byte_rfc3543_3_3() -> None:
     sending, count = sender()
     (effect,) = sending.start(notice(), at(10))
     stamp = NTP + WALL_S + 10
-    assert effect == SendDatagram(
-        revocation(stamp), Endpoint(AGENT, 434), Endpoint(VISITED, 434)
-    )
+    assert effect == SendDatagram(revocation(stamp), Endpoint(AGENT, 434), Endpoint(VISITED, 434))
     assert count["haRevocationsSent"] == 1
 
 

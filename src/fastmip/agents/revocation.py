@@ -55,7 +55,7 @@ COUNTERS: Final[dict[str, str]] = {
     "RevocationsReceived": "Revocations received, whatever became of them.",
     "RevocationsAccepted": "Revocations received that ended a binding.",
     "RevocationsRepeatedByPeer": "Revocations acknowledged once more; the binding was gone.",
-    "RevocationsUnproven": "Revocations and acknowledgments without a right authenticator; dropped.",
+    "RevocationsUnproven": "Such messages without a right authenticator; dropped.",
     "RevocationsReflected": "Revocations with our own role's A bit; dropped.",
     "RevocationsStale": "Revocations older than the registration or than one before; dropped.",
     "RevocationsUnmatched": "Revocations of no binding here that negotiated them; dropped.",
