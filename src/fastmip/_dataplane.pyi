@@ -109,13 +109,21 @@ class Engine(BindingCache):
 
     # workers
     def attach_kernel(
-        self, *, tun_fd: int, raw_fd: int, icmp_fd: int = -1, tun_vnet_hdr: bool = True
+        self,
+        *,
+        tun_fd: int,
+        raw_fds: Sequence[int],
+        udp_fd: int = -1,
+        icmp_fd: int = -1,
+        tun_vnet_hdr: bool = True,
     ) -> None:
-        """Give the next worker its TUN queue, its protocol-4 raw socket, its ICMP raw socket.
+        """Give the next worker its TUN queue and its sockets (``runtime.devices`` opens them).
 
-        The descriptors stay owned by the caller, who closes them after ``stop``. They become
-        non-blocking. Raises OSError for a descriptor that is none, ValueError for one worker
-        too many.
+        ``raw_fds``: one raw socket for each encapsulation that is received (4, 47, 55), in any
+        order; the first one sends them all. ``udp_fd``: the socket of UDP tunnels, which sends
+        what the pipeline makes with its port as the source. The descriptors stay owned by the
+        caller, who closes them after ``stop``. They become non-blocking. Raises OSError for a
+        descriptor that is none, ValueError for one worker or raw socket too many.
         """
     def start(self) -> None:
         """Start a thread per worker, again after ``stop``. Raises OSError; ValueError when a
@@ -125,7 +133,7 @@ class Engine(BindingCache):
     def heartbeats(self) -> list[int]:
         """Per worker: a number that grows at least once a second while it lives."""
     def worker_status(self) -> list[dict[str, str | int]]:
-        """Per worker: state (ready running stopped failed), descriptor (tun tunnel icmp) and
+        """Per worker: state (ready running stopped failed), descriptor (tun tunnel icmp udp) and
         error of a failure, heartbeat, batches, sleeps."""
     def port_counters(self) -> dict[str, int]:
         """Counter name -> packets, summed over the kernel ports."""

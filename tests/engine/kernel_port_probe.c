@@ -5,9 +5,13 @@
 
 static struct kernel_port port;
 
-int probe_open(int home_fd, int tunnel_fd, int vnet_hdr)
+/* Up to three tunnel sockets; the first sends. udp_fd -1: none. */
+int probe_open(int home_fd, const int *raw_fds, uint32_t raw_count, int udp_fd)
 {
-    return kernel_port_init(&port, home_fd, tunnel_fd, -1, vnet_hdr);
+    struct port_descriptors fds = {.tun_fd = home_fd, .icmp_fd = -1, .udp_fd = udp_fd,
+                                   .raw_count = raw_count, .vnet_hdr = 1};
+    memcpy(fds.raw_fd, raw_fds, raw_count * sizeof *raw_fds);
+    return kernel_port_init(&port, &fds);
 }
 
 void probe_close(void) { kernel_port_free(&port); }
@@ -19,9 +23,9 @@ const char *probe_counter_name(int which)
     return which < PORT_COUNTER_COUNT ? port_counter_table[which].name : NULL;
 }
 
-/* Send one batch to the home side. Input and output: 4 bytes length (native), packet, repeated.
+/* Send one batch to a side. Input and output: 4 bytes length (native), packet, repeated.
  * Each packet lies in a buffer of its own with the headroom the pipeline promises. */
-void probe_send_home(const uint8_t *in, uint32_t bytes, int verdict)
+void probe_send(int side, const uint8_t *in, uint32_t bytes, int verdict)
 {
     static struct fm_desc descs[FM_BATCH];
     static struct fm_desc *list[FM_BATCH];
@@ -33,9 +37,13 @@ void probe_send_home(const uint8_t *in, uint32_t bytes, int verdict)
         descs[n].data = memcpy(buffers[n] + FM_HEADROOM_MIN, in + at + 4, len);
         descs[n].len = len;
         descs[n].verdict = (uint16_t)verdict;
+        descs[n].line = n + 1;
         list[n] = &descs[n];
     }
-    kernel_port_send_home(&port, list, n);
+    if (side == FM_HOME)
+        kernel_port_send_home(&port, list, n);
+    else
+        kernel_port_send_tunnel(&port, list, n);
     while (n--) free(buffers[n]);
 }
 

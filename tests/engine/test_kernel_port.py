@@ -42,7 +42,8 @@ class Port:
             end.setblocking(False)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
         self.device, self.tunnel = pairs[0][1], pairs[1][1]
-        assert library.probe_open(pairs[0][0].fileno(), pairs[1][0].fileno(), 1) == 0
+        raw = (ctypes.c_int * 1)(pairs[1][0].fileno())
+        assert library.probe_open(pairs[0][0].fileno(), raw, 1, -1) == 0
 
     def close(self) -> None:
         self.library.probe_close()
@@ -52,7 +53,7 @@ class Port:
     def send_home(self, packets: list[bytes]) -> list[tuple[bytes, bytes]]:
         """Send one batch; the writes: vnet header and packet."""
         data = pack(packets)
-        self.library.probe_send_home(data, len(data), DECAPSULATED)
+        self.library.probe_send(HOME, data, len(data), DECAPSULATED)
         return self.writes()
 
     def writes(self) -> list[tuple[bytes, bytes]]:

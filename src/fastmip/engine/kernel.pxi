@@ -8,7 +8,7 @@ from fastmip.engine.workers cimport *
 from os import set_blocking, strerror
 
 _WORKER_STATES = ("ready", "running", "stopped", "failed")
-_PORT_DESCRIPTORS = ("", "tun", "tunnel", "icmp")
+_PORT_DESCRIPTORS = ("", "tun", "tunnel", "icmp", "udp")
 
 
 def port_counter_names():
@@ -33,17 +33,25 @@ cdef class Engine(BindingCache):
                 worker_join(self.threads[number])
                 worker_free(self.threads[number])
 
-    def attach_kernel(self, *, int tun_fd, int raw_fd, int icmp_fd=-1, bint tun_vnet_hdr=True):
-        """Give the next worker its TUN queue, its protocol-4 raw socket, its ICMP raw socket."""
+    def attach_kernel(self, *, int tun_fd, raw_fds, int udp_fd=-1, int icmp_fd=-1,
+                      bint tun_vnet_hdr=True):
+        """Give the next worker its TUN queue and its sockets."""
         cdef port_worker *thread
+        cdef port_descriptors fds
         if self.attached == <uint32_t>self.workers:
             raise ValueError(f"attach_kernel: all {self.attached} workers have their descriptors")
-        set_blocking(tun_fd, False)
-        set_blocking(raw_fd, False)
-        if icmp_fd != -1:
-            set_blocking(icmp_fd, False)
-        thread = worker_new(self.control.e.workers[self.attached], tun_fd, raw_fd, icmp_fd,
-                            tun_vnet_hdr)
+        if not 1 <= len(raw_fds) <= PORT_RAW_MAX:
+            raise ValueError(f"attach_kernel: {len(raw_fds)} raw sockets; 1 to {PORT_RAW_MAX} serve")
+        for fd in (tun_fd, *raw_fds, *(fd for fd in (udp_fd, icmp_fd) if fd != -1)):
+            set_blocking(fd, False)
+        fds.tun_fd = tun_fd
+        fds.udp_fd = udp_fd
+        fds.icmp_fd = icmp_fd
+        fds.vnet_hdr = tun_vnet_hdr
+        fds.raw_count = <uint32_t>len(raw_fds)
+        for number, fd in enumerate(raw_fds):
+            fds.raw_fd[<uint32_t>number] = fd
+        thread = worker_new(self.control.e.workers[self.attached], &fds)
         if thread is NULL:
             raise OSError(errno, strerror(errno))
         self.threads[self.attached] = thread

@@ -2,12 +2,14 @@
  *
  * Home in    TUN with IFF_VNET_HDR: super-frames are cut to wire size here (vnet.h), partial
  *            checksums completed. Packets the pipeline sees are ordinary IPv4 packets.
- * Tunnel out SOCK_RAW, protocol 4, IP_HDRINCL: sendmmsg, destination from each outer header.
- *            The kernel routes by destination and mark, not by a source that is in the header
+ * Tunnel out SOCK_RAW, IP_HDRINCL: sendmmsg, destination from each outer header. One socket
+ *            sends every protocol. The kernel routes by destination and mark, not by a source that is in the header
  *            only. A socket bound to no address (a mobile node's) therefore names the source in
  *            IP_PKTINFO, too: rules "from CARE-OF-ADDRESS" hold, and a packet never leaves by a
  *            link that does not own its care-of address, not even while routes are changed.
- * Tunnel in  the same socket: recvmmsg. The kernel has reassembled (up to 64 kB).
+ * Tunnel in  one such socket for each encapsulation offered (protocols 4, 47, 55): recvmmsg, in
+ *            turn. The kernel has reassembled (up to 64 kB).
+ * UDP        tunnels through a NAT, both ways: a datagram socket (udp_port.h), in turn with them.
  * Home out   written to the TUN device, routed by the kernel: decapsulated packets, ICMP
  *            errors, and packets without a binding ("written back").
  * ICMP in    SOCK_RAW, protocol 1, filter 3/11/12: errors about our outer packets, given to
@@ -36,157 +38,8 @@
 #ifndef FASTMIP_KERNEL_PORT_H
 #define FASTMIP_KERNEL_PORT_H
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* recvmmsg, sendmmsg */
-#endif
-#include <errno.h>
-#include <netinet/in.h>
-#include <poll.h>
-#include <stdint.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
-#include <unistd.h>
-
-#include "frames.h"
-#include "merge.h"
-#include "port_counters.h"
-#include "refused.h"
-#include "returned.h"
+#include "port_state.h"
 #include "verdicts.h"
-#include "vnet.h"
-
-#define PORT_SLOT (FM_FRAME_SIZE + 64) /* 33 cache lines */
-#define PORT_PACKET_MAX 65535
-#define PORT_LARGE (PORT_SLOT + 65536 + 64)
-#define PORT_ARENA (4 * 65536)
-#define PORT_HOME_SLOT (65 * 1024 + 64) /* 1041 cache lines */
-#define PORT_TUNNEL_ROOM (PORT_SLOT - FM_HEADROOM_TUNNEL - FM_TAILROOM)
-/* Inner packets of this size are made from what GRO merged; the original size is not told. */
-#define PORT_MERGED_SIZE 1400
-#define PORT_ERRORS_MAX 1000 /* errors in a row that make a descriptor count as failed */
-
-enum port_descriptor { PORT_NONE, PORT_TUN, PORT_RAW, PORT_ICMP };
-
-/* One control message, IP_PKTINFO, laid out as CMSG_DATA wants it. */
-struct port_source {
-    struct cmsghdr head;
-    struct in_pktinfo info;
-    uint8_t padding[CMSG_SPACE(sizeof(struct in_pktinfo)) - sizeof(struct cmsghdr) -
-                    sizeof(struct in_pktinfo)];
-};
-
-struct kernel_port {
-    int tun_fd, raw_fd, icmp_fd; /* icmp_fd -1: another worker reads it */
-    uint32_t vnet_len;           /* 10, or 0 without IFF_VNET_HDR */
-    int failed;                  /* enum port_descriptor */
-    int error;                   /* errno of the failure */
-    uint32_t errors_in_a_row;
-    uint8_t *memory;
-    size_t memory_len;
-    uint8_t *home_slots, *tunnel_slots, *tunnel_large, *arena;
-    uint32_t home_slot; /* next to read into; a super-frame stays there until it is cut */
-    uint32_t arena_used;
-    struct super_frame home_super, tunnel_super;
-    uint32_t received, taken; /* of the last recvmmsg */
-    struct mmsghdr rx[FM_BATCH], tx[FM_BATCH];
-    struct iovec rx_iov[FM_BATCH][2], tx_iov[FM_BATCH];
-    struct sockaddr_in tx_to[FM_BATCH];
-    struct port_source tx_from[FM_BATCH];
-    int names_source; /* the raw socket is bound to no address */
-    uint64_t counters[PORT_COUNTER_COUNT]; /* written by the worker, read by anyone */
-    struct returned_memory returned;
-    struct refused refused; /* by the last kernel_port_send_tunnel */
-    uint64_t now_ns;        /* of the batch in hand */
-    struct merge merges[MERGE_FLOWS];
-    uint32_t next_merge; /* the one to close when all are open and another flow comes */
-};
-
-static inline void port_count(struct kernel_port *k, enum port_counter which, uint64_t more)
-{
-    __atomic_store_n(&k->counters[which], k->counters[which] + more, __ATOMIC_RELAXED);
-}
-
-static inline void port_fail(struct kernel_port *k, enum port_descriptor which, int error)
-{
-    k->failed = which;
-    k->error = error;
-}
-
-/* An error on reading. Descriptors that are gone fail at once, others when they stay so. */
-static inline void port_read_error(struct kernel_port *k, enum port_descriptor which,
-                                   enum port_counter counter, int error)
-{
-    port_count(k, counter, 1);
-    if (error == EBADF || error == EBADFD || error == ENOTSOCK || error == ENODEV ||
-        ++k->errors_in_a_row > PORT_ERRORS_MAX)
-        port_fail(k, which, error);
-}
-
-_Static_assert(sizeof(struct port_source) == CMSG_SPACE(sizeof(struct in_pktinfo)), "one cmsg");
-
-static inline int port_is_unbound(int raw_fd)
-{
-    struct sockaddr_in bound = {0};
-    socklen_t len = sizeof bound;
-    return !getsockname(raw_fd, (struct sockaddr *)&bound, &len) && bound.sin_family == AF_INET &&
-           bound.sin_addr.s_addr == htonl(INADDR_ANY);
-}
-
-static inline void port_name_source(struct msghdr *message, struct port_source *from)
-{
-    from->head.cmsg_len = CMSG_LEN(sizeof from->info);
-    from->head.cmsg_level = IPPROTO_IP;
-    from->head.cmsg_type = IP_PKTINFO;
-    message->msg_control = from;
-    message->msg_controllen = sizeof *from;
-}
-
-/* 0, or -1 with errno. The descriptors stay the caller's. */
-static inline int kernel_port_init(struct kernel_port *k, int tun_fd, int raw_fd, int icmp_fd,
-                                   int vnet_hdr)
-{
-    size_t home = (size_t)FM_BATCH * PORT_HOME_SLOT, tunnel = (size_t)FM_BATCH * PORT_SLOT;
-    memset(k, 0, sizeof *k);
-    k->tun_fd = tun_fd;
-    k->raw_fd = raw_fd;
-    k->icmp_fd = icmp_fd;
-    k->vnet_len = vnet_hdr ? VNET_HDR_LEN : 0;
-    k->names_source = port_is_unbound(raw_fd);
-    k->memory_len = home + tunnel + (size_t)FM_BATCH * PORT_LARGE + PORT_ARENA;
-    k->memory = (uint8_t *)mmap(NULL, k->memory_len, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (k->memory == (uint8_t *)MAP_FAILED) {
-        k->memory = NULL;
-        return -1;
-    }
-    k->home_slots = k->memory;
-    k->tunnel_slots = k->home_slots + home;
-    k->arena = k->tunnel_slots + tunnel;
-    k->tunnel_large = k->arena + PORT_ARENA;
-    for (uint32_t i = 0; i < FM_BATCH; i++) {
-        k->rx_iov[i][0].iov_base = k->tunnel_slots + (size_t)i * PORT_SLOT + FM_HEADROOM_TUNNEL;
-        k->rx_iov[i][0].iov_len = PORT_TUNNEL_ROOM;
-        k->rx_iov[i][1].iov_base = k->tunnel_large + (size_t)i * PORT_LARGE + PORT_SLOT;
-        k->rx_iov[i][1].iov_len = PORT_PACKET_MAX;
-        k->rx[i].msg_hdr.msg_iov = k->rx_iov[i];
-        k->rx[i].msg_hdr.msg_iovlen = 2;
-        k->tx_to[i].sin_family = AF_INET;
-        k->tx[i].msg_hdr.msg_name = &k->tx_to[i];
-        k->tx[i].msg_hdr.msg_namelen = sizeof k->tx_to[i];
-        k->tx[i].msg_hdr.msg_iov = &k->tx_iov[i];
-        k->tx[i].msg_hdr.msg_iovlen = 1;
-        if (k->names_source) port_name_source(&k->tx[i].msg_hdr, &k->tx_from[i]);
-    }
-    return 0;
-}
-
-static inline void kernel_port_free(struct kernel_port *k)
-{
-    if (k->memory) munmap(k->memory, k->memory_len);
-    k->memory = NULL;
-}
 
 static inline void port_describe(struct fm_desc *d, uint8_t *data, uint32_t len, int side)
 {
@@ -228,7 +81,7 @@ static inline uint32_t port_read_tun(struct kernel_port *k, uint8_t *data, struc
 {
     uint8_t *start = data - k->vnet_len;
     for (;;) {
-        ssize_t got = read(k->tun_fd, start, k->vnet_len + PORT_PACKET_MAX);
+        ssize_t got = read(k->fds.tun_fd, start, k->vnet_len + PORT_PACKET_MAX);
         if (got > (ssize_t)k->vnet_len) {
             memset(h, 0, sizeof *h);
             if (k->vnet_len) memcpy(h, start, VNET_HDR_LEN);
@@ -279,15 +132,15 @@ static inline uint32_t kernel_port_receive_home(struct kernel_port *k, struct fm
  * True if it was taken up. */
 static inline int port_mend_inner(struct kernel_port *k, uint8_t *data, uint32_t len)
 {
-    uint32_t outer = (uint32_t)(data[0] & 15) * 4;
-    if (len < outer + 20 || data[VNET_IP_PROTOCOL] != 4) return 0;
-    uint8_t *ip = data + outer;
-    uint32_t field = transport_partial(ip, len - outer);
+    uint32_t prefix = tunnel_prefix(data, len);
+    if (!prefix) return 0;
+    uint8_t *ip = data + prefix;
+    uint32_t field = transport_partial(ip, len - prefix);
     if (!field) return 0;
     uint32_t total = vnet_get16(ip + VNET_IP_TOTAL), ip_len = (uint32_t)(ip[0] & 15) * 4;
     if (ip[VNET_IP_PROTOCOL] == VNET_PROTO_TCP && total > PORT_MERGED_SIZE) {
         uint32_t headers = ip_len + (uint32_t)(ip[ip_len + VNET_TCP_OFFSET] >> 4) * 4;
-        if (super_frame_adopt(&k->tunnel_super, VNET_PROTO_TCP, data, outer + total, outer,
+        if (super_frame_adopt(&k->tunnel_super, VNET_PROTO_TCP, data, prefix + total, prefix,
                               PORT_MERGED_SIZE - headers) == 0) {
             port_count(k, PORT_TUNNEL_MERGED, 1);
             return 1;
@@ -300,11 +153,12 @@ static inline int port_mend_inner(struct kernel_port *k, uint8_t *data, uint32_t
     return 0;
 }
 
-/* Read up to a batch from a raw socket into the tunnel slots; their number. */
-static inline uint32_t port_read_raw(struct kernel_port *k, int fd, enum port_descriptor which,
-                                     enum port_counter read, enum port_counter errors)
+/* Read up to a batch into the tunnel slots; the number of packets. */
+static inline uint32_t port_read_slots(struct kernel_port *k, int fd, struct mmsghdr *into,
+                                       enum port_descriptor which, enum port_counter read,
+                                       enum port_counter errors)
 {
-    int got = recvmmsg(fd, k->rx, FM_BATCH, MSG_DONTWAIT, NULL);
+    int got = recvmmsg(fd, into, FM_BATCH, MSG_DONTWAIT, NULL);
     if (got > 0) {
         port_count(k, read, (uint64_t)got);
         k->errors_in_a_row = 0;
@@ -315,12 +169,54 @@ static inline uint32_t port_read_raw(struct kernel_port *k, int fd, enum port_de
     return 0;
 }
 
-static inline uint8_t *port_received(struct kernel_port *k, uint32_t i, uint32_t len)
+/* The next batch of whichever tunnel socket has one, beginning behind the one served last. */
+static inline void port_read_tunnel(struct kernel_port *k)
 {
-    uint8_t *data = (uint8_t *)k->rx_iov[i][0].iov_base;
-    if (len <= PORT_TUNNEL_ROOM) return data;
+    uint32_t inputs = k->fds.raw_count + (k->udp.fd >= 0);
+    k->received = k->taken = 0;
+    for (uint32_t i = 0; i < inputs && !k->received; i++) {
+        k->input = (k->input + 1) % inputs;
+        if (k->input < k->fds.raw_count) {
+            k->received = port_read_slots(k, k->fds.raw_fd[k->input], k->rx, PORT_RAW,
+                                          PORT_TUNNEL_READ, PORT_TUNNEL_READ_ERRORS);
+        } else {
+            udp_port_ready(&k->udp);
+            k->received = port_read_slots(k, k->udp.fd, k->udp.rx, PORT_UDP, PORT_UDP_READ,
+                                          PORT_UDP_READ_ERRORS);
+        }
+    }
+}
+
+/* Packet `i` of the last read, in one piece: `before` bytes of its slot are still to be written. */
+static inline uint8_t *port_received(struct kernel_port *k, uint32_t i, uint32_t len,
+                                     uint32_t before)
+{
+    uint32_t room = PORT_TUNNEL_ROOM - before;
+    uint8_t *data = k->tunnel_slots + (size_t)i * PORT_SLOT + FM_HEADROOM_TUNNEL + before;
+    if (len <= room) return data;
     port_count(k, PORT_TUNNEL_LARGE, 1);
-    return port_join(data, k->tunnel_large + (size_t)i * PORT_LARGE, PORT_TUNNEL_ROOM);
+    return port_join(data, k->tunnel_large + (size_t)i * PORT_LARGE, room);
+}
+
+/* Datagram `i` of the last read as a packet: 1 described, 0 dropped, or taken up for cutting. */
+static inline int port_take_datagram(struct kernel_port *k, uint32_t i, struct fm_desc *d)
+{
+    struct udp_told told = udp_port_told(&k->udp.rx[i].msg_hdr);
+    uint32_t len = k->udp.rx[i].msg_len;
+    uint8_t *payload = port_received(k, i, len, UDP_PORT_HEADERS);
+    if (!len || payload[0] != UDP_PORT_DATA || !told.destination_be) {
+        port_count(k, PORT_UDP_NOT_DATA, 1);
+        return 0;
+    }
+    uint8_t *ip = udp_port_head(&k->udp, i, &told, payload, len);
+    if (told.gso_size && told.gso_size < len) {
+        int bad = super_frame_adopt(&k->tunnel_super, VNET_PROTO_UDP, ip, len + UDP_PORT_HEADERS,
+                                    0, told.gso_size);
+        port_count(k, bad ? PORT_UDP_NOT_DATA : PORT_UDP_MERGED, 1);
+        return 0;
+    }
+    port_describe(d, ip, len + UDP_PORT_HEADERS, FM_TUNNEL);
+    return 1;
 }
 
 /* Fill batch from the tunnel side; the number of packets. */
@@ -328,17 +224,18 @@ static inline uint32_t kernel_port_receive_tunnel(struct kernel_port *k, struct 
 {
     uint32_t n = 0;
     k->arena_used = 0;
-    if (k->taken == k->received && !super_frame_pending(&k->tunnel_super)) {
-        k->received = port_read_raw(k, k->raw_fd, PORT_RAW, PORT_TUNNEL_READ,
-                                    PORT_TUNNEL_READ_ERRORS);
-        k->taken = 0;
-    }
+    if (k->taken == k->received && !super_frame_pending(&k->tunnel_super)) port_read_tunnel(k);
     for (;;) {
         n = port_cut(k, &k->tunnel_super, batch, n, FM_TUNNEL);
         if (n == FM_BATCH || super_frame_pending(&k->tunnel_super) || k->taken == k->received)
             return n;
-        uint32_t i = k->taken++, len = k->rx[i].msg_len;
-        uint8_t *data = port_received(k, i, len);
+        uint32_t i = k->taken++;
+        if (k->input == k->fds.raw_count) {
+            n += (uint32_t)port_take_datagram(k, i, &batch[n]);
+            continue;
+        }
+        uint32_t len = k->rx[i].msg_len;
+        uint8_t *data = port_received(k, i, len, 0);
         if (len && port_mend_inner(k, data, len)) continue;
         port_describe(&batch[n++], data, len, FM_TUNNEL);
     }
@@ -347,12 +244,13 @@ static inline uint32_t kernel_port_receive_tunnel(struct kernel_port *k, struct 
 /* Fill batch with ICMP errors; only when no tunnel packets are left to take (shared slots). */
 static inline uint32_t kernel_port_receive_icmp(struct kernel_port *k, struct fm_desc *batch)
 {
-    if (k->icmp_fd < 0 || k->taken != k->received || super_frame_pending(&k->tunnel_super))
+    if (k->fds.icmp_fd < 0 || k->taken != k->received || super_frame_pending(&k->tunnel_super))
         return 0;
-    uint32_t n = port_read_raw(k, k->icmp_fd, PORT_ICMP, PORT_ICMP_READ, PORT_ICMP_READ_ERRORS);
+    uint32_t n = port_read_slots(k, k->fds.icmp_fd, k->rx, PORT_ICMP, PORT_ICMP_READ,
+                                 PORT_ICMP_READ_ERRORS);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t len = k->rx[i].msg_len;
-        port_describe(&batch[i], port_received(k, i, len), len, FM_TUNNEL);
+        port_describe(&batch[i], port_received(k, i, len, 0), len, FM_TUNNEL);
     }
     return n;
 }
@@ -389,7 +287,7 @@ static inline void port_write(struct kernel_port *k, uint8_t *data, uint32_t len
 {
     uint8_t *start = data - k->vnet_len; /* within FM_HEADROOM_MIN */
     memset(start, 0, k->vnet_len);       /* a whole packet, checksum complete */
-    port_written(k, write(k->tun_fd, start, k->vnet_len + len), 1);
+    port_written(k, write(k->fds.tun_fd, start, k->vnet_len + len), 1);
 }
 
 static inline void port_close_merge(struct kernel_port *k, struct merge *m)
@@ -397,7 +295,7 @@ static inline void port_close_merge(struct kernel_port *k, struct merge *m)
     if (!m->data) return;
     merge_finish(m);
     if (m->parts > 1) port_count(k, PORT_HOME_MERGED, m->parts);
-    port_written(k, writev(k->tun_fd, m->iov, (int)m->parts), m->parts);
+    port_written(k, writev(k->fds.tun_fd, m->iov, (int)m->parts), m->parts);
     m->data = NULL;
 }
 
@@ -443,7 +341,9 @@ static inline void kernel_port_send_home(struct kernel_port *k, struct fm_desc *
     for (uint32_t i = 0; count && i < MERGE_FLOWS; i++) port_close_merge(k, &k->merges[i]);
 }
 
-static inline void port_send_error(struct kernel_port *k, int error)
+/* A packet that was not sent: counted by reason, told to the pipeline if it can learn from it. */
+static inline void port_not_sent(struct kernel_port *k, struct fm_desc *d,
+                                 enum port_descriptor which, int error)
 {
     enum port_counter why = PORT_TUNNEL_REFUSED;
     switch (error) {
@@ -457,51 +357,105 @@ static inline void port_send_error(struct kernel_port *k, int error)
     case EHOSTUNREACH:
     case ENETDOWN: why = PORT_TUNNEL_UNREACHABLE; break;
     case EBADF:
-    case ENOTSOCK: port_fail(k, PORT_RAW, error); break;
+    case ENOTSOCK: port_fail(k, which, error); break;
     }
     port_count(k, why, 1);
+    refused_note(&k->refused, d, k->fds.raw_fd[0], error);
 }
 
-/* Send up to FM_BATCH packets. The kernel stops at the first it refuses; that one is counted
- * and the rest sent. A full socket buffer gets one wait of a millisecond per call. */
-static inline void port_send_chunk(struct kernel_port *k, struct fm_desc **packets, uint32_t count)
+/* One sendmmsg of `count` messages; how many were taken, 0 with errno. A full socket buffer gets
+ * one wait of a millisecond per chunk. */
+static inline uint32_t port_send_some(int fd, struct mmsghdr *messages, uint32_t count, int *waited)
+{
+    for (;;) {
+        int done = sendmmsg(fd, messages, count, MSG_DONTWAIT);
+        if (done > 0) return (uint32_t)done;
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN || *waited) return 0;
+        struct pollfd writable = {.fd = fd, .events = POLLOUT};
+        *waited = 1;
+        poll(&writable, 1, 1);
+    }
+}
+
+/* Send up to FM_BATCH packets through the raw socket. The kernel stops at the first it refuses;
+ * that one is counted and the rest sent. */
+static inline void port_send_raw(struct kernel_port *k, struct fm_desc **packets, uint32_t count)
 {
     uint32_t sent = 0, lost = 0;
     int waited = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        k->tx_iov[i].iov_base = packets[i]->data;
+        k->tx_iov[i].iov_len = packets[i]->len;
+        memcpy(&k->tx_to[i].sin_addr, packets[i]->data + VNET_IP_DESTINATION, 4);
+        memcpy(&k->tx_from[i].info.ipi_spec_dst, packets[i]->data + VNET_IP_SOURCE, 4);
+    }
     while (sent < count && !k->failed) {
-        int done = sendmmsg(k->raw_fd, k->tx + sent, count - sent, MSG_DONTWAIT);
-        if (done > 0) {
-            sent += (uint32_t)done;
-        } else if (errno == EINTR) {
-            continue;
-        } else if (errno == EAGAIN && !waited) {
-            struct pollfd writable = {.fd = k->raw_fd, .events = POLLOUT};
-            waited = 1;
-            poll(&writable, 1, 1);
-        } else {
-            int error = errno;
-            port_send_error(k, error);
-            refused_note(&k->refused, packets[sent], k->raw_fd, error);
-            sent++;
-            lost++;
-        }
+        uint32_t done = port_send_some(k->fds.raw_fd[0], k->tx + sent, count - sent, &waited);
+        sent += done;
+        if (done) continue;
+        port_not_sent(k, packets[sent], PORT_RAW, errno);
+        sent++;
+        lost++;
     }
     port_count(k, PORT_TUNNEL_SENT, sent - lost);
+}
+
+/* One packet through the datagram socket. */
+static inline void port_send_datagram(struct kernel_port *k, struct fm_desc *d, int *waited)
+{
+    uint8_t parts[FM_BATCH];
+    (void)udp_port_lay_out(&k->udp, &d, 1, parts);
+    if (port_send_some(k->udp.fd, k->udp.tx, 1, waited))
+        port_count(k, PORT_UDP_SENT, 1);
+    else
+        port_not_sent(k, d, PORT_UDP, errno);
+}
+
+/* Packets through the datagram socket. A message of several packets that is refused is sent
+ * again packet by packet: what is wrong with one of them need not be with all, and a kernel may
+ * be unable to cut messages for this path. */
+static inline void port_send_datagrams(struct kernel_port *k, struct fm_desc **packets,
+                                       uint32_t count)
+{
+    struct udp_port *u = &k->udp;
+    uint8_t parts[FM_BATCH];
+    int waited = 0;
+    while (count && !k->failed) {
+        uint32_t messages = udp_port_lay_out(u, packets, count, parts), at = 0;
+        uint32_t done = port_send_some(u->fd, u->tx, messages, &waited);
+        for (uint32_t m = 0; m < done; m++) {
+            port_count(k, PORT_UDP_SENT, parts[m]);
+            if (parts[m] > 1) port_count(k, PORT_UDP_SENT_MERGED, parts[m]);
+            at += parts[m];
+        }
+        if (!done && parts[0] > 1) {
+            if (errno == EIO) u->is_single = 1;
+            for (uint32_t whole = parts[0]; at < whole && !k->failed; at++)
+                port_send_datagram(k, packets[at], &waited);
+        } else if (!done) {
+            port_not_sent(k, packets[at++], PORT_UDP, errno);
+        }
+        packets += at;
+        count -= at;
+    }
 }
 
 static inline void kernel_port_send_tunnel(struct kernel_port *k, struct fm_desc **packets,
                                            uint32_t count)
 {
+    struct fm_desc *raw[FM_BATCH], *datagrams[FM_BATCH];
     k->refused.count = 0;
     while (count && !k->failed) {
-        uint32_t chunk = count < FM_BATCH ? count : FM_BATCH;
+        uint32_t chunk = count < FM_BATCH ? count : FM_BATCH, raws = 0, others = 0;
         for (uint32_t i = 0; i < chunk; i++) {
-            k->tx_iov[i].iov_base = packets[i]->data;
-            k->tx_iov[i].iov_len = packets[i]->len;
-            memcpy(&k->tx_to[i].sin_addr, packets[i]->data + VNET_IP_DESTINATION, 4);
-            memcpy(&k->tx_from[i].info.ipi_spec_dst, packets[i]->data + VNET_IP_SOURCE, 4);
+            if (udp_port_takes(&k->udp, packets[i]))
+                datagrams[others++] = packets[i];
+            else
+                raw[raws++] = packets[i];
         }
-        port_send_chunk(k, packets, chunk);
+        if (raws) port_send_raw(k, raw, raws);
+        if (others) port_send_datagrams(k, datagrams, others);
         packets += chunk;
         count -= chunk;
     }

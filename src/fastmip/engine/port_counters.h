@@ -18,19 +18,25 @@
     X(HOME_DOWN, "home-device-down", "Lost on writing: the TUN device is down.")                  \
     X(HOME_REFUSED, "home-refused", "Lost on writing: the kernel refused the packet.")            \
     X(HOME_NO_BUFFER, "home-no-buffer", "Lost on writing: no kernel memory.")                     \
-    X(TUNNEL_READ, "tunnel-read", "Packets read from the tunnel socket.")                         \
+    X(TUNNEL_READ, "tunnel-read", "Packets read from the tunnel sockets, UDP apart.")             \
     X(TUNNEL_LARGE, "tunnel-large", "Larger than a slot: reassembled or merged by GRO.")          \
     X(TUNNEL_MERGED, "tunnel-merged", "Merged by GRO, cut again: GRO should be off.")             \
-    X(TUNNEL_SEGMENTS, "tunnel-segments", "Wire-size packets cut from merged ones.")              \
+    X(TUNNEL_SEGMENTS, "tunnel-segments", "Wire-size packets cut from merged ones, UDP too.")     \
     X(TUNNEL_COMPLETED, "tunnel-checksums-completed", "Inner checksums that were partial.")       \
-    X(TUNNEL_READ_ERRORS, "tunnel-read-errors", "Reads of the tunnel socket that failed.")        \
-    X(TUNNEL_SENT, "tunnel-sent", "Packets sent through the tunnel socket.")                      \
+    X(TUNNEL_READ_ERRORS, "tunnel-read-errors", "Reads of a tunnel socket that failed.")          \
+    X(TUNNEL_SENT, "tunnel-sent", "Packets sent through the tunnel socket, UDP apart.")           \
     X(TUNNEL_TOO_BIG, "tunnel-too-big", "Not sent (EMSGSIZE): beyond the MTU of the interface.")  \
     X(TUNNEL_NO_BUFFER, "tunnel-no-buffer", "Not sent (ENOBUFS, ENOMEM): queue full.")            \
     X(TUNNEL_FORBIDDEN, "tunnel-forbidden", "Not sent (EPERM, EACCES): firewall or policy.")      \
     X(TUNNEL_WOULD_BLOCK, "tunnel-would-block", "Not sent (EAGAIN): socket buffer full.")         \
     X(TUNNEL_UNREACHABLE, "tunnel-unreachable", "Not sent: no route, or the link is down.")       \
     X(TUNNEL_REFUSED, "tunnel-refused", "Not sent for another reason, such as a bad address.")    \
+    X(UDP_READ, "udp-read", "Datagrams read from the UDP tunnel socket, merged ones once.")       \
+    X(UDP_MERGED, "udp-merged", "Merged datagrams among them, cut again.")                        \
+    X(UDP_NOT_DATA, "udp-not-data", "Dropped: not tunnel data (type 4), or not told where to.")   \
+    X(UDP_READ_ERRORS, "udp-read-errors", "Reads of the UDP tunnel socket that failed.")          \
+    X(UDP_SENT, "udp-sent", "Packets sent through the UDP tunnel socket.")                        \
+    X(UDP_SENT_MERGED, "udp-sent-merged", "Packets among them sent as parts of larger messages.") \
     X(ICMP_READ, "icmp-read", "ICMP errors read from the ICMP socket.")                           \
     X(ICMP_READ_ERRORS, "icmp-read-errors", "Reads of the ICMP socket that failed.")
 

@@ -10,9 +10,9 @@
  *   super_frame_open(f, h, data, len)  checks a super-frame once
  *   super_frame_next(f, room)          writes the next packet to `room`, returns its length
  *
- * The same splitter serves tunnel packets: GRO of a NIC merges IP-in-IP/TCP packets before a
- * raw socket sees them, without telling it. The mark it leaves is the partial checksum:
- * transport_partial() finds it, super_frame_adopt() takes such a packet up with the outer header
+ * The same splitter serves tunnel packets: GRO of a NIC merges TCP inside IP-in-IP and GRE before
+ * a raw socket sees it, without telling it. The mark it leaves is the partial checksum:
+ * transport_partial() finds it, super_frame_adopt() takes such a packet up with the outer headers
  * as a prefix repeated on each part.
  *
  * Pure functions on bytes: no I/O, no Python, nothing allocated. Lengths are checked here even
@@ -51,7 +51,8 @@ enum { VNET_TCP_SEQ = 4, VNET_TCP_OFFSET = 12, VNET_TCP_FLAGS = 13, VNET_TCP_CHE
        VNET_TCP_MIN = 20 };
 enum { VNET_UDP_LENGTH = 4, VNET_UDP_CHECKSUM = 6, VNET_UDP_LEN = 8 };
 enum { VNET_FIN = 0x01, VNET_PSH = 0x08, VNET_CWR = 0x80 };
-enum { VNET_PROTO_TCP = 6, VNET_PROTO_UDP = 17 };
+enum { VNET_PROTO_IPIP = 4, VNET_PROTO_TCP = 6, VNET_PROTO_UDP = 17, VNET_PROTO_GRE = 47 };
+enum { VNET_GRE_CHECKSUM = 0x80, VNET_GRE_KEY = 0x20, VNET_GRE_SEQUENCE = 0x10 };
 
 static inline uint16_t vnet_get16(const uint8_t *p)
 {
@@ -149,11 +150,11 @@ static inline int vnet_complete(const struct vnet_hdr *h, uint8_t *data, uint32_
 }
 
 struct super_frame {
-    const uint8_t *data; /* outer header if prefix > 0, else the IPv4 header */
+    const uint8_t *data; /* outer headers if prefix > 0, else the IPv4 header */
     uint32_t len;
     uint32_t at;         /* first payload byte not yet sent; len when done */
     uint32_t headers;    /* prefix + IPv4 header + transport header */
-    uint32_t prefix;     /* bytes of outer header repeated on each packet */
+    uint32_t prefix;     /* bytes of outer headers repeated on each packet */
     uint32_t ip_len;
     uint32_t gso_size;
     uint32_t index;      /* packets written so far */
@@ -242,6 +243,18 @@ static inline void super_frame_udp(const struct super_frame *f, uint8_t *ip, uin
     vnet_store(udp + VNET_UDP_CHECKSUM, sum ? sum : 0xffff);
 }
 
+/* Finish outer headers around an inner packet that is whole. */
+static inline void super_frame_outer(const struct super_frame *f, uint8_t *room, uint32_t size)
+{
+    uint32_t ip_len = (uint32_t)(room[0] & 15) * 4;
+    uint8_t *gre = room + ip_len;
+    vnet_put16(room + VNET_IP_TOTAL, size);
+    vnet_ip_checksum(room, ip_len);
+    if (f->prefix == ip_len || !(gre[0] & VNET_GRE_CHECKSUM)) return;
+    vnet_store(gre + 4, 0); /* covers the inner packet, too (RFC 2784 2.3) */
+    vnet_store(gre + 4, (uint16_t)~vnet_fold(vnet_sum(gre, size - ip_len)));
+}
+
 /* Write the next packet to `room`, which holds super_frame_peek() bytes; its length, 0 if done. */
 static inline uint32_t super_frame_next(struct super_frame *f, uint8_t *room)
 {
@@ -252,10 +265,6 @@ static inline uint32_t super_frame_next(struct super_frame *f, uint8_t *room)
     uint8_t *ip = room + f->prefix;
     memcpy(room, f->data, f->headers);
     memcpy(room + f->headers, f->data + f->at, payload);
-    if (f->prefix) {
-        vnet_put16(room + VNET_IP_TOTAL, size);
-        vnet_ip_checksum(room, f->prefix);
-    }
     vnet_put16(ip + VNET_IP_TOTAL, inner);
     vnet_put16(ip + VNET_IP_ID, vnet_get16(ip + VNET_IP_ID) + f->index);
     vnet_ip_checksum(ip, f->ip_len);
@@ -263,6 +272,7 @@ static inline uint32_t super_frame_next(struct super_frame *f, uint8_t *room)
         super_frame_tcp(f, ip, f->at - f->headers, f->at + payload == f->len, inner - f->ip_len);
     else
         super_frame_udp(f, ip, inner - f->ip_len);
+    if (f->prefix) super_frame_outer(f, room, size);
     f->at += payload;
     f->index++;
     return size;
@@ -290,6 +300,23 @@ static inline uint32_t transport_partial(const uint8_t *ip, uint32_t len)
     uint64_t pseudo = vnet_pseudo(ip, protocol, total - ip_len);
     if (found != vnet_fold(pseudo)) return 0;
     return vnet_fold(pseudo + vnet_sum(ip + ip_len, total - ip_len)) == 0xffff ? 0 : field;
+}
+
+/* Octets of outer headers in front of the IPv4 packet inside an IP-in-IP or GRE packet; 0 if
+ * there is none. `len` bytes are present, those of the inner packet not yet looked at. */
+static inline uint32_t tunnel_prefix(const uint8_t *data, uint32_t len)
+{
+    if (len < 20) return 0;
+    uint32_t prefix = (uint32_t)(data[0] & 15) * 4;
+    if (data[VNET_IP_PROTOCOL] == VNET_PROTO_GRE) {
+        if (len < prefix + 4 || vnet_get16(data + prefix + 2) != 0x0800) return 0;
+        uint8_t flags = data[prefix];
+        prefix += 4 + (flags & VNET_GRE_CHECKSUM ? 4 : 0) + (flags & VNET_GRE_KEY ? 4 : 0) +
+                  (flags & VNET_GRE_SEQUENCE ? 4 : 0);
+    } else if (data[VNET_IP_PROTOCOL] != VNET_PROTO_IPIP) {
+        return 0;
+    }
+    return len < prefix + 20 ? 0 : prefix;
 }
 
 #endif

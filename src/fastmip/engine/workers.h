@@ -2,7 +2,8 @@
  *
  * One loop per worker:
  *   1. a batch from the home side: receive, fm_run_batch, send;
- *   2. a batch from the tunnel side, likewise: neither side waits for the other to run dry;
+ *   2. a batch from the tunnel side, of one of its sockets, likewise: nobody waits for another
+ *      to run dry;
  *   3. every so often, and when idle, a batch of ICMP errors;
  *   4. nothing at all arrived: offline for the epochs, sleep in poll, online.
  * One clock reading per batch: the pipeline judges expiry by it. The heartbeat grows with every
@@ -26,6 +27,7 @@
 
 #define WORKER_SLEEP_MS 400    /* longest time without a heartbeat */
 #define WORKER_ICMP_ROUNDS 16  /* rounds under load between looks at the ICMP socket */
+#define WORKER_POLLED (3 + PORT_RAW_MAX)
 #define WORKER_FALSE_WAKES 100 /* poll says "error" this often without one to read: failed */
 
 enum worker_state { WORKER_READY, WORKER_RUNNING, WORKER_STOPPED, WORKER_FAILED };
@@ -93,22 +95,27 @@ static uint32_t worker_round(struct port_worker *p, worker_receive_fn receive, i
 static void worker_sleep(struct port_worker *p)
 {
     struct kernel_port *k = &p->port;
-    struct pollfd fds[4] = {
+    struct pollfd fds[1 + WORKER_POLLED] = {
         {.fd = p->stop_fd, .events = POLLIN},
-        {.fd = k->tun_fd, .events = POLLIN},
-        {.fd = k->raw_fd, .events = POLLIN},
-        {.fd = k->icmp_fd, .events = POLLIN}, /* -1 is skipped */
+        {.fd = k->fds.tun_fd, .events = POLLIN},
+        {.fd = k->fds.icmp_fd, .events = POLLIN}, /* -1 is skipped */
+        {.fd = k->fds.udp_fd, .events = POLLIN},
     };
+    static const enum port_descriptor kinds[1 + WORKER_POLLED] = {
+        PORT_NONE, PORT_TUN, PORT_ICMP, PORT_UDP, [4 ... WORKER_POLLED] = PORT_RAW};
+    nfds_t polled = 4;
+    for (uint32_t i = 0; i < k->fds.raw_count; i++)
+        fds[polled++] = (struct pollfd){.fd = k->fds.raw_fd[i], .events = POLLIN};
     worker_add(&p->sleeps);
     fm_worker_offline(p->pipeline);
-    int ready = poll(fds, 4, WORKER_SLEEP_MS);
+    int ready = poll(fds, polled, WORKER_SLEEP_MS);
     fm_worker_online(p->pipeline);
     if (ready <= 0) return;
-    for (int i = PORT_TUN; i <= PORT_ICMP; i++) {
+    for (nfds_t i = 1; i < polled; i++) {
         if (!(fds[i].revents & (POLLERR | POLLHUP | POLLNVAL))) continue;
         /* The next read tells which error and fails the port; if it never does, poll would
          * return at once for ever. */
-        if (++p->false_wakes > WORKER_FALSE_WAKES) port_fail(k, (enum port_descriptor)i, EIO);
+        if (++p->false_wakes > WORKER_FALSE_WAKES) port_fail(k, kinds[i], EIO);
         return;
     }
     p->false_wakes = 0;
@@ -132,9 +139,9 @@ static void *worker_main(void *argument)
     return NULL;
 }
 
-/* A worker for three descriptors, or NULL with errno. It is not started. */
-static struct port_worker *worker_new(struct fm_worker *pipeline, int tun_fd, int raw_fd,
-                                      int icmp_fd, int vnet_hdr)
+/* A worker for these descriptors, or NULL with errno. It is not started. */
+static struct port_worker *worker_new(struct fm_worker *pipeline,
+                                      const struct port_descriptors *fds)
 {
     struct port_worker *p = NULL;
     int error = posix_memalign((void **)&p, 64, sizeof *p);
@@ -145,7 +152,7 @@ static struct port_worker *worker_new(struct fm_worker *pipeline, int tun_fd, in
     memset(p, 0, sizeof *p);
     p->pipeline = pipeline;
     p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (p->stop_fd >= 0 && kernel_port_init(&p->port, tun_fd, raw_fd, icmp_fd, vnet_hdr) == 0)
+    if (p->stop_fd >= 0 && kernel_port_init(&p->port, fds) == 0)
         return p;
     error = errno;
     if (p->stop_fd >= 0) close(p->stop_fd);

@@ -1,5 +1,5 @@
 # What the Cython boundary sees of the kernel port and the worker threads.
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastmip.engine.api cimport fm_worker
 
@@ -14,6 +14,17 @@ cdef extern from "workers.h" nogil:
 
     const port_counter_text port_counter_table[]
 
+    enum:
+        PORT_RAW_MAX
+
+    struct port_descriptors:
+        int tun_fd
+        int icmp_fd
+        int udp_fd
+        int *raw_fd
+        uint32_t raw_count
+        int vnet_hdr
+
     struct kernel_port:
         int failed
         int error
@@ -26,8 +37,7 @@ cdef extern from "workers.h" nogil:
         uint64_t batches
         uint64_t sleeps
 
-    port_worker *worker_new(fm_worker *pipeline, int tun_fd, int raw_fd, int icmp_fd,
-                            int vnet_hdr)
+    port_worker *worker_new(fm_worker *pipeline, const port_descriptors *fds)
     int worker_start(port_worker *p, int number)
     void worker_ask_stop(port_worker *p)
     void worker_join(port_worker *p)

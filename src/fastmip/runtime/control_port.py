@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 
 from fastmip.agents.effects import Arrival, Endpoint, SendDatagram
+from fastmip.runtime import steering
 from fastmip.runtime.link_layer import LinkSender
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.service import StartError
@@ -57,11 +58,14 @@ log = get_logger("control-port")
 class ControlPort:
     """The registration port of this machine; driven by the event loop."""
 
-    def __init__(self, deliver: Deliver, *, port: int = PORT, fwmark: int = 0) -> None:
+    def __init__(
+        self, deliver: Deliver, *, port: int = PORT, fwmark: int = 0, data_sockets: int = 0
+    ) -> None:
         self.counters = dict.fromkeys(PORT_COUNTERS, 0)
         self._deliver = deliver
         self._port = port
         self._fwmark = fwmark
+        self._data_sockets = data_sockets
         self._buffer = bytearray(_MAX_DATAGRAM)
         self._view = memoryview(self._buffer)
         self._names: dict[int, str] = {}
@@ -72,7 +76,24 @@ class ControlPort:
         self._links = LinkSender()
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Bind and start to read. Raises StartError when the port is taken or forbidden."""
+        """Bind, unless that is done, and start to read. Raises StartError as ``bind`` does."""
+        self.bind()
+        self._loop = loop
+        if self._socket is not None:
+            loop.add_reader(self._socket, self._drain)
+
+    def bind(self) -> int:
+        """Take the port and return its number; datagrams wait until ``open``.
+
+        With ``data_sockets`` the sockets of UDP tunnels share the port: open as many behind
+        this one. Raises StartError when the port is taken or forbidden.
+        """
+        if self._socket is None:
+            self._socket = self._bind()
+        number: int = self._socket.getsockname()[1]
+        return number
+
+    def _bind(self) -> socket.socket:
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         opened = socket.socket(socket.AF_INET, kind)
         try:
@@ -85,6 +106,9 @@ class ControlPort:
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             if self._fwmark:
                 opened.setsockopt(socket.SOL_SOCKET, _SO_MARK, self._fwmark)
+            if self._data_sockets:
+                self._check_vacant(kind)
+                steering.share_port(opened, self._data_sockets)
             opened.bind(("", self._port))
         except OSError as error:
             opened.close()
@@ -93,14 +117,18 @@ class ControlPort:
                 errno.EACCES: "needs CAP_NET_BIND_SERVICE",
             }.get(error.errno or 0, "see the system's log")
             raise StartError(f"UDP port {self._port}: {error.strerror}: {remedy}") from error
-        self._socket = opened
-        self._loop = loop
-        loop.add_reader(opened, self._drain)
+        return opened
+
+    def _check_vacant(self, kind: int) -> None:
+        """Whoever shares its port, too, could bind beside us without an error."""
+        with socket.socket(socket.AF_INET, kind) as probe:
+            probe.bind(("", self._port))
 
     def close(self) -> None:
         """Stop reading and close."""
-        if self._socket is not None and self._loop is not None:
-            self._loop.remove_reader(self._socket)
+        if self._socket is not None:
+            if self._loop is not None:
+                self._loop.remove_reader(self._socket)
             self._socket.close()
             self._socket = None
         self._links.close()

@@ -1,4 +1,4 @@
-"""The descriptors the packet engine works on: TUN queue, tunnel socket, ICMP socket.
+"""The descriptors the packet engine works on: TUN queue, tunnel sockets, ICMP socket.
 
 Everything here is opened once by the control thread, in the network namespace of the caller,
 and handed to ``Engine.attach_kernel``. The engine never closes them: close after
@@ -8,7 +8,6 @@ device that follow from it, is written down in ``engine/kernel_port.h``.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastmip.errors import FastmipError
+from fastmip.runtime import steering
 
 TUN_MTU = 65535
 """MTU of the home agent's TUN device: the kernel never fragments before the engine has judged."""
@@ -26,7 +26,8 @@ TUN_QUEUE_LENGTH = 1000
 SOCKET_BUFFER = 16 << 20
 """Bytes asked for on raw sockets. The kernel accounts about 0.8 kB for a 64-byte packet."""
 
-_IPPROTO_IPIP = 4
+IPIP, GRE, MINIMAL = 4, 47, 55
+"""IP protocol numbers of the encapsulations (RFC 2003, 2784, 2004)."""
 
 # linux/if_tun.h
 _TUNSETIFF = 0x400454CA
@@ -47,13 +48,19 @@ _SIOCSIFMTU = 0x8922
 # asm-generic/socket.h, linux/icmp.h: not in Python's socket module
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
-_SO_ATTACH_FILTER = 26
 _SO_MARK = 36
 _SO_MEMINFO = 55
 _SK_MEMINFO_DROPS = 8
 _SOL_RAW = 255
 _ICMP_FILTER = 1
 _ICMP_TYPES = (3, 11, 12)  # destination unreachable, time exceeded, parameter problem
+
+# linux/in.h, linux/udp.h
+_IP_PKTINFO, _IP_MTU_DISCOVER, _IP_RECVTOS = 8, 10, 13
+_IP_PMTUDISC_PROBE = 3  # DF, but only the interface limits: the engine learns path MTUs itself
+_UDP_OPTIONS = ((_IP_PKTINFO, 1), (_IP_RECVTOS, 1), (_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE))
+_SOL_UDP = 17
+_UDP_GRO = 104
 
 
 class DeviceError(FastmipError):
@@ -84,6 +91,8 @@ def _explain(what: str, error: OSError) -> DeviceError:
         errno.EINVAL: "a device of another kind has this name: choose another name",
         errno.EBUSY: "another process has this device; stop it or choose another name",
         errno.EADDRNOTAVAIL: "the address must be configured on this machine",
+        errno.EADDRINUSE: "another program has this port: stop it",
+        errno.ENOPROTOOPT: "needs Linux 5.0 or later",
     }.get(error.errno or 0, "")
     text = f"{what}: {error.strerror}"
     return DeviceError(f"{text}: {remedy}" if remedy else text)
@@ -172,30 +181,62 @@ def open_tunnel_socket(
     fwmark: int | None,
     interface: str | None,
     *,
+    protocol: int = IPIP,
     shard: tuple[int, int] = (0, 1),
 ) -> socket.socket:
-    """Open the raw socket for IP-in-IP: outer headers are ours, received ones included.
+    """Open the raw socket of an encapsulation: outer headers are ours, received ones included.
 
-    While it is bound the kernel answers no "protocol unreachable" for protocol 4. Every
+    While it is bound the kernel answers no "protocol unreachable" for ``protocol``. Every
     matching raw socket gets its own copy of a packet, so ``shard`` = (index, count) makes
     worker ``index`` see only the inner source addresses that are its own. Raises DeviceError.
     """
-    index, count = shard
-    if not 0 <= index < count <= 256:
-        raise DeviceError(f"tunnel socket: shard {index} of {count} does not exist")
+    index, count = _check_shard(shard)
     where = "any address" if bind_address is None else _dotted(bind_address)
     try:
-        raw = _open_raw(_IPPROTO_IPIP, bind_address, fwmark, interface)
+        raw = _open_raw(protocol, bind_address, fwmark, interface)
         try:
             raw.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
             if count > 1:
-                _attach_shard_filter(raw, index, count)
+                steering.keep_inner_sources(raw, protocol, index, count)
         except BaseException:
             raw.close()
             raise
     except OSError as error:
-        raise _explain(f"tunnel socket on {where}", error) from error
+        raise _explain(f"tunnel socket of protocol {protocol} on {where}", error) from error
     return raw
+
+
+def open_udp_socket(port: int, fwmark: int | None) -> socket.socket:
+    """Open a worker's socket of UDP tunnels (RFC 3519) on the port of a control socket.
+
+    That must be bound already, with ``steering.share_port``, which decides who gets what; open
+    one socket for each worker, in their order. Datagrams carry DF and the kernel answers
+    nothing for the port. Raises DeviceError.
+    """
+    kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    try:
+        opened = socket.socket(socket.AF_INET, kind)
+        try:
+            _prepare(opened, fwmark, None)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            for option, value in _UDP_OPTIONS:
+                opened.setsockopt(socket.IPPROTO_IP, option, value)
+            opened.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+            steering.keep_tunnel_data(opened)
+            opened.bind(("", port))
+        except BaseException:
+            opened.close()
+            raise
+    except OSError as error:
+        raise _explain(f"UDP tunnel socket on port {port}", error) from error
+    return opened
+
+
+def _check_shard(shard: tuple[int, int]) -> tuple[int, int]:
+    index, count = shard
+    if not 0 <= index < count <= steering.MAX_WORKERS:
+        raise DeviceError(f"tunnel socket: shard {index} of {count} does not exist")
+    return shard
 
 
 def open_icmp_socket(bind_address: int | None, interface: str | None) -> socket.socket:
@@ -233,13 +274,7 @@ def _open_raw(
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     raw = socket.socket(socket.AF_INET, kind, protocol)
     try:
-        _set_buffer(raw, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
-        _set_buffer(raw, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
-        if fwmark is not None:
-            raw.setsockopt(socket.SOL_SOCKET, _SO_MARK, fwmark)
-        if interface is not None:
-            name = interface.encode() + b"\0"
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
+        _prepare(raw, fwmark, interface)
         if bind_address is not None:
             raw.bind((_dotted(bind_address), 0))
     except BaseException:
@@ -248,33 +283,19 @@ def _open_raw(
     return raw
 
 
+def _prepare(opened: socket.socket, fwmark: int | None, interface: str | None) -> None:
+    _set_buffer(opened, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
+    _set_buffer(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
+    if fwmark is not None:
+        opened.setsockopt(socket.SOL_SOCKET, _SO_MARK, fwmark)
+    if interface is not None:
+        name = interface.encode() + b"\0"
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
+
+
 def _set_buffer(raw: socket.socket, force: int, plain: int) -> None:
     try:
         raw.setsockopt(socket.SOL_SOCKET, force, SOCKET_BUFFER)
     except PermissionError:
         # In an unprivileged user namespace: as much as net.core.*mem_max allows.
         raw.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER)
-
-
-def _attach_shard_filter(raw: socket.socket, index: int, count: int) -> None:
-    """Keep inner source addresses with address % count == index.
-
-    A load past the end rejects the packet, so those too short for an inner header are
-    kept by worker 0 first: the engine counts them.
-    """
-    reject, accept = 8, 7  # instruction numbers
-    program = [
-        (0xB1, 0, 0, 0),  # 0 ldxb 4*([0]&0xf)      X = length of the outer header
-        (0x80, 0, 0, 0),  # 1 ld len
-        (0x1C, 0, 0, 0),  # 2 sub x                  A = inner bytes
-        (0x35, 0, (accept if index == 0 else reject) - 4, 16),  # 3 jge 16
-        (0x40, 0, 0, 12),  # 4 ld [x + 12]           inner source address
-        (0x94, 0, 0, count),  # 5 mod count
-        (0x15, 0, reject - 7, index),  # 6 jeq index
-        (0x06, 0, 0, 0xFFFFFFFF),  # 7 accept
-        (0x06, 0, 0, 0),  # 8 reject
-    ]
-    code = b"".join(struct.pack("=HBBI", *line) for line in program)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    filter_program = struct.pack("HL", len(program), ctypes.addressof(buffer))
-    raw.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)

@@ -9,12 +9,11 @@ destination stands in the route and not in the rule.)
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastmip.runtime import devices
+from fastmip.runtime.engine_port import EnginePort
 from fastmip.runtime.journal import Address, Route, Rule
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.netlink import Kernel, read_sysctl
@@ -37,38 +36,30 @@ class HomeTunnel:
     """Opens what the engine works on; closes exactly that."""
 
     def __init__(
-        self, kernel: Kernel, *, device: str, address: int, home_network: str, fwmark: int = 0
+        self,
+        kernel: Kernel,
+        *,
+        device: str,
+        address: int,
+        home_network: str,
+        fwmark: int = 0,
+        protocols: Sequence[int] = (devices.IPIP,),
     ) -> None:
         self.device = device
-        self.super_frames: frozenset[str] = frozenset()
+        self.port = EnginePort(
+            device, address=address, fwmark=fwmark or None, protocols=protocols
+        )
         self._kernel = kernel
         self._address = address
         self._home_network = home_network
-        self._fwmark = fwmark or None
         self._changes: list[Rule | Route | Address] = []
-        self._queues: list[int] = []
-        self._sockets: list[socket.socket] = []
 
-    async def open(self, engine: Engine, workers: int) -> None:
-        """Open one TUN queue and one raw socket for each worker and attach them.
+    async def open(self, engine: Engine, workers: int, *, udp_port: int = 0) -> None:
+        """Open what each worker works on and attach it; ``udp_port``: see ``EnginePort.open``.
 
         Raises DeviceError or StartError.
         """
-        for worker in range(workers):
-            tun = devices.open_tun(self.device, multi_queue=workers > 1)
-            self._queues.append(tun.fd)
-            self.super_frames = tun.super_frames
-            raw = devices.open_tunnel_socket(
-                self._address, self._fwmark, None, shard=(worker, workers)
-            )
-            self._sockets.append(raw)
-            icmp_fd = -1
-            if worker == 0:
-                icmp = devices.open_icmp_socket(self._address, None)
-                self._sockets.append(icmp)
-                icmp_fd = icmp.fileno()
-            engine.attach_kernel(tun_fd=tun.fd, raw_fd=raw.fileno(), icmp_fd=icmp_fd)
-        devices.set_tun_policy(self.device)
+        self.port.open(engine, workers, udp_port=udp_port)
         found = await self._kernel.interface(self.device)
         if found is None:
             raise StartError(f"{self.device}: the device vanished while it was configured")
@@ -126,10 +117,4 @@ class HomeTunnel:
 
     def close(self) -> None:
         """Close all descriptors, after the engine stopped; the device goes with them."""
-        for opened in self._sockets:
-            opened.close()
-        for queue in self._queues:
-            with contextlib.suppress(OSError):
-                os.close(queue)
-        self._sockets.clear()
-        self._queues.clear()
+        self.port.close()

@@ -8,12 +8,11 @@ use, so that TCP offers the right segment size from the start.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastmip.runtime import devices
+from fastmip.runtime.engine_port import EnginePort
 from fastmip.runtime.netlink import Kernel
 from fastmip.runtime.service import StartError
 
@@ -30,32 +29,26 @@ MIN_DEVICE_MTU = 576
 class MobileTunnel:
     """Opens what the engine works on; closes exactly that."""
 
-    def __init__(self, kernel: Kernel, *, device: str, fwmark: int) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        device: str,
+        fwmark: int,
+        protocols: Sequence[int] = (devices.IPIP,),
+    ) -> None:
         self.device = device
+        self.port = EnginePort(device, address=None, fwmark=fwmark, protocols=protocols)
         self._kernel = kernel
-        self._fwmark = fwmark
-        self._queues: list[int] = []
-        self._sockets: list[socket.socket] = []
         self._index = 0
         self._mtu_bytes = DEFAULT_LINK_MTU - OVERHEAD
 
-    async def open(self, engine: Engine, workers: int) -> None:
-        """Open one TUN queue and one raw socket for each worker and attach them.
+    async def open(self, engine: Engine, workers: int, *, udp_port: int = 0) -> None:
+        """Open what each worker works on and attach it; ``udp_port``: see ``EnginePort.open``.
 
         Raises DeviceError or StartError.
         """
-        for worker in range(workers):
-            tun = devices.open_tun(self.device, multi_queue=workers > 1, mtu_bytes=self._mtu_bytes)
-            self._queues.append(tun.fd)
-            raw = devices.open_tunnel_socket(None, self._fwmark, None, shard=(worker, workers))
-            self._sockets.append(raw)
-            icmp_fd = -1
-            if worker == 0:
-                icmp = devices.open_icmp_socket(None, None)
-                self._sockets.append(icmp)
-                icmp_fd = icmp.fileno()
-            engine.attach_kernel(tun_fd=tun.fd, raw_fd=raw.fileno(), icmp_fd=icmp_fd)
-        devices.set_tun_policy(self.device)
+        self.port.open(engine, workers, udp_port=udp_port, mtu_bytes=self._mtu_bytes)
         found = await self._kernel.interface(self.device)
         if found is None:
             raise StartError(f"{self.device}: the device vanished while it was configured")
@@ -71,10 +64,4 @@ class MobileTunnel:
 
     def close(self) -> None:
         """Close all descriptors, after the engine stopped; the device goes with them."""
-        for opened in self._sockets:
-            opened.close()
-        for queue in self._queues:
-            with contextlib.suppress(OSError):
-                os.close(queue)
-        self._sockets.clear()
-        self._queues.clear()
+        self.port.close()

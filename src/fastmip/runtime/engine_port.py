@@ -1,0 +1,100 @@
+"""All descriptors of an engine's kernel port: opened together, attached, closed together.
+
+For each worker: a TUN queue, a raw socket for each encapsulation offered, and with NAT traversal
+a UDP socket. The first worker also gets the ICMP socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fastmip.runtime import devices
+
+if TYPE_CHECKING:
+    from fastmip._dataplane import Engine
+
+
+class EnginePort:
+    """Opens what the engine works on; closes exactly that."""
+
+    def __init__(
+        self,
+        device: str,
+        *,
+        address: int | None,
+        fwmark: int | None,
+        protocols: Sequence[int] = (devices.IPIP,),
+    ) -> None:
+        self.device = device
+        self.protocols = tuple(protocols)
+        """IP protocol numbers of the encapsulations that are received."""
+        self.udp_port = 0
+        """Port of UDP tunnels; 0: none."""
+        self.super_frames: frozenset[str] = frozenset()
+        self._address = address
+        """None: every address of this machine; the engine itself checks both ends."""
+        self._fwmark = fwmark
+        self._queues: list[int] = []
+        self._sockets: dict[str, list[socket.socket]] = {}
+
+    def open(
+        self, engine: Engine, workers: int, *, udp_port: int = 0, mtu_bytes: int = devices.TUN_MTU
+    ) -> None:
+        """Open everything and attach it to the engine's workers.
+
+        ``udp_port``: that of a control socket bound for as many data sockets (``ControlPort``).
+        Raises DeviceError; then ``close`` takes back what was opened.
+        """
+        self.udp_port = udp_port
+        for worker in range(workers):
+            tun = devices.open_tun(self.device, multi_queue=workers > 1, mtu_bytes=mtu_bytes)
+            self._queues.append(tun.fd)
+            self.super_frames = tun.super_frames
+            shard = (worker, workers)
+            engine.attach_kernel(
+                tun_fd=tun.fd,
+                raw_fds=[self._open_raw(protocol, shard) for protocol in self.protocols],
+                udp_fd=self._open_udp() if udp_port else -1,
+                icmp_fd=self._open_icmp() if worker == 0 else -1,
+            )
+        devices.set_tun_policy(self.device)
+
+    def _open_raw(self, protocol: int, shard: tuple[int, int]) -> int:
+        return self._keep(
+            "tunnel",
+            devices.open_tunnel_socket(
+                self._address, self._fwmark, None, protocol=protocol, shard=shard
+            ),
+        )
+
+    def _open_udp(self) -> int:
+        return self._keep("udp", devices.open_udp_socket(self.udp_port, self._fwmark))
+
+    def _open_icmp(self) -> int:
+        return self._keep("icmp", devices.open_icmp_socket(self._address, None))
+
+    def _keep(self, kind: str, opened: socket.socket) -> int:
+        self._sockets.setdefault(kind, []).append(opened)
+        return opened.fileno()
+
+    def receive_drops(self) -> dict[str, int]:
+        """Packets the kernel dropped because a socket's buffer was full: tunnel, udp, icmp."""
+        return {
+            kind: sum(map(devices.receive_drops, sockets))
+            for kind, sockets in self._sockets.items()
+        }
+
+    def close(self) -> None:
+        """Close all descriptors, after the engine stopped; the device goes with them."""
+        for sockets in self._sockets.values():
+            for opened in sockets:
+                opened.close()
+        for queue in self._queues:
+            with contextlib.suppress(OSError):
+                os.close(queue)
+        self._sockets.clear()
+        self._queues.clear()
