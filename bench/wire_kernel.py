@@ -27,7 +27,9 @@ from tests.helpers.namespaces import Namespaces, wait_for
 from bench.results import Benchmark, Result
 from fastmip._dataplane import Engine
 from fastmip.agents.bindings import TUNNEL_DTYPE
-from fastmip.runtime.devices import open_icmp_socket, open_tun, open_tunnel_socket, set_tun_policy
+from fastmip.runtime.control_port import ControlPort
+from fastmip.runtime.devices import GRE, IPIP, MINIMAL
+from fastmip.runtime.engine_port import EnginePort
 
 BINDINGS = 100_000
 FIRST_HOME = 0x0A800000  # 10.128.0.0, through the engine
@@ -102,15 +104,14 @@ class Wire(ExitStack):
         lab.ip("ha", "neigh", "replace", *gateway)
 
     def _attach(self) -> None:
+        port = EnginePort("fm0", address=AGENT, fwmark=None, protocols=(IPIP, GRE, MINIMAL))
+        self.callback(port.close)
+        control = ControlPort(lambda _: None, data_sockets=1)
+        self.callback(control.close)
         with self.lab.inside("ha"):
-            tun = open_tun("fm0")
-            self.callback(os.close, tun.fd)
-            raw = self.enter_context(open_tunnel_socket(AGENT, None, None))
-            icmp = self.enter_context(open_icmp_socket(AGENT, None))
-            set_tun_policy("fm0")
+            port.open(self.engine, 1, udp_port=control.bind())
         self.lab.ip("ha", "link", "set", "fm0", "up")
         self.lab.ip("ha", "route", "add", "10.128.0.0/10", "dev", "fm0")
-        self.engine.attach_kernel(tun_fd=tun.fd, raw_fd=raw.fileno(), icmp_fd=icmp.fileno())
         self.callback(self.engine.stop)
         cpus = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {max(cpus)})  # threads inherit it

@@ -8,23 +8,23 @@ Both engines run in this process; only their descriptors live in the namespaces.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from tests.helpers.namespaces import Namespaces
 
 from fastmip._dataplane import Engine
 from fastmip.agents.bindings import tunnel_record
 from fastmip.agents.effects import NEVER, Tunnel
-from fastmip.runtime.devices import open_icmp_socket, open_tun, open_tunnel_socket, set_tun_policy
+from fastmip.runtime.control_port import ControlPort
+from fastmip.runtime.devices import GRE, IPIP, MINIMAL
+from fastmip.runtime.engine_port import EnginePort
 
 HOME_ADDRESS, CARE_OF_ADDRESS, AGENT = "10.1.0.5", "10.3.0.5", "10.3.0.1"
 CORRESPONDENT, HOME_HOST = "10.9.0.7", "10.1.0.50"
 TUN = "fm0"
-NODE_MTU = 1480
 
 
 def number(address: str) -> int:
@@ -32,38 +32,61 @@ def number(address: str) -> int:
     return int.from_bytes(socket.inet_aton(address), "big")
 
 
-def record(home: str, remote: str, local: str, *, mtu: int = 1500) -> bytes:
+def record(home: str, remote: str, local: str, *, mtu: int = 1500, **fields: Any) -> bytes:
     """A tunnel record that never expires and accepts reverse tunnelling."""
-    tunnel = Tunnel(number(remote), number(local), NEVER, reverse=True)
+    tunnel = Tunnel(number(remote), number(local), NEVER, reverse=True, **fields)
     return tunnel_record(number(home), tunnel, mtu_bytes=mtu)
+
+
+class Kind(NamedTuple):
+    """A kind of tunnel."""
+
+    encapsulation: int
+    is_udp: bool = False
+
+    @property
+    def overhead(self) -> int:
+        """Octets it adds to a packet that it does not originate."""
+        inner = {IPIP: 20, GRE: 24, MINIMAL: 12}[self.encapsulation]
+        return inner + 12 if self.is_udp else inner
+
+
+IP_IN_IP = Kind(IPIP)
+KINDS = {
+    "ipip": IP_IN_IP,
+    "gre": Kind(GRE),
+    "minimal": Kind(MINIMAL),
+    "ipip-udp": Kind(IPIP, is_udp=True),
+    "gre-udp": Kind(GRE, is_udp=True),
+    "minimal-udp": Kind(MINIMAL, is_udp=True),
+}
 
 
 class Side:
     """An engine with a kernel port in one namespace."""
 
     def __init__(
-        self, lab: Namespaces, name: str, role: str, address: str, mtu_bytes: int, workers: int = 1
+        self,
+        lab: Namespaces,
+        name: str,
+        role: str,
+        address: str,
+        *,
+        mtu_bytes: int,
+        workers: int = 1,
+        control_port: int = 0,
     ) -> None:
         self.name = name
         self.engine = Engine(
             max_bindings=1000, role=role, workers=workers, local_addresses=[number(address)]
         )
-        self.open = ExitStack()
-        self.raw: list[socket.socket] = []
+        self.port = EnginePort(
+            TUN, address=number(address), fwmark=None, protocols=(IPIP, GRE, MINIMAL)
+        )
+        self.control = ControlPort(lambda _: None, port=control_port, data_sockets=workers)
         with lab.inside(name):
-            for index in range(workers):
-                tun = open_tun(TUN, mtu_bytes=mtu_bytes, multi_queue=workers > 1)
-                self.open.callback(os.close, tun.fd)
-                raw = self.open.enter_context(
-                    open_tunnel_socket(number(address), None, None, shard=(index, workers))
-                )
-                self.raw.append(raw)
-                icmp_fd = -1
-                if index == 0:
-                    icmp = self.open.enter_context(open_icmp_socket(number(address), None))
-                    icmp_fd = icmp.fileno()
-                self.engine.attach_kernel(tun_fd=tun.fd, raw_fd=raw.fileno(), icmp_fd=icmp_fd)
-            set_tun_policy(TUN)
+            self.udp_port = self.control.bind()
+            self.port.open(self.engine, workers, udp_port=self.udp_port, mtu_bytes=mtu_bytes)
         lab.ip(name, "link", "set", TUN, "up")
 
     def install(self, tunnels: bytes) -> None:
@@ -78,7 +101,8 @@ class Side:
     def close(self) -> None:
         """Stop the engine, then close its descriptors."""
         self.engine.stop()
-        self.open.close()
+        self.port.close()
+        self.control.close()
 
     def check_balance(self) -> None:
         """Every packet that entered, was generated or copied has exactly one verdict."""
@@ -88,6 +112,7 @@ class Side:
         ports = self.engine.port_counters()
         received = ports["home-read"] - ports["home-super-frames"] + ports["home-segments"]
         received += ports["tunnel-read"] - ports["tunnel-merged"] + ports["tunnel-segments"]
+        received += ports["udp-read"] - ports["udp-merged"] - ports["udp-not-data"]
         assert received + ports["icmp-read"] == balance["inputs"], (ports, balance)
 
 
@@ -97,7 +122,7 @@ class TunnelLab(Namespaces):
     agent: Side
     node: Side
 
-    def build(self, workers: int = 1) -> None:
+    def build(self, workers: int = 1, kind: Kind = IP_IN_IP) -> None:
         """Wire the namespaces, start both engines, bind the home address."""
         self.wire("cn", "eth0", "ha", "c0")
         self.wire("hh", "eth0", "ha", "h0")
@@ -116,8 +141,11 @@ class TunnelLab(Namespaces):
         self.ip("mn", "route", "add", "default", "via", AGENT)
         self.sysctl("ha", ip_forward=1)
         self.sysctl("mn", conf__all__rp_filter=0, conf__eth0__rp_filter=0)
-        self.agent = Side(self, "ha", "home-agent", AGENT, 65535, workers)
-        self.node = Side(self, "mn", "mobile-node", CARE_OF_ADDRESS, NODE_MTU)
+        self.agent = Side(
+            self, "ha", "home-agent", AGENT, mtu_bytes=65535, workers=workers, control_port=434
+        )
+        node_mtu = 1500 - kind.overhead
+        self.node = Side(self, "mn", "mobile-node", CARE_OF_ADDRESS, mtu_bytes=node_mtu)
         self.ip("ha", "route", "add", "default", "dev", TUN, "table", "100")
         # Written-back packets go the normal way; "not iif" would invert the whole selector.
         self.ip("ha", "rule", "add", "iif", TUN, "lookup", "main", "priority", "99")
@@ -125,8 +153,14 @@ class TunnelLab(Namespaces):
         self.ip("mn", "addr", "add", f"{HOME_ADDRESS}/32", "dev", TUN)
         self.ip("mn", "route", "add", "default", "dev", TUN, "table", "100")
         self.ip("mn", "rule", "add", "from", HOME_ADDRESS, "lookup", "100", "priority", "100")
-        self.agent.install(record(HOME_ADDRESS, CARE_OF_ADDRESS, AGENT))
-        self.node.install(record(HOME_ADDRESS, AGENT, CARE_OF_ADDRESS))
+        here, there = self.agent.udp_port, self.node.udp_port
+        agent: dict[str, int] = {"encapsulation": kind.encapsulation}
+        node = dict(agent)
+        if kind.is_udp:
+            agent |= {"local_port": here, "remote_port": there}
+            node |= {"local_port": there, "remote_port": here}
+        self.agent.install(record(HOME_ADDRESS, CARE_OF_ADDRESS, AGENT, **agent))
+        self.node.install(record(HOME_ADDRESS, AGENT, CARE_OF_ADDRESS, **node))
         self.agent.engine.start()
         self.node.engine.start()
 
@@ -139,10 +173,14 @@ class TunnelLab(Namespaces):
 
 
 @contextmanager
-def tunnel_lab(workers: int = 1, before: Callable[[TunnelLab], Any] | None = None) -> Iterator[Any]:
+def tunnel_lab(
+    workers: int = 1,
+    before: Callable[[TunnelLab], Any] | None = None,
+    kind: Kind = IP_IN_IP,
+) -> Iterator[Any]:
     """Build the lab; stop the engines and remove everything at the end."""
     with TunnelLab("cn", "ha", "hh", "mn") as lab:
-        lab.build(workers)
+        lab.build(workers, kind)
         try:
             if before:
                 before(lab)

@@ -33,7 +33,6 @@ from tests.helpers.tunnel_lab import (
 )
 
 from fastmip._dataplane import Engine
-from fastmip.runtime.devices import receive_drops
 
 pytestmark = pytest.mark.netns
 
@@ -445,13 +444,13 @@ def test_workers_take_no_signals() -> None:
 def test_full_socket_buffer_shows_as_receive_drops(lab: TunnelLab) -> None:
     lab.agent.engine.stop()
     stray = bytes(IP(src=CARE_OF_ADDRESS, dst=AGENT, proto=4) / Raw(bytes(1400)))
-    raw = lab.agent.raw[0]
+    (raw, *_) = lab.agent.port.sockets("tunnel")
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
-    assert receive_drops(raw) == 0
+    assert lab.agent.port.receive_drops() == {"tunnel": 0, "udp": 0, "icmp": 0}
     with lab.socket("mn", socket.SOCK_RAW, socket.IPPROTO_RAW) as there:
         for _ in range(500):
             there.sendto(stray, (AGENT, 0))
-    wait_for("drops", lambda: receive_drops(raw) > 0)
+    wait_for("drops", lambda: lab.agent.port.receive_drops()["tunnel"] > 0)
     lab.agent.engine.start()
     wait_for("the rest", lambda: lab.agent.count("tunnel-read") > 0)
 
@@ -544,6 +543,6 @@ def test_two_workers_share_the_traffic_without_duplicates() -> None:
 def test_descriptors_of_another_kind_are_refused() -> None:
     engine = Engine(max_bindings=10)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        engine.attach_kernel(tun_fd=-1, raw_fd=-1)
+        engine.attach_kernel(tun_fd=-1, raw_fds=[-1])
     assert engine.worker_status() == []
     assert number(AGENT) == 0x0A030001

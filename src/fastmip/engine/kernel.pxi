@@ -41,7 +41,7 @@ cdef class Engine(BindingCache):
         if self.attached == <uint32_t>self.workers:
             raise ValueError(f"attach_kernel: all {self.attached} workers have their descriptors")
         if not 1 <= len(raw_fds) <= PORT_RAW_MAX:
-            raise ValueError(f"attach_kernel: {len(raw_fds)} raw sockets; 1 to {PORT_RAW_MAX} serve")
+            raise ValueError(f"attach_kernel: {len(raw_fds)} raw sockets, not 1 to {PORT_RAW_MAX}")
         for fd in (tun_fd, *raw_fds, *(fd for fd in (udp_fd, icmp_fd) if fd != -1)):
             set_blocking(fd, False)
         fds.tun_fd = tun_fd

@@ -81,8 +81,12 @@ class EnginePort:
         self._sockets.setdefault(kind, []).append(opened)
         return opened.fileno()
 
+    def sockets(self, kind: str) -> tuple[socket.socket, ...]:
+        """Sockets of a kind: ``tunnel`` (raw), ``udp``, ``icmp``."""
+        return tuple(self._sockets.get(kind, ()))
+
     def receive_drops(self) -> dict[str, int]:
-        """Packets the kernel dropped because a socket's buffer was full: tunnel, udp, icmp."""
+        """Packets the kernel dropped because a socket's buffer was full, by kind of socket."""
         return {
             kind: sum(map(devices.receive_drops, sockets))
             for kind, sockets in self._sockets.items()

@@ -46,9 +46,7 @@ class HomeTunnel:
         protocols: Sequence[int] = (devices.IPIP,),
     ) -> None:
         self.device = device
-        self.port = EnginePort(
-            device, address=address, fwmark=fwmark or None, protocols=protocols
-        )
+        self.port = EnginePort(device, address=address, fwmark=fwmark or None, protocols=protocols)
         self._kernel = kernel
         self._address = address
         self._home_network = home_network
