@@ -13,7 +13,7 @@ import time
 
 from fuzz import mutation
 
-TARGETS = ("control", "home")
+TARGETS = ("control", "discovery", "home")
 
 
 def main(names: tuple[str, ...] = TARGETS, arguments: list[str] | None = None) -> int:

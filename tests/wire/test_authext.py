@@ -10,11 +10,12 @@ from fastmip.errors import WireError
 from fastmip.wire.authext import (
     MAX_AUTHENTICATOR_LEN,
     AuthenticationExtension,
+    GeneralizedAuthentication,
     authentication_header,
     authentications,
 )
 from fastmip.wire.codes import ExtensionType
-from fastmip.wire.extensions import RawExtension
+from fastmip.wire.extensions import RawExtension, UnknownExtension
 from fastmip.wire.registry import CONTROL_EXTENSIONS
 
 TYPES = [
@@ -73,3 +74,27 @@ def test_authentications_picks_one_type_in_order() -> None:
         [RawExtension(131), first, other, second], ExtensionType.MOBILE_HOME_AUTHENTICATION
     )
     assert found == [first, second]
+
+
+@pytest.mark.parametrize("subtype", [1, 2, 3])
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 19])
+def test_a_generalized_one_below_20_bytes_is_malformed_rfc4721_5(subtype: int, length: int) -> None:
+    wire = bytes((36, subtype, 0, length)) + bytes(length)
+    (kept,), malformed = CONTROL_EXTENSIONS.decode(wire, 0)
+    assert isinstance(kept, RawExtension)
+    assert malformed
+    with pytest.raises(WireError):
+        GeneralizedAuthentication(subtype, 256, bytes(15)).encode()
+
+
+@pytest.mark.parametrize("subtype", [0, 4, 255])
+def test_a_generalized_one_of_another_subtype_drops_the_message(subtype: int) -> None:
+    with pytest.raises(UnknownExtension):
+        CONTROL_EXTENSIONS.decode(bytes((36, subtype, 0, 20)) + bytes(20), 0)
+
+
+def test_a_generalized_authenticator_may_be_long() -> None:
+    built = GeneralizedAuthentication(1, 256, bytes(65531))
+    assert CONTROL_EXTENSIONS.decode(built.encode(), 0) == ((built,), False)
+    with pytest.raises(WireError):
+        GeneralizedAuthentication(1, 256, bytes(65532)).encode()
