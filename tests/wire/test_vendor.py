@@ -72,6 +72,15 @@ def test_a_normal_one_without_its_numbers_is_malformed(length: int) -> None:
     assert malformed
 
 
+def test_a_vendor_number_of_four_bytes_is_read_as_one_nobody_has_rfc3115_2_1() -> None:
+    wire = struct.pack("!BBHIH", 38, 0, 6, 0x01000009, 14)
+    (found,), malformed = CONTROL_EXTENSIONS.decode(wire, 0)
+    assert found == CriticalVendorExtension(0x01000009, 14)
+    assert VendorRegistry({(CISCO, 14): "known"}).unknown_critical([found]) == [found]
+    assert found.encode() == wire
+    assert not malformed
+
+
 def test_a_registry_tells_known_from_unknown_rfc3115_2_3() -> None:
     registry = VendorRegistry({(CISCO, 14): "host configuration"})
     known = CriticalVendorExtension(CISCO, 14)
