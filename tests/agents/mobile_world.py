@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tests.agents.paper_foreign_agent import PaperForeignAgent
 from tests.agents.paper_home_agent import KEY, SPI, PaperHomeAgent, Request, parse_request
 
 from fastmip.agents.attachment import LinkState
@@ -19,9 +20,12 @@ from fastmip.agents.effects import (
     GratuitousArp,
     InstallTunnels,
     Now,
+    PinNeighbour,
     RouteThroughTunnel,
     SendDatagram,
+    SendIcmp,
     SetArp,
+    UnpinNeighbour,
 )
 from fastmip.agents.hosts import Prefix
 from fastmip.agents.mobile import MobileNode
@@ -39,6 +43,7 @@ B = parse_address("10.3.2.5")
 B2 = parse_address("10.3.2.6")
 GATEWAY_A = parse_address("10.3.1.254")
 GATEWAY_B = parse_address("10.3.2.254")
+NODE_MAC = bytes.fromhex("020000000005")
 LEASE = parse_address("10.1.0.205")
 WALL = 1_790_000_000 * SECOND
 
@@ -98,12 +103,19 @@ class World:
         )
         self.delay_ns = delay_ms * MS
         self.reachable = True
+        self.exact = True
+        """The home agent insists on requests without any extension but its authentication."""
         self.lose: Callable[[int], bool] = lambda _number: False
         """Says whether the n-th request (from 0) gets lost."""
         self.log: list[tuple[int, Effect]] = []
         self.requests: list[tuple[int, SendDatagram, Request]] = []
         self.handled_at: list[int] = []
-        self._wire: list[tuple[int, int, bytes]] = []
+        self.agents: list[PaperForeignAgent] = []
+        """Foreign agents that are on the links right now."""
+        self.advertise_s = 1.0
+        """How often each of them advertises; 0 only when solicited."""
+        self.solicitations: list[tuple[int, str]] = []
+        self._wire: list[tuple[int, int, Callable[[], object]]] = []
         self._sequence = 0
 
     @property
@@ -116,30 +128,96 @@ class World:
             self.log.append((self.boot_ns, effect))
             if isinstance(effect, SendDatagram):
                 self._send(effect)
+            elif isinstance(effect, SendIcmp):
+                self._solicited(effect)
         deadline = self.node.next_deadline()
         assert deadline is None or deadline > self.boot_ns, "a deadline must lie ahead"
         return list(effects)
 
     def _send(self, datagram: SendDatagram) -> None:
-        request = parse_request(datagram.data)
+        if datagram.data[0] != 1:
+            return  # a keepalive
+        found = [
+            agent
+            for agent in self.agents
+            if agent.address == datagram.destination.address
+            and agent.interface == datagram.interface
+            and datagram.mac == agent.mac
+        ]
+        agent = found[0] if found else None
+        mine = agent.split(datagram.data)[0] if agent is not None else datagram.data
+        request = parse_request(mine, exact=agent is None and self.exact)
         number = len(self.requests)
         self.requests.append((self.boot_ns, datagram, request))
         if not self.reachable or self.lose(number):
             return
-        wall_ns = self.wall_ns + self.delay_ns
-        reply = self.home_agent.answer(datagram.data, self.boot_ns + self.delay_ns, wall_ns)
-        self.inject(reply, 2 * self.delay_ns)
+        if agent is None and datagram.mac is not None:
+            return  # to an agent that is not there
 
-    def inject(self, data: bytes, delay_ns: int = 0) -> None:
-        """Let a datagram arrive after some time."""
+        def at_home(data: bytes) -> bytes:
+            wall_ns = self.wall_ns + self.delay_ns
+            boot_ns = self.boot_ns + self.delay_ns
+            return self.home_agent.answer(data, boot_ns, wall_ns, exact=self.exact)
+
+        if agent is None:
+            self.inject(at_home(datagram.data), 2 * self.delay_ns)
+            return
+        reply = agent.answer(datagram.data, at_home)
+        if reply is not None:
+            self.inject(reply, 2 * self.delay_ns, source=agent.address)
+
+    def _at(self, when_ns: int, happens: Callable[[], object]) -> None:
         self._sequence += 1
-        heapq.heappush(self._wire, (self.boot_ns + delay_ns, self._sequence, data))
+        heapq.heappush(self._wire, (when_ns, self._sequence, happens))
+
+    def inject(self, data: bytes, delay_ns: int = 0, *, source: int = HOME_AGENT) -> None:
+        """Let a datagram arrive after some time."""
+        self._at(self.boot_ns + delay_ns, lambda: self.hear(data, source))
+
+    def place(self, *agents: PaperForeignAgent) -> None:
+        """Put foreign agents on their links; they advertise from now on."""
+        for agent in agents:
+            self.agents.append(agent)
+            if self.advertise_s:
+                self._at(self.boot_ns + MS, lambda agent=agent: self._advertise(agent))  # type: ignore[misc]
+
+    def remove(self, *agents: PaperForeignAgent) -> None:
+        """They are heard no more."""
+        for agent in agents:
+            self.agents.remove(agent)
+
+    def _advertise(self, agent: PaperForeignAgent) -> None:
+        if agent not in self.agents:
+            return
+        self.advertise(agent)
+        self._at(self.boot_ns + int(self.advertise_s * SECOND), lambda: self._advertise(agent))
+
+    def advertise(self, agent: PaperForeignAgent, **changes: Any) -> list[Effect]:
+        """One advertisement, now."""
+        data = changes.pop("data", None) or agent.advertisement()
+        values: dict[str, Any] = {
+            "source": Endpoint(agent.address, 0),
+            "destination": Endpoint(parse_address("224.0.0.1"), 0),
+            "interface": agent.interface,
+            "mac": agent.mac,
+            "ttl": 1,
+        }
+        arrival = Arrival(**(values | changes))
+        return self.take(self.node.receive_advertisement(data, arrival, self.now))
+
+    def _solicited(self, effect: SendIcmp) -> None:
+        assert effect.message[0] == 10
+        self.solicitations.append((self.boot_ns, effect.interface))
+        for agent in self.agents:
+            if agent.interface == effect.interface:
+                due = self.boot_ns + 5 * MS
+                self._at(due, lambda agent=agent: self.advertise(agent))  # type: ignore[misc]
 
     def link(self, state: LinkState) -> list[Effect]:
         return self.take(self.node.link_changed(state, self.now))
 
-    def hear(self, data: bytes) -> list[Effect]:
-        arrival = Arrival(Endpoint(HOME_AGENT, 434), Endpoint(0, 40000), "eth0")
+    def hear(self, data: bytes, source: int = HOME_AGENT) -> list[Effect]:
+        arrival = Arrival(Endpoint(source, 434), Endpoint(0, 40000), "eth0")
         return self.take(self.node.receive_datagram(data, arrival, self.now))
 
     def run(self, seconds: float) -> None:
@@ -153,7 +231,7 @@ class World:
                 break
             self._move_to(due)
             if arrival == due:
-                self.hear(heapq.heappop(self._wire)[2])
+                heapq.heappop(self._wire)[2]()
             else:
                 self.handled_at.append(self.boot_ns)
                 self.take(self.node.handle_timer(self.now))
@@ -176,6 +254,8 @@ class World:
             ConfigureHome,
             RouteThroughTunnel,
             InstallTunnels,
+            PinNeighbour,
+            UnpinNeighbour,
         )
         return self.of(*kinds)
 

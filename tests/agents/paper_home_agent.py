@@ -39,14 +39,17 @@ def mac(data: bytes, key: bytes = KEY) -> bytes:
     return hmac.digest(key, data, "md5")
 
 
-def parse_request(data: bytes, key: bytes = KEY) -> Request:
-    """Read a request and insist on its exact form: 24 bytes, one MHAE, nothing else."""
-    assert len(data) == 24 + 2 + 4 + 16, f"{len(data)} bytes"
+def parse_request(data: bytes, key: bytes = KEY, *, exact: bool = True) -> Request:
+    """Read a request and insist on its exact form: 24 bytes, one MHAE, nothing else.
+
+    Without ``exact``, other extensions may stand before the MHAE, which ends the message.
+    """
+    assert not exact or len(data) == 24 + 2 + 4 + 16, f"{len(data)} bytes"
     kind, flags, lifetime, home, agent, care_of, ident = struct.unpack("!BBHIIIQ", data[:24])
     assert kind == 1
     assert flags & 0x05 == 0, "reserved bits r and x are sent zero (RFC 5944 3.3)"
-    assert data[24:30] == struct.pack("!BBI", 32, 20, SPI)
-    assert data[30:] == mac(data[:30], key), "authenticator over everything before it (3.5.1)"
+    assert data[-22:-16] == struct.pack("!BBI", 32, 20, SPI)
+    assert data[-16:] == mac(data[:-16], key), "authenticator over everything before it (3.5.1)"
     return Request(flags, lifetime, home, agent, care_of, ident)
 
 
@@ -79,6 +82,8 @@ class PaperHomeAgent:
     simultaneous: bool = True
     code: int | None = None
     """Answer this instead of judging."""
+    extensions: bytes = b""
+    """Put into every reply, under its authentication."""
     bindings: dict[int, tuple[Request, int]] = field(default_factory=dict)
     """Care-of address -> (request, end on the simulated boot clock)."""
     last: int = 0
@@ -86,8 +91,8 @@ class PaperHomeAgent:
     nonce: int = 0
     """The nonce issued last, 0 before any."""
 
-    def answer(self, data: bytes, boot_ns: int, wall_ns: int) -> bytes:
-        request = parse_request(data)
+    def answer(self, data: bytes, boot_ns: int, wall_ns: int, *, exact: bool = True) -> bytes:
+        request = parse_request(data, exact=exact)
         for care_of in [c for c, (_, end) in self.bindings.items() if end <= boot_ns]:
             del self.bindings[care_of]
         if self.nonces:
@@ -135,4 +140,11 @@ class PaperHomeAgent:
         return self._reply(0 if self.simultaneous else 1, lifetime, request, answer)
 
     def _reply(self, code: int, lifetime: int, request: Request, ident: int) -> bytes:
-        return build_reply(code, lifetime, request.home_address, self.address, ident)
+        return build_reply(
+            code,
+            lifetime,
+            request.home_address,
+            self.address,
+            ident,
+            extensions=self.extensions,
+        )

@@ -7,9 +7,11 @@ from tests.agents.paper_home_agent import KEY, SPI, build_reply, parse_request
 
 from fastmip.agents.exchange import (
     Goal,
+    Identity,
     Purpose,
     ReplyRefused,
     RequestWriter,
+    Terms,
     read_reply,
     request_flags,
 )
@@ -34,11 +36,11 @@ def zero_bits(_count: int) -> int:
 
 def writer(replay: ReplayStyle = ReplayStyle.TIMESTAMPS) -> RequestWriter:
     association = SecurityAssociation(SPI, KEY, replay=replay)
-    return RequestWriter(HOME, AssociationSet([association]), zero_bits)
+    return RequestWriter(HOME, AssociationSet([association]), zero_bits, Identity())
 
 
 def test_a_request_byte_for_byte_rfc5944_3_3_and_3_5_2() -> None:
-    exchange = writer().begin(GOAL, AGENT, 300, 0x02, 0, UNIX_OF_VECTOR * 10**9)
+    exchange = writer().begin(GOAL, AGENT, 300, Terms(0x02), 0, UNIX_OF_VECTOR * 10**9)
     assert exchange.data[:16].hex() == "0102012c0a0100050a0100010a030001"
     assert exchange.data[16:24].hex() == "e93c7f0000000000"
     assert exchange.data[24:30].hex() == "201400000100"
@@ -63,15 +65,15 @@ def test_flags_say_d_exactly_with_a_colocated_address_rfc5944_3_6_1_2(
 
 def test_copies_are_new_requests_with_timestamps_and_identical_with_nonces_rfc5944_3_6_3() -> None:
     stamps = writer()
-    exchange = stamps.begin(GOAL, AGENT, 300, 0x22, 0, 10**18)
+    exchange = stamps.begin(GOAL, AGENT, 300, Terms(0x22), 0, 10**18)
     before = exchange.data
-    stamps.repeat(exchange, 0x22, 10**9, 10**18 + 10**9)
+    stamps.repeat(exchange, Terms(0x22), 10**9, 10**18 + 10**9)
     assert parse_request(exchange.data).identification > parse_request(before).identification
     assert exchange.lifetime_start_ns == 10**9
     nonces = writer(ReplayStyle.NONCES)
-    exchange = nonces.begin(GOAL, AGENT, 300, 0x22, 0, 0)
+    exchange = nonces.begin(GOAL, AGENT, 300, Terms(0x22), 0, 0)
     before = exchange.data
-    nonces.repeat(exchange, 0x22, 10**9, 10**9)
+    nonces.repeat(exchange, Terms(0x22), 10**9, 10**9)
     assert exchange.data == before
     assert exchange.lifetime_start_ns == 0
     assert exchange.transmissions == 2
@@ -80,12 +82,13 @@ def test_copies_are_new_requests_with_timestamps_and_identical_with_nonces_rfc59
 def test_associations_must_cover_both_directions() -> None:
     lonely = SecurityAssociation(SPI, KEY, direction=Direction.INBOUND)
     with pytest.raises(FastmipError, match="each direction"):
-        RequestWriter(HOME, AssociationSet([lonely]), zero_bits)
+        RequestWriter(HOME, AssociationSet([lonely]), zero_bits, Identity())
     with pytest.raises(FastmipError, match="each direction"):
         RequestWriter(
             HOME,
             AssociationSet([SecurityAssociation(SPI, KEY, direction=Direction.OUTBOUND)]),
             zero_bits,
+            Identity(),
         )
 
 
@@ -97,24 +100,26 @@ def test_keys_of_the_two_directions_may_differ() -> None:
             SecurityAssociation(0x777, other, direction=Direction.INBOUND),
         ]
     )
-    exchange = RequestWriter(HOME, keys, zero_bits).begin(GOAL, AGENT, 300, 0x22, 0, 10**18)
+    exchange = RequestWriter(HOME, keys, zero_bits, Identity()).begin(
+        GOAL, AGENT, 300, Terms(0x22), 0, 10**18
+    )
     parse_request(exchange.data)
     good = build_reply(0, 300, HOME, AGENT, exchange.identification, key=other, spi=0x777)
-    reply, _ = read_reply(good, HOME, exchange, keys)
-    assert reply.code == 0
+    found = read_reply(good, HOME, exchange, keys, Identity(), AGENT)
+    assert found.reply.code == 0
     wrong = build_reply(0, 300, HOME, AGENT, exchange.identification)
     with pytest.raises(ReplyRefused, match="unknown SPI"):
-        read_reply(wrong, HOME, exchange, keys)
+        read_reply(wrong, HOME, exchange, keys, Identity(), AGENT)
 
 
 def test_checks_come_in_the_order_of_rfc5944_3_6_2_1() -> None:
     keys = AssociationSet([SecurityAssociation(SPI, KEY)])
-    exchange = writer().begin(GOAL, AGENT, 300, 0x22, 0, 10**18)
+    exchange = writer().begin(GOAL, AGENT, 300, Terms(0x22), 0, 10**18)
     ident = exchange.identification
 
     def refused(data: bytes, pending: bool = True) -> str:
         with pytest.raises(ReplyRefused) as caught:
-            read_reply(data, HOME, exchange if pending else None, keys)
+            read_reply(data, HOME, exchange if pending else None, keys, Identity(), AGENT)
         return caught.value.counter
 
     bad_key = bytes(16)

@@ -4,14 +4,16 @@ Movement is seen from outside: ``runtime`` reports every change of an interface 
 ``LinkState``. This module turns the newest states into one choice:
 
 1. ``attachment_of`` reads one link: no attachment, at home, or away with a care-of address.
-2. ``LinkTable.choose`` picks the first usable link in the order of preference. A link that
-   keeps flapping has to stay up for a while before it displaces a link that works; a node
-   without a working link takes the first usable one at once, so no real move is delayed.
+   ``offers.py`` adds what the agents on the link offer.
+2. ``LinkTable.choose`` picks the first usable link in the order of preference, and its first
+   offer that nobody refused lately. A link that keeps flapping has to stay up for a while
+   before it displaces a link that works; a node without a working link takes the first usable
+   one at once, so no real move is delayed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -56,6 +58,24 @@ class Attachment(NamedTuple):
     at_home: bool
     gateway: int
     """Default router of the link, 0 when it needs none."""
+    agent: int = 0
+    """Foreign agent to register through, 0 for none."""
+    mac: bytes = b""
+    """Link-layer address of that agent."""
+    is_colocated: bool = True
+    """The care-of address is our own; else it is the agent's."""
+
+    @property
+    def place(self) -> Place:
+        """What makes it another attachment than before; another router alone does not."""
+        return (self.interface, self.care_of_address, self.at_home, self.agent, self.mac)
+
+
+Place = tuple[str, int, bool, int, bytes]
+
+Reader = Callable[["LinkState", "Attachment | None", int], "tuple[list[Attachment], int | None]"]
+"""(link, attachment in use, now) -> what the link offers, the best first, and when to read
+again (None: at the next change)."""
 
 
 def attachment_of(
@@ -97,6 +117,8 @@ class _Seen:
     up_since_ns: int = 0
     losses_ns: list[int] = field(default_factory=list)
     suspended_until_ns: int = 0
+    barred: dict[Place, int] = field(default_factory=dict)
+    """Offers that were refused -> until when others go first."""
 
     def settled_at_ns(self) -> int:
         """When the link has been up long enough to displace a working one."""
@@ -116,11 +138,29 @@ class LinkTable:
         home_address: int,
         home_network: Prefix,
         home_agent: int,
+        read: Reader | None = None,
+        settles: bool = True,
     ) -> None:
         self.interfaces = tuple(interfaces)
         self._preferred: str | None = None
         self._home = (home_address, home_network, home_agent)
         self._seen: dict[str, _Seen] = {}
+        self._read = read or self._read_alone
+        self._settles = settles
+        """A link that flaps has to wait; without, none ever has."""
+
+    def own(self, link: LinkState) -> Attachment | None:
+        """What a link offers without any agent."""
+        home_address, home_network, home_agent = self._home
+        return attachment_of(
+            link, home_address=home_address, home_network=home_network, home_agent=home_agent
+        )
+
+    def _read_alone(
+        self, link: LinkState, _in_use: Attachment | None, _now_ns: int
+    ) -> tuple[list[Attachment], int | None]:
+        own = self.own(link)
+        return ([] if own is None else [own]), None
 
     def update(self, link: LinkState, now_ns: int) -> bool:
         """Note the new state of a link; False when it is none of ours or nothing changed."""
@@ -129,23 +169,27 @@ class LinkTable:
         seen = self._seen.setdefault(link.interface, _Seen(LinkState(link.interface, False)))
         if seen.link == link:
             return False
-        home_address, home_network, home_agent = self._home
-        attachment = attachment_of(
-            link, home_address=home_address, home_network=home_network, home_agent=home_agent
-        )
-        if seen.attachment is not None and attachment is None:
+        attachment = self.own(link)
+        was_usable = bool(self._read(seen.link, None, now_ns)[0])
+        if (was_usable or seen.attachment is not None) and not self._read(link, None, now_ns)[0]:
             seen.losses_ns = [t for t in seen.losses_ns if now_ns - t < FLAP_WINDOW_NS]
             seen.losses_ns.append(now_ns)
-        if seen.attachment != attachment:
+        if seen.attachment != attachment or seen.link.carrier != link.carrier:
             seen.suspended_until_ns = 0
+            seen.barred.clear()
             seen.up_since_ns = now_ns
         seen.link, seen.attachment = link, attachment
         return True
 
-    def get(self, interface: str) -> Attachment | None:
-        """The attachment a link offers now."""
+    def offers(self, interface: str, now_ns: int, in_use: Attachment | None) -> list[Attachment]:
+        """The attachments a link offers now, the best first."""
         seen = self._seen.get(interface)
-        return seen.attachment if seen else None
+        return self._read(seen.link, in_use, now_ns)[0] if seen else []
+
+    def still_offers(self, attachment: Attachment, now_ns: int) -> bool:
+        """Whether the place of an attachment is still to be had."""
+        offers = self.offers(attachment.interface, now_ns, attachment)
+        return any(offer.place == attachment.place for offer in offers)
 
     def link(self, interface: str) -> LinkState | None:
         """The newest state of a link."""
@@ -181,19 +225,46 @@ class LinkTable:
         if seen is not None:
             seen.suspended_until_ns = until_ns
 
-    def choose(self, now_ns: int, in_use: str | None) -> tuple[Attachment | None, int | None]:
-        """The attachment to use and when to look again (None: at the next change)."""
+    def bar(self, attachment: Attachment, until_ns: int) -> None:
+        """Pass one offer of a link over until then, or until the link changes."""
+        seen = self._seen.get(attachment.interface)
+        if seen is not None:
+            seen.barred[attachment.place] = until_ns
+
+    def choose(
+        self, now_ns: int, in_use: str | None, current: Attachment | None = None
+    ) -> tuple[Attachment | None, int | None]:
+        """The attachment to use and when to look again (None: at the next change).
+
+        ``in_use`` is the interface of ``current``, the attachment in use.
+        """
         order = sorted(self.known(), key=lambda name: name != self._preferred)
-        usable = [self._seen[name] for name in order if self._seen[name].attachment is not None]
-        ready = [seen for seen in usable if seen.suspended_until_ns <= now_ns]
-        again = [seen.suspended_until_ns for seen in usable if seen not in ready]
-        works = any(seen.link.interface == in_use for seen in ready)
-        for seen in ready:
+        again: list[int] = []
+        usable: list[tuple[_Seen, list[Attachment]]] = []
+        for name in order:
+            offers, again_ns = self._read(self._seen[name].link, current, now_ns)
+            again += [] if again_ns is None else [again_ns]
+            if offers:
+                usable.append((self._seen[name], offers))
+        ready: list[tuple[_Seen, Attachment]] = []
+        for seen, offers in usable:
+            free = [o for o in offers if seen.barred.get(o.place, 0) <= now_ns]
+            again += [t for t in seen.barred.values() if t > now_ns]
+            if seen.suspended_until_ns > now_ns:
+                again.append(seen.suspended_until_ns)
+            elif free:
+                ready.append((seen, free[0]))
+        works = any(seen.link.interface == in_use for seen, _ in ready)
+        for seen, offer in ready:
             interface = seen.link.interface
-            settled = seen.settled_at_ns()
+            settled = seen.settled_at_ns() if self._settles else 0
             if not works or interface in (in_use, self._preferred) or settled <= now_ns:
-                return seen.attachment, min(again, default=None)
+                return offer, min(again, default=None)
             again.append(settled)
         # All are suspended: stay, or take the first.
-        usable.sort(key=lambda seen: seen.link.interface != in_use)
-        return (usable[0].attachment if usable else None), min(again, default=None)
+        usable.sort(key=lambda found: found[0].link.interface != in_use)
+        if not usable:
+            return None, min(again, default=None)
+        offers = usable[0][1]
+        stay = [o for o in offers if current is not None and o.place == current.place]
+        return (stay or offers)[0], min(again, default=None)

@@ -49,8 +49,22 @@ class CareOfBinding:
     accepted: bool = False
     doubtful: bool = False
     """A request was sent since that may have ended it at the home agent."""
+    agent: int = 0
+    """Foreign agent it was registered through, 0 for none."""
+    is_colocated: bool = True
+    """The address is our own; else it is the agent's, which decapsulates."""
+    unwanted: bool = False
+    """The foreign agent does not carry it although the home agent holds it (RFC 4636 5)."""
     reverse: bool = False
     """Reverse tunnelling was granted."""
+    encapsulating_delivery: bool = False
+    """The foreign agent reverse-tunnels what we encapsulate to it, and nothing else."""
+    broadcasts: bool = False
+    """Broadcasts of the home network were asked for."""
+    udp_port: int = 0
+    """Not 0: the tunnel runs over UDP to this port of the home agent (RFC 3519)."""
+    keepalive_s: int = 0
+    """What the home agent suggested, 0 for nothing."""
     encapsulation: int = 4
     lifetime_s: int = 0
     """Granted, in seconds."""
@@ -97,16 +111,31 @@ class CareOfBindings:
         return [b for b in self._bindings.values() if b.care_of_address != care_of_address]
 
     def asked(
-        self, care_of_address: int, interface: str, home_agent: int, encapsulation: int, end_ns: int
+        self,
+        care_of_address: int,
+        interface: str,
+        home_agent: int,
+        encapsulation: int,
+        end_ns: int,
+        *,
+        agent: int = 0,
+        is_colocated: bool = True,
     ) -> None:
         """A request for this address was sent; the home agent may now hold it until ``end_ns``."""
         self._lingering.pop(care_of_address, None)
         binding = self._bindings.get(care_of_address)
         if binding is None:
             binding = CareOfBinding(
-                care_of_address, interface, home_agent, 0, encapsulation=encapsulation
+                care_of_address,
+                interface,
+                home_agent,
+                0,
+                agent=agent,
+                is_colocated=is_colocated,
+                encapsulation=encapsulation,
             )
             self._bindings[care_of_address] = binding
+        binding.unwanted = False
         binding.held_until_ns = max(binding.held_until_ns, end_ns)
 
     def doubt(self, bindings: Iterable[CareOfBinding]) -> None:
@@ -126,6 +155,7 @@ class CareOfBindings:
         lifetime_s: int,
         margin_ns: int,
         reverse: bool,
+        agent: int = 0,
     ) -> CareOfBinding:
         """The request sent at ``sent_ns`` was accepted: its lifetime runs since then.
 
@@ -134,7 +164,7 @@ class CareOfBindings:
         """
         binding = self._bindings[care_of_address]
         binding.accepted, binding.doubtful = True, False
-        binding.home_agent, binding.reverse = home_agent, reverse
+        binding.home_agent, binding.reverse, binding.agent = home_agent, reverse, agent
         binding.sent_ns, binding.lifetime_s = sent_ns, lifetime_s
         binding.expires_ns = binding.held_until_ns = lifetime_end_ns(sent_ns, lifetime_s)
         binding.refresh_ns = NEVER
@@ -147,7 +177,7 @@ class CareOfBindings:
     def release(self, care_of_address: int, now_ns: int) -> None:
         """The home agent no longer holds this address."""
         binding = self._bindings.pop(care_of_address, None)
-        if binding is not None and binding.accepted:
+        if binding is not None and binding.accepted and binding.is_colocated:
             tunnel = _tunnel(binding, now_ns + LINGER_NS, reverse=False)
             self._lingering[care_of_address] = _Lingering(binding.interface, tunnel)
 
@@ -183,22 +213,30 @@ class CareOfBindings:
         return first if first is not None and first.accepted else None
 
     def tunnels(
-        self, preferred: int | None, usable: Callable[[str, int], bool]
+        self, preferred: int | None, usable: Callable[[str, int], bool], home_address: int = 0
     ) -> tuple[Tunnel, ...]:
         """The tunnels to have, the one to send through first.
 
-        Tunnels of lost links are left out: nothing can arrive there.
+        Tunnels of lost links are left out: nothing can arrive there. What a foreign agent
+        decapsulates arrives without one, but broadcasts are nested in one to the home address
+        (RFC 5944 4.3), and encapsulating delivery is one to the agent (RFC 3024 5.2).
         """
-        tunnels = [
-            _tunnel(b, b.expires_ns if b.accepted else b.held_until_ns, reverse=b.reverse)
-            for b in self._in_order(preferred, usable)
-        ]
+        tunnels: list[Tunnel] = []
+        for binding in self._in_order(preferred, usable):
+            end_ns = binding.expires_ns if binding.accepted else binding.held_until_ns
+            if binding.is_colocated:
+                tunnels.append(_tunnel(binding, end_ns, reverse=binding.reverse))
+                continue
+            if binding.encapsulating_delivery:
+                tunnels.append(Tunnel(binding.agent, home_address, end_ns, reverse=True))
+            if binding.broadcasts:
+                tunnels.append(Tunnel(binding.home_agent, home_address, end_ns, broadcasts=True))
         tunnels += [
             late.tunnel
             for late in self._lingering.values()
             if usable(late.interface, late.tunnel.local)
         ]
-        return tuple(tunnels)
+        return tuple({(t.remote, t.local): t for t in reversed(tunnels)}.values())[::-1]
 
     def _in_order(
         self, preferred: int | None, usable: Callable[[str, int], bool]
@@ -214,4 +252,6 @@ def _tunnel(binding: CareOfBinding, expires_ns: int, *, reverse: bool) -> Tunnel
         expires_ns=expires_ns,
         encapsulation=binding.encapsulation,
         reverse=reverse,
+        remote_port=binding.udp_port,
+        broadcasts=binding.broadcasts,
     )

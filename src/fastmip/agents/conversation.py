@@ -11,7 +11,17 @@ either mend the next request (RFC 5944 3.6.2.3, RFC 3024) or make the node wait:
     136       the home agent's address: as the reply says
     137 / 138 no T bit / T bit
     139       IP-in-IP, the encapsulation every home agent has
+    142       the same; then no UDP tunnel
     others    nothing; wait 1, 2, 4 ... 64 s, until a move
+
+A foreign agent's denials bend only what is asked through it, until the next move:
+
+    69        the lifetime it names
+    72        IP-in-IP
+    74 / 75   no T bit / T bit
+    79        direct delivery
+    104-106   a new challenge: the reply's, or the next one advertised
+    others    nothing; another care-of address or agent is tried (``mobile.py``)
 
 Codes nobody assigned are taken by their range (RFC 5944 6.4). A home agent that answers every
 mended request with the next complaint is made to wait like any other denial.
@@ -19,14 +29,18 @@ mended request with the next complaint is made to wait like any other denial.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
-from fastmip.agents.effects import Endpoint, Event, Now, SendDatagram
+from fastmip.agents.agent_cache import Agent
+from fastmip.agents.effects import Arrival, Endpoint, Event, Now, SendDatagram
 from fastmip.agents.exchange import (
     Exchange,
     Goal,
+    Identity,
     Purpose,
     RequestWriter,
+    Terms,
     read_reply,
     request_flags,
 )
@@ -41,13 +55,33 @@ from fastmip.wire.codes import (
     ReplyCode,
     code_name,
     is_accepted,
+    is_foreign_agent,
     is_home_agent,
 )
+from fastmip.wire.discovery import AGENT_G, AGENT_M
+from fastmip.wire.extensions import Extension
 from fastmip.wire.registration import RegistrationReply
+from fastmip.wire.revocation import RevocationSupport
+from fastmip.wire.tunneling import FORCED, REQUIRED, UdpTunnelReply, UdpTunnelRequest
 
 MAX_REPAIRS = 4
 """Ours: denials in a row answered by a mended request."""
 IPIP = 4
+_AGENT_ENCAPSULATIONS = {IPIP: 0, 47: AGENT_G, 55: AGENT_M}
+"""Encapsulation -> what a foreign agent advertises that has it."""
+DISTANT_TTL = 255
+"""RFC 3024 3.2: a foreign agent sees that a request with T came from its own link."""
+NTP_OFFSET_S = 2_208_988_800
+
+
+class Nat(Enum):
+    """UDP tunnels through address translators (RFC 3519)."""
+
+    OFF = "off"
+    AUTO = "auto"
+    """Offered; used where the home agent sees a translator."""
+    FORCED = "forced"
+    """Used always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +91,24 @@ class Wishes:
     lifetime_s: int
     reverse_tunnel: bool
     encapsulation: int
+    broadcasts: bool = False
+    """B: broadcasts of the home network too."""
+    encapsulating_delivery: bool = False
+    """Through foreign agents: encapsulate to them what shall be reverse-tunnelled."""
+    nat: Nat = Nat.OFF
+    revocation: bool = False
+    """Tell the home agent that it may revoke (RFC 3543)."""
+
+
+@dataclass(slots=True)
+class _Bent:
+    """What a foreign agent's denials changed, until the next move."""
+
+    lifetime_s: int | None = None
+    reverse_tunnel: bool | None = None
+    encapsulation: int | None = None
+    direct_delivery: bool = False
+    refused_challenge: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +118,17 @@ class Answer:
     exchange: Exchange
     reply: RegistrationReply
     accepted: bool
+    foreign_error: int = 0
+    """The foreign agent does not carry what the home agent accepted (RFC 4636)."""
+    challenge: bytes = b""
+    """For the next request through this foreign agent."""
+    udp_tunnel: UdpTunnelReply | None = None
+    home_agent_port: int = MOBILE_IP_PORT
+
+    @property
+    def denied_by_agent(self) -> bool:
+        """The foreign agent denied, not the home agent."""
+        return is_foreign_agent(self.reply.code) or bool(self.foreign_error)
 
     @property
     def reverse_granted(self) -> bool:
@@ -93,13 +156,16 @@ class Conversation:
         random_bits: RandomBits,
         counters: MobileCounters,
         home_broadcast: int,
+        identity: Identity | None = None,
     ) -> None:
         """Raises FastmipError when the associations cannot sign and verify."""
+        self._identity = identity or Identity()
+        self._bent = _Bent()
         self._home_address = home_address
         self._associations = associations
         self._counters = counters
         self._home_broadcast = home_broadcast
-        self._writer = RequestWriter(home_address, associations, random_bits)
+        self._writer = RequestWriter(home_address, associations, random_bits, self._identity)
         self._pacer = RequestPacer()
         self._moved = False
         self._replaces = False
@@ -113,18 +179,23 @@ class Conversation:
         self.simultaneous_denied = False
         self.exchange: Exchange | None = None
 
-    def moved(self) -> None:
-        """The link layer told of a move: what was denied elsewhere may be granted here."""
-        self._moved = True
+    def moved(self, *, hinted: bool = True) -> None:
+        """We are elsewhere: what was denied there may be granted here.
+
+        ``hinted``: the link layer told of it, so a request may go at once.
+        """
+        self._moved |= hinted
         self._denials = self._repairs = self._not_before_ns = 0
         self.simultaneous_denied = False
+        self._bent = _Bent()
 
     def speak(
-        self, goal: Goal | None, simultaneous: bool, now: Now
+        self, goal: Goal | None, simultaneous: bool, now: Now, agent: Agent | None = None
     ) -> tuple[SendDatagram | None, int | None]:
         """Pursue a goal: what to send now, and when to be called again (None: no need).
 
-        An exchange with another goal is given up; a late reply to it no longer matches.
+        ``agent`` is the foreign agent the goal names, as last heard. An exchange with another
+        goal is given up; a late reply to it no longer matches.
         """
         if self.exchange is not None and self.exchange.goal != goal:
             self.exchange = None
@@ -135,54 +206,119 @@ class Conversation:
         due_ns = max(earliest_ns, exchange.due_ns if exchange else self._not_before_ns)
         if now.boot_ns < due_ns:
             return None, due_ns
-        away = goal.purpose is not Purpose.DEREGISTER
-        flags = request_flags(
-            simultaneous=simultaneous and not (self.simultaneous_denied or self._replaces),
-            reverse=self.wishes.reverse_tunnel,
-            encapsulation=self.wishes.encapsulation,
-            away=away,
-        )
+        refused = self._bent.refused_challenge
+        if agent is not None and refused and agent.challenge == refused:
+            return None, None  # RFC 4721 3.5: only with a new challenge, when one is heard
+        terms = self._terms(goal, simultaneous, agent, now)
         if exchange is None:
-            lifetime_s = self.wishes.lifetime_s if goal.purpose is Purpose.REGISTER else 0
+            lifetime_s = self._lifetime_s(agent) if goal.purpose is Purpose.REGISTER else 0
             exchange = self._writer.begin(
-                goal, self.home_agent, lifetime_s, flags, now.boot_ns, now.wall_ns
+                goal, self.home_agent, lifetime_s, terms, now.boot_ns, now.wall_ns
             )
             self.exchange = exchange
         else:
-            self._writer.repeat(exchange, flags, now.boot_ns, now.wall_ns)
+            self._writer.repeat(exchange, terms, now.boot_ns, now.wall_ns)
             self._counters.add("mnRegRequestsRetransmitted")
         self._moved = False
         self._pacer.sent(now.boot_ns)
         self._count(exchange)
-        return self._datagram(exchange), max(exchange.due_ns, self._pacer.earliest_ns(moved=False))
+        datagram = self._datagram(exchange, agent)
+        return datagram, max(exchange.due_ns, self._pacer.earliest_ns(moved=False))
+
+    def _lifetime_s(self, agent: Agent | None) -> int:
+        """What is asked for: no more than the foreign agent relays."""
+        bounds = [self.wishes.lifetime_s]
+        if agent is not None:
+            bounds.append(agent.registration_lifetime_s)
+        if self._bent.lifetime_s is not None:
+            bounds.append(self._bent.lifetime_s)
+        return max(1, min(bounds))
+
+    def _terms(self, goal: Goal, simultaneous: bool, agent: Agent | None, now: Now) -> Terms:
+        wishes, bent = self.wishes, self._bent
+        away = goal.purpose is not Purpose.DEREGISTER
+        lent = away and not goal.is_colocated
+        reverse = wishes.reverse_tunnel
+        if bent.reverse_tunnel is not None:
+            reverse = bent.reverse_tunnel
+        elif lent and agent is not None and not agent.reverse_tunnels:
+            reverse = False
+        encapsulation = bent.encapsulation or wishes.encapsulation
+        needs = _AGENT_ENCAPSULATIONS[encapsulation]
+        if lent and agent is not None and agent.flags & needs != needs:
+            encapsulation = IPIP  # RFC 5944 3.6.1.2: only what the agent advertises
+        flags = request_flags(
+            simultaneous=simultaneous and not (self.simultaneous_denied or self._replaces),
+            reverse=reverse,
+            encapsulation=encapsulation,
+            away=away,
+            is_colocated=goal.is_colocated,
+            broadcasts=wishes.broadcasts,
+        )
+        delivery = lent and reverse and wishes.encapsulating_delivery and not bent.direct_delivery
+        return Terms(flags, tuple(self._extensions(goal, agent, now)), agent, delivery)
+
+    def _extensions(self, goal: Goal, agent: Agent | None, now: Now) -> list[Extension]:
+        """For the home agent, with a care-of address of our own."""
+        found: list[Extension] = []
+        if goal.purpose is Purpose.DEREGISTER or not goal.is_colocated:
+            return found
+        nat = self.wishes.nat
+        if nat is not Nat.OFF and (agent is None or agent.udp_tunnels):
+            flags = (FORCED if nat is Nat.FORCED else 0) | (REQUIRED if goal.agent else 0)
+            found.append(UdpTunnelRequest(flags))
+        if self.wishes.revocation and not goal.agent:
+            stamp = (now.wall_ns // 1_000_000_000 + NTP_OFFSET_S) & 0xFFFFFFFF
+            found.append(RevocationSupport(False, stamp))
+        return found
 
     def _count(self, exchange: Exchange) -> None:
         self._counters.add("mnRegRequestsSent" if exchange.lifetime_s else "mnDeRegRequestsSent")
         if exchange.home_agent == self._home_broadcast:
             self._counters.add("mnRegRequestsWithDirectedBroadcast")
 
-    def _datagram(self, exchange: Exchange) -> SendDatagram:
-        """The source is the care-of address, at home the home address (RFC 5944 3.6.1.1)."""
+    def _datagram(self, exchange: Exchange, agent: Agent | None) -> SendDatagram:
+        """The source is our care-of address, else the home address (RFC 5944 3.6.1.1)."""
+        goal = exchange.goal
+        source = goal.care_of_address if goal.is_colocated else self._home_address
+        reverse = bool(exchange.flags & FLAG_REVERSE_TUNNEL)
         return SendDatagram(
             exchange.data,
-            source=Endpoint(exchange.goal.care_of_address, 0),
-            destination=Endpoint(exchange.home_agent, MOBILE_IP_PORT),
-            interface=exchange.goal.interface,
+            source=Endpoint(source, 0),
+            destination=Endpoint(goal.agent or exchange.home_agent, MOBILE_IP_PORT),
+            interface=goal.interface,
+            mac=agent.mac if agent is not None else None,
+            ttl=DISTANT_TTL if goal.agent and reverse else None,
         )
 
-    def hear(self, data: bytes) -> Answer:
+    def hear(self, data: bytes, arrival: Arrival) -> Answer:
         """Match a datagram with the exchange, which ends. Raises ReplyRefused."""
-        reply, skipped = read_reply(data, self._home_address, self.exchange, self._associations)
-        exchange = self.exchange
+        found = read_reply(
+            data,
+            self._home_address,
+            self.exchange,
+            self._associations,
+            self._identity,
+            arrival.source.address,
+        )
+        exchange, reply = self.exchange, found.reply
         assert exchange is not None  # noqa: S101 - read_reply refuses without one
         self.exchange = None
-        if skipped:
+        if found.skipped:
             self._counters.add("mnRepliesIgnoredUnknownExtension")
         deregistration = exchange.lifetime_s == 0
         self._counters.add("mnDeRegRepliesRecieved" if deregistration else "mnRegRepliesRecieved")
         # A lifetime of zero in the answer to a registration means there is no binding.
         accepted = is_accepted(reply.code) and (deregistration or reply.lifetime != 0)
-        return Answer(exchange, reply, accepted)
+        return Answer(
+            exchange,
+            reply,
+            accepted and not found.foreign_error,
+            found.foreign_error,
+            found.challenge,
+            found.udp_tunnel,
+            arrival.source.port,
+        )
 
     def accept(self, answer: Answer) -> None:
         """Take note of an acceptance."""
@@ -194,12 +330,18 @@ class Conversation:
     def deny(self, answer: Answer, now: Now) -> tuple[Event, bool]:
         """Mend the next request or wait; returns the event and whether it was mended."""
         reply = answer.reply
-        if is_home_agent(reply.code):
+        if answer.denied_by_agent:
+            self._counters.add("mnRegRequestsDeniedByFA")
+        elif is_home_agent(reply.code):
             self._counters.add("mnRegRequestsDeniedByHA")
         elif not is_accepted(reply.code):
             self._counters.add("mnRepliesUnknownCode")
-        mended = self._mend(reply) and self._repairs < MAX_REPAIRS
-        if self._writer.repeats_bytes:
+        if answer.denied_by_agent:
+            mended = not answer.foreign_error and self._bend(answer)
+        else:
+            mended = self._mend(reply)
+        mended = mended and self._repairs < MAX_REPAIRS
+        if self._writer.repeats_bytes and not is_foreign_agent(reply.code):
             # Every authentic reply brings the next nonce. With timestamps a denial proves
             # nothing: the home agent may not have looked at the time before it denied.
             self._writer.identifications.accept(reply.identification)
@@ -208,9 +350,10 @@ class Conversation:
         else:
             self._denials += 1
             self._not_before_ns = now.boot_ns + back_off_ns(self._denials)
+        code = answer.foreign_error or reply.code
         fields = (
-            ("code", reply.code),
-            ("reason", code_name(reply.code)),
+            ("code", code),
+            ("reason", code_name(code)),
             ("care_of_address", format_address(answer.exchange.goal.care_of_address)),
             ("retry_s", 0.0 if mended else back_off_ns(self._denials) / 1e9),
         )
@@ -242,14 +385,50 @@ class Conversation:
             case ReplyCode.HA_ENCAPSULATION_UNAVAILABLE if wishes.encapsulation != IPIP:
                 self._wish(encapsulation=IPIP)
                 return True
+            case ReplyCode.HA_UDP_ENCAPSULATION_UNAVAILABLE if wishes.encapsulation != IPIP:
+                self._wish(encapsulation=IPIP)
+                return True
+            case ReplyCode.HA_UDP_ENCAPSULATION_UNAVAILABLE if wishes.nat is not Nat.OFF:
+                self.wishes = replace(wishes, nat=Nat.OFF)
+                return True
+        return False
+
+    def _bend(self, answer: Answer) -> bool:
+        """Change what this foreign agent complains about; False when nothing can be."""
+        bent, exchange, reply = self._bent, answer.exchange, answer.reply
+        reverse = bool(exchange.flags & FLAG_REVERSE_TUNNEL)
+        match reply.code:
+            case ReplyCode.FA_LIFETIME_TOO_LONG if 0 < reply.lifetime < exchange.lifetime_s:
+                bent.lifetime_s = reply.lifetime
+                return True
+            case ReplyCode.FA_ENCAPSULATION_UNAVAILABLE if bent.encapsulation is None:
+                bent.encapsulation = IPIP
+                return True
+            case ReplyCode.FA_REVERSE_TUNNEL_UNAVAILABLE if reverse:
+                bent.reverse_tunnel = False
+                return True
+            case ReplyCode.FA_REVERSE_TUNNEL_MANDATORY if not reverse:
+                bent.reverse_tunnel = True
+                return True
+            case ReplyCode.FA_DELIVERY_STYLE_UNSUPPORTED if exchange.encapsulating_delivery:
+                bent.direct_delivery = True
+                return True
+            case (
+                ReplyCode.FA_UNKNOWN_CHALLENGE
+                | ReplyCode.FA_MISSING_CHALLENGE
+                | ReplyCode.FA_STALE_CHALLENGE
+            ):
+                self._counters.add("mnChallengesRefused")
+                bent.refused_challenge = exchange.challenge
+                return answer.challenge not in (b"", exchange.challenge)
         return False
 
     def _wish(
         self, *, reverse_tunnel: bool | None = None, encapsulation: int | None = None
     ) -> None:
         wishes = self.wishes
-        self.wishes = Wishes(
-            wishes.lifetime_s,
-            wishes.reverse_tunnel if reverse_tunnel is None else reverse_tunnel,
-            wishes.encapsulation if encapsulation is None else encapsulation,
+        self.wishes = replace(
+            wishes,
+            reverse_tunnel=wishes.reverse_tunnel if reverse_tunnel is None else reverse_tunnel,
+            encapsulation=wishes.encapsulation if encapsulation is None else encapsulation,
         )

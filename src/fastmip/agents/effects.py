@@ -202,6 +202,8 @@ class RouteThroughTunnel:
     reverse: bool
     interface: str = ""
     """Interface whose address is the care-of address in use."""
+    gateway: int = 0
+    """Foreign agent that is the default router instead of the link's own (RFC 5944 4.2.1)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,29 @@
 """One conversation with the home agent: a registration request, its copies and its reply.
 
-``RequestWriter`` builds requests (RFC 5944 3.6.1): fixed part, then the Mobile-Home
-authentication extension over it. ``Exchange`` is the pending registration of RFC 5944 3.6.
-``read_reply`` decides whether a datagram is the answer, in the order of RFC 5944 3.6.2.1.
+``RequestWriter`` builds requests in the order of RFC 5944 3.6.1.3: fixed part, extensions for
+the home agent, Mobile-Home authentication; through a foreign agent then the challenge with
+MN-AAA authentication (RFC 4721 3.1), the delivery style (RFC 3024 3.3) and Mobile-Foreign
+authentication. ``Exchange`` is the pending registration of RFC 5944 3.6. ``read_reply`` decides
+whether a datagram is the answer, in the order of RFC 5944 3.6.2.1.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from fastmip.agents.agent_cache import Agent
 from fastmip.agents.home_counters import ViolationReason
 from fastmip.agents.pacing import next_timeout_ns
 from fastmip.auth.associations import AssociationSet, ReplayStyle
 from fastmip.auth.authenticators import append_authentication, verify_authentication
 from fastmip.auth.freshness import RandomBits, identification_source
 from fastmip.errors import FastmipError, WireError
+from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.codes import (
+    FLAG_BROADCAST,
     FLAG_COLOCATED,
     FLAG_GRE,
     FLAG_MINIMAL,
@@ -27,10 +33,15 @@ from fastmip.wire.codes import (
     is_foreign_agent,
     is_gateway_foreign_agent,
 )
-from fastmip.wire.extensions import RawExtension
+from fastmip.wire.extensions import Extension, RawExtension
+from fastmip.wire.foreign_error import ForeignAgentError
+from fastmip.wire.nai import MobileNodeNai
 from fastmip.wire.registration import RegistrationReply, RegistrationRequest
+from fastmip.wire.tunneling import EncapsulatingDelivery, UdpTunnelReply
+from fastmip.wire.vendor import CriticalVendorExtension
 
-ENCAPSULATION_FLAGS = {4: 0, 47: FLAG_GRE, 55: FLAG_MINIMAL}
+IPIP = 4
+ENCAPSULATION_FLAGS = {IPIP: 0, 47: FLAG_GRE, 55: FLAG_MINIMAL}
 """IP protocol of the tunnel -> flag that asks for it."""
 
 
@@ -54,6 +65,44 @@ class Goal(NamedTuple):
     interface: str
     """Link the request leaves by. Its IP source is the care-of address, at home the home
     address (RFC 5944 3.6.1.1): in both cases the field above."""
+    agent: int = 0
+    """Foreign agent the request goes through, 0 for none."""
+    is_colocated: bool = True
+    """The care-of address is our own; else it is the agent's, and the source is the home
+    address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a mobile node says of itself besides its addresses, and to whom it proves it."""
+
+    nai: bytes = b""
+    """RFC 2794, empty for none."""
+    extensions: tuple[Extension, ...] = ()
+    """For the home agent, in every request (vendor extensions, RFC 3115)."""
+    sign_for_aaa: Callable[[bytes, bytes], bytes] | None = None
+    """(message, challenge) -> message with MN-AAA authentication (RFC 4721 5) behind it."""
+    foreign: Mapping[int, AssociationSet] = field(default_factory=dict)
+    """Security associations with foreign agents, by their address."""
+
+    def foreign_set(self, agent: int) -> AssociationSet | None:
+        """The associations with an agent, if any."""
+        return self.foreign.get(agent)
+
+    def may_answer_challenge(self, agent: int) -> bool:
+        """A challenge is answered by MN-AAA or Mobile-Foreign authentication (RFC 4721 3.1)."""
+        return self.sign_for_aaa is not None or agent in self.foreign
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How one request is put; changes from transmission to transmission."""
+
+    flags: int
+    extensions: tuple[Extension, ...] = ()
+    """For the home agent, besides those of the identity."""
+    agent: Agent | None = None
+    encapsulating_delivery: bool = False
 
 
 @dataclass(slots=True)
@@ -71,6 +120,9 @@ class Exchange:
     sent_ns: int
     timeout_ns: int
     transmissions: int = 1
+    challenge: bytes = b""
+    """The foreign agent's challenge this request answers."""
+    encapsulating_delivery: bool = False
 
     @property
     def due_ns(self) -> int:
@@ -99,13 +151,18 @@ class RequestWriter:
     """
 
     def __init__(
-        self, home_address: int, associations: AssociationSet, random_bits: RandomBits
+        self,
+        home_address: int,
+        associations: AssociationSet,
+        random_bits: RandomBits,
+        identity: Identity,
     ) -> None:
         association = associations.outbound()
         if association is None or not any(associations.inbound(a.spi) for a in associations):
             raise FastmipError("the mobile node needs an association for each direction")
         self._home_address = home_address
         self._association = association
+        self._identity = identity
         self.identifications = identification_source(association.replay, random_bits)
 
     @property
@@ -114,67 +171,108 @@ class RequestWriter:
         return self._association.replay is ReplayStyle.NONCES
 
     def begin(
-        self, goal: Goal, home_agent: int, lifetime_s: int, flags: int, now_ns: int, wall_ns: int
+        self, goal: Goal, home_agent: int, lifetime_s: int, terms: Terms, now_ns: int, wall_ns: int
     ) -> Exchange:
         """Build the first request of an exchange."""
-        identification, data = self._build(goal, home_agent, lifetime_s, flags, wall_ns)
-        timeout_ns = next_timeout_ns(0, lifetime_s)
-        return Exchange(
+        exchange = Exchange(
             goal,
             home_agent,
             lifetime_s,
-            flags,
-            identification,
-            data,
+            terms.flags,
+            0,
+            b"",
             first_sent_ns=now_ns,
             sent_ns=now_ns,
-            timeout_ns=timeout_ns,
+            timeout_ns=next_timeout_ns(0, lifetime_s),
         )
+        self._build(exchange, terms, wall_ns)
+        return exchange
 
-    def repeat(self, exchange: Exchange, flags: int, now_ns: int, wall_ns: int) -> None:
+    def repeat(self, exchange: Exchange, terms: Terms, now_ns: int, wall_ns: int) -> None:
         """Make the exchange ready for its next transmission (RFC 5944 3.6.3).
 
-        With timestamps it becomes a new request, with ``flags`` as they are right now; with
-        nonces it stays as it is, byte for byte.
+        With timestamps it becomes a new request, by the terms of right now; with nonces it
+        stays as it is, byte for byte.
         """
         if not self.repeats_bytes:
-            exchange.flags = flags
-            exchange.identification, exchange.data = self._build(
-                exchange.goal, exchange.home_agent, exchange.lifetime_s, flags, wall_ns
-            )
+            self._build(exchange, terms, wall_ns)
             exchange.first_sent_ns = now_ns
         exchange.sent_ns = now_ns
         exchange.timeout_ns = next_timeout_ns(exchange.timeout_ns, exchange.lifetime_s)
         exchange.transmissions += 1
 
-    def _build(
-        self, goal: Goal, home_agent: int, lifetime_s: int, flags: int, wall_ns: int
-    ) -> tuple[int, bytes]:
+    def _build(self, exchange: Exchange, terms: Terms, wall_ns: int) -> None:
+        identity, goal = self._identity, exchange.goal
         identification = self.identifications.next(wall_ns)
+        nai = (MobileNodeNai(identity.nai),) if identity.nai else ()
         request = RegistrationRequest(
-            flags=flags,
-            lifetime=lifetime_s,
+            flags=terms.flags,
+            lifetime=exchange.lifetime_s,
             home_address=self._home_address,
-            home_agent=home_agent,
+            home_agent=exchange.home_agent,
             care_of_address=goal.care_of_address,
             identification=identification,
+            extensions=(*nai, *identity.extensions, *terms.extensions),
         )
         message = append_authentication(
             request.encode(), ExtensionType.MOBILE_HOME_AUTHENTICATION, self._association
         )
-        return identification, message
+        exchange.challenge = b""
+        if goal.agent:
+            message = self._for_the_agent(message, exchange, terms)
+        exchange.flags, exchange.identification = terms.flags, identification
+        exchange.encapsulating_delivery = terms.encapsulating_delivery
+        exchange.data = message
+
+    def _for_the_agent(self, message: bytes, exchange: Exchange, terms: Terms) -> bytes:
+        """Append what the foreign agent takes off again."""
+        address, identity = exchange.goal.agent, self._identity
+        challenge = terms.agent.challenge if terms.agent is not None else b""
+        if challenge and identity.may_answer_challenge(address):
+            exchange.challenge = challenge
+            message += MobileForeignChallenge(challenge).encode()
+            if identity.sign_for_aaa is not None:
+                message = identity.sign_for_aaa(message, challenge)
+        if terms.encapsulating_delivery:
+            message += EncapsulatingDelivery().encode()
+        shared = identity.foreign_set(address)
+        association = shared.outbound() if shared is not None else None
+        if association is not None:
+            kind = ExtensionType.MOBILE_FOREIGN_AUTHENTICATION
+            message = append_authentication(message, kind, association)
+        return message
 
 
-def request_flags(*, simultaneous: bool, reverse: bool, encapsulation: int, away: bool) -> int:
+def request_flags(
+    *,
+    simultaneous: bool,
+    reverse: bool,
+    encapsulation: int,
+    away: bool,
+    is_colocated: bool = True,
+    broadcasts: bool = False,
+) -> int:
     """The flags of a request: D exactly with a co-located care-of address (3.6.1.2)."""
     if not away:
         return 0
-    flags = FLAG_COLOCATED | ENCAPSULATION_FLAGS[encapsulation]
+    flags = ENCAPSULATION_FLAGS[encapsulation]
+    if is_colocated:
+        flags |= FLAG_COLOCATED
+    if broadcasts:
+        flags |= FLAG_BROADCAST
     if simultaneous:
         flags |= FLAG_SIMULTANEOUS
     if reverse:
         flags |= FLAG_REVERSE_TUNNEL
     return flags
+
+
+def encapsulation_of(flags: int) -> int:
+    """The IP protocol of the tunnel a request asked for."""
+    for protocol, flag in ENCAPSULATION_FLAGS.items():
+        if flag and flags & flag:
+            return protocol
+    return IPIP
 
 
 class ReplyRefused(FastmipError):
@@ -190,15 +288,37 @@ class ReplyRefused(FastmipError):
         """Set: a security violation, worth a log line (RFC 5944 3.6.2.1)."""
 
 
-def read_reply(
-    data: bytes, home_address: int, exchange: Exchange | None, associations: AssociationSet
-) -> tuple[RegistrationReply, int]:
-    """Decode and check a reply; returns it and the number of extensions skipped.
+@dataclass(frozen=True, slots=True)
+class ReadReply:
+    """A reply that passed all checks, and what its extensions say."""
 
-    In order: form, home address, pending request and low half of the Identification, and
-    exactly one valid Mobile-Home authentication extension. A denial of a foreign agent has
-    none, but no foreign agent stands between a co-located care-of address and its home
-    agent: it is refused. Raises ReplyRefused.
+    reply: RegistrationReply
+    skipped: int
+    """Extensions of unknown kind."""
+    foreign_error: int = 0
+    """What the foreign agent has against a registration the home agent accepted (RFC 4636)."""
+    challenge: bytes = b""
+    """The foreign agent's next challenge (RFC 4721 3.5)."""
+    udp_tunnel: UdpTunnelReply | None = None
+    """The home agent's answer to a UDP tunnel request (RFC 3519)."""
+
+
+def read_reply(
+    data: bytes,
+    home_address: int,
+    exchange: Exchange | None,
+    associations: AssociationSet,
+    identity: Identity,
+    source: int,
+) -> ReadReply:
+    """Decode and check a reply that came from ``source``.
+
+    In order: form, home address, pending request and low half of the Identification; Mobile-
+    Foreign authentication if we share an association with the foreign agent in use; unless
+    that agent itself denied, exactly one valid Mobile-Home authentication extension. An
+    agent's denial without any authentication is believed as far as it goes (RFC 5944 3.6.2.3):
+    it ends nothing. No foreign agent stands between a co-located care-of address and its home
+    agent: then its codes are refused. Raises ReplyRefused.
     """
     try:
         reply = RegistrationReply.decode(data)
@@ -212,21 +332,64 @@ def read_reply(
         raise ReplyRefused("mnRepliesInvalidID", "nothing is pending")
     if (reply.identification ^ exchange.identification) & 0xFFFFFFFF:
         raise ReplyRefused("mnRepliesInvalidID", "not the latest request's identification")
-    if is_foreign_agent(reply.code) or is_gateway_foreign_agent(reply.code):
+    agent = exchange.goal.agent
+    by_agent = is_foreign_agent(reply.code) or is_gateway_foreign_agent(reply.code)
+    if by_agent and not agent:
         raise ReplyRefused("mnRepliesUnknownFA", f"code {reply.code}: no foreign agent is in use")
-    found = reply.authentications(ExtensionType.MOBILE_HOME_AUTHENTICATION)
-    failure = "mnRepliesHAAuthenticationFailure"
+    if agent and source != agent:
+        raise ReplyRefused("mnRepliesUnknownFA", "not from the foreign agent in use")
+    shared = identity.foreign_set(agent) if agent else None
+    if shared is not None:
+        kind = ExtensionType.MOBILE_FOREIGN_AUTHENTICATION
+        _authenticate(data, reply, kind, shared, "mnRepliesFAAuthenticationFailure")
+    home = reply.extensions
+    if not by_agent:
+        kind = ExtensionType.MOBILE_HOME_AUTHENTICATION
+        _authenticate(data, reply, kind, associations, "mnRepliesHAAuthenticationFailure")
+        place = next(n for n, found in enumerate(home) if found.type == kind)
+        home = home[:place]
+    if any(isinstance(found, CriticalVendorExtension) for found in reply.extensions):
+        raise ReplyRefused("mnRepliesDroppedInvalidExtension", "critical vendor extension")
+    skipped = sum(isinstance(extension, RawExtension) for extension in reply.extensions)
+    complaint = challenge = None
+    if agent:
+        complaint = _first(reply.extensions, ForeignAgentError)
+        challenge = _first(reply.extensions, MobileForeignChallenge)
+    return ReadReply(
+        reply,
+        skipped,
+        foreign_error=complaint.status if complaint is not None else 0,
+        challenge=challenge.challenge if challenge is not None else b"",
+        udp_tunnel=None if by_agent else _first(home, UdpTunnelReply),
+    )
+
+
+_Kind = TypeVar("_Kind", bound=Extension)
+
+
+def _first(extensions: tuple[Extension, ...], kind: type[_Kind]) -> _Kind | None:
+    return next((found for found in extensions if isinstance(found, kind)), None)
+
+
+def _authenticate(
+    data: bytes,
+    reply: RegistrationReply,
+    kind: ExtensionType,
+    associations: AssociationSet,
+    failure: str,
+) -> None:
+    """Exactly one valid authentication extension of a kind. Raises ReplyRefused."""
+    found = reply.authentications(kind)
+    name = kind.name.removesuffix("_AUTHENTICATION").replace("_", "-").title()
     if len(found) != 1:
-        reason = f"{len(found)} Mobile-Home authentication extensions"
-        kind = ViolationReason.OTHER if found else ViolationReason.MISSING_SECURITY_EXTENSION
-        raise ReplyRefused(failure, reason, violation=kind)
+        reason = f"{len(found)} {name} authentication extensions"
+        violation = ViolationReason.OTHER if found else ViolationReason.MISSING_SECURITY_EXTENSION
+        raise ReplyRefused(failure, reason, violation=violation)
     association = associations.inbound(found[0].spi)
     if association is None:
         raise ReplyRefused(
             failure, "unknown SPI", spi=found[0].spi, violation=ViolationReason.BAD_SPI
         )
     if not verify_authentication(data, found[0], association):
-        kind = ViolationReason.BAD_AUTHENTICATOR
-        raise ReplyRefused(failure, "wrong authenticator", spi=found[0].spi, violation=kind)
-    skipped = sum(isinstance(extension, RawExtension) for extension in reply.extensions)
-    return reply, skipped
+        violation = ViolationReason.BAD_AUTHENTICATOR
+        raise ReplyRefused(failure, "wrong authenticator", spi=found[0].spi, violation=violation)

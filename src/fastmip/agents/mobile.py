@@ -1,4 +1,4 @@
-"""The mobile node with a co-located care-of address (RFC 5944 3.6, 4.2.1, 4.6), sans I/O.
+"""The mobile node (RFC 5944 2.4, 3.6, 4.2.1, 4.6), sans I/O.
 
 The state follows from two facts, where the node is attached and whether the home agent
 agrees; the state then says what the home agent has to be told:
@@ -16,9 +16,13 @@ agrees; the state then says what the home agent has to be told:
 
 Every input ends in ``_advance``, which walks one round in this order:
 
-1. expire what ended; 2. choose the link; 3. on the home link: home routing, answer ARP,
-gratuitous ARP; elsewhere: stop answering ARP (RFC 5944 4.6 wants both before the request);
-4. speak: begin, repeat or give up an exchange; 5. tunnels and tunnel routing.
+1. expire what ended; 2. choose link and care-of address, solicit agents; 3. on the home link:
+home routing, answer ARP, gratuitous ARP; elsewhere: stop answering ARP (RFC 5944 4.6 wants both
+before the request); 4. speak: begin, repeat or give up an exchange; 5. tunnels and routing.
+
+A care-of address is our own (co-located) or a foreign agent's. A foreign agent's needs no
+tunnel here: the agent decapsulates, and is the default router. An agent's denial bars that
+care-of address for a while, so the next one, the next agent or our own address gets its turn.
 
 One request is under way at a time, so "the most recent request" of RFC 5944 3.6.2.1 is
 always the one in ``_exchange``. Times are CLOCK_BOOTTIME; wall time feeds Identification only.
@@ -26,11 +30,11 @@ always the one in ``_exchange``. Times are CLOCK_BOOTTIME; wall time feeds Ident
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
-from fastmip.agents.attachment import Attachment, LinkState, LinkTable
+from fastmip.agents.attachment import Attachment, LinkState
 from fastmip.agents.care_of import (
     CareOfBinding,
     CareOfBindings,
@@ -39,15 +43,26 @@ from fastmip.agents.care_of import (
 )
 from fastmip.agents.conversation import Answer, Conversation
 from fastmip.agents.effects import NEVER, Arrival, Effect, Event, Now, Violation
-from fastmip.agents.exchange import Exchange, Goal, Purpose, ReplyRefused
+from fastmip.agents.exchange import Exchange, Goal, Purpose, ReplyRefused, encapsulation_of
+from fastmip.agents.handovers import HandoverLog
+from fastmip.agents.keepalive import Keepalive
 from fastmip.agents.mobile_counters import MobileCounters
-from fastmip.agents.mobile_state import STATES, Handover, MobileNodeSettings, State, binding_row
+from fastmip.agents.mobile_state import (
+    STATES,
+    MobileNodeSettings,
+    State,
+    address_text,
+    attachment_event,
+    binding_event,
+    binding_row,
+)
 from fastmip.agents.pacing import FIRST_TIMEOUT_NS
 from fastmip.agents.presence import Presence, Routing
+from fastmip.agents.surroundings import Surroundings
 from fastmip.auth.associations import AssociationSet
 from fastmip.auth.freshness import RandomBits
 from fastmip.wire.addresses import format_address
-from fastmip.wire.codes import ReplyCode
+from fastmip.wire.codes import FLAG_BROADCAST, ReplyCode
 
 SECOND_NS = 1_000_000_000
 
@@ -57,10 +72,17 @@ PATIENCE = 3
 """Ours: unanswered transmissions after which another usable link is tried."""
 RELEASE_TRANSMISSIONS = 2
 """Ours: after so many unanswered releases the binding is replaced instead."""
+WAITS_FOR_CHALLENGE = frozenset(
+    (
+        ReplyCode.FA_UNKNOWN_CHALLENGE,
+        ReplyCode.FA_MISSING_CHALLENGE,
+        ReplyCode.FA_STALE_CHALLENGE,
+    )
+)
+"""After these the same agent is asked again, once it has sent another challenge."""
 SUSPENSION_NS = 60 * SECOND_NS
-"""Ours: how long a link over which the home agent does not register us is passed over."""
-HANDOVERS_KEPT = 32
-"""Ours: completed handovers shown by ``status``."""
+"""Ours: how long a link over which the home agent does not register us, or a care-of address
+its agent refused, is passed over."""
 
 
 class MobileNode:
@@ -88,26 +110,25 @@ class MobileNode:
             random_bits,
             self._counters,
             settings.home_network.broadcast,
+            settings.identity,
         )
-        self._links = LinkTable(
-            settings.interfaces,
-            home_address=settings.home_address,
-            home_network=settings.home_network,
-            home_agent=settings.home_agent,
-        )
+        self._around = Surroundings(settings, random_bits, self._counters)
+        self._links = self._around.links
         self._presence = Presence(settings.home_address)
         self._bindings = CareOfBindings()
         self._attachment: Attachment | None = None
         self._lost: tuple[Attachment, int] | None = None
         """While isolated: the attachment before and when it was lost."""
+        self._arrived_ns = 0
+        """When the attachment was chosen."""
         self._deregistered = False
         """The home agent holds nothing for us as far as we know; unknown at the start."""
         self._stopping = False
         self._pursued = False
         """The last round had something to tell the home agent."""
         self._deadline: int | None = None
-        self._handover: Handover | None = None
-        self._handovers: deque[Handover] = deque(maxlen=HANDOVERS_KEPT)
+        self._handovers = HandoverLog()
+        self._keepalive = Keepalive(settings.keepalive_s)
 
     # -- inputs ---------------------------------------------------------------------------
 
@@ -118,6 +139,9 @@ class MobileNode:
             return []
         if before is None or not before.carrier:
             self._presence.forget_arp(link.interface)
+        if not link.carrier:
+            self._presence.forget_pins(link.interface)
+        self._around.link_changed(link, now)
         return self._advance(now)
 
     def prefer(self, interface: str | None, now: Now) -> list[Effect]:
@@ -128,11 +152,30 @@ class MobileNode:
     def receive_datagram(self, data: bytes, arrival: Arrival, now: Now) -> list[Effect]:
         """Handle one datagram that arrived on the registration socket."""
         try:
-            answer = self._talk.hear(data)
+            answer = self._talk.hear(data, arrival)
         except ReplyRefused as refusal:
             return self._refused(refusal, data, arrival)
         effects = self._accepted(answer, now) if answer.accepted else self._denied(answer, now)
         return effects + self._advance(now)
+
+    def receive_advertisement(self, data: bytes, arrival: Arrival, now: Now) -> list[Effect]:
+        """Handle one ICMP router advertisement that arrived on a link (RFC 5944 2.4)."""
+        heard, effects = self._around.hear(data, arrival, now)
+        if heard is None:
+            return effects
+        agent, attachment = heard.agent, self._attachment
+        if heard.rebooted:
+            # It may have forgotten us: register again (2.4.4), elsewhere if it wants no more.
+            for binding in self._bindings:
+                if (binding.agent, binding.interface) == (agent.address, agent.interface):
+                    binding.refresh_ns = min(binding.refresh_ns, now.boot_ns)
+            if agent.is_busy and attachment is not None and attachment.agent == agent.address:
+                self._links.bar(attachment, now.boot_ns + SUSPENSION_NS)
+        return effects + self._advance(now)
+
+    def tunnel_carried(self, sent: int, received: int, now: Now) -> None:
+        """Packets the tunnel in use carried so far; tell before ``handle_timer``."""
+        self._keepalive.saw(sent, received, now.boot_ns)
 
     def handle_timer(self, now: Now) -> list[Effect]:
         """Do what is due; call it at ``next_deadline``."""
@@ -173,90 +216,100 @@ class MobileNode:
         effects: list[Effect] = []
         for binding in self._bindings.expire(now.boot_ns):
             self._counters.add("mnRegistrationsExpired")
-            effects.append(_event("registration-expired", binding))
+            effects.append(binding_event("registration-expired", binding))
         self._lose_patience(now)
-        again_ns = self._choose(now, effects)
+        effects += self._around.expire(now)
+        times = [self._choose(now, effects)]
         attachment = self._attachment
+        if not self._stopping:
+            times += self._around.solicit(attachment, now, effects)
         home = attachment.interface if attachment is not None and attachment.at_home else None
         effects += self._presence.arrange_link(home, self._links.known(), now.boot_ns)
         self._counters.set("mnGratuitousARPsSend", self._presence.gratuitous_arps)
-        send_ns = self._speak(now, effects)
+        agents = self._around.in_use(attachment, self._sending(now), now)
+        effects += self._presence.pin(agents)
+        times.append(self._speak(now, effects))
+        times.append(self._keep_alive(now, effects))
         tunnels = self._bindings.tunnels(
-            attachment.care_of_address if attachment else None, self._links.holds
+            attachment.care_of_address if attachment else None,
+            partial(self._around.holds, now),
+            self._settings.home_address,
         )
         effects += self._presence.install(tunnels)
-        effects += self._presence.route(self._routing())
-        self._deadline = self._next_deadline(now, again_ns, send_ns)
+        effects += self._presence.route(self._routing(now))
+        effects += self._presence.unpin_others(agents)
+        self._deadline = self._next_deadline(now, *times)
         return effects
 
     def _choose(self, now: Now, effects: list[Effect]) -> int | None:
-        """Settle on a link; returns when to look again."""
+        """Settle on a link and a care-of address; returns when to look again."""
         before = self._attachment
         in_use = before.interface if before is not None else None
         if self._stopping:
             # No more moves: what is held is given back over the links it is on.
-            if in_use is not None and self._links.get(in_use) != before:
+            if before is not None and not self._links.still_offers(before, now.boot_ns):
                 self._attachment = None
             return None
-        chosen, again_ns = self._links.choose(now.boot_ns, in_use)
+        chosen, again_ns = self._links.choose(now.boot_ns, in_use, before)
         if chosen == before:
             return again_ns
         self._attachment = chosen
-        if chosen is not None and before is not None and chosen[:3] == before[:3]:
+        if chosen is not None and before is not None and chosen.place == before.place:
             return again_ns  # another router on the same link is no move
         if chosen is not None:
             self._arrive(chosen, before, now)
-            effects.append(_link_event("link-chosen", chosen))
+            effects.append(attachment_event("link-chosen", chosen))
         elif before is not None:
             self._lost = (before, now.boot_ns)
-            self._handover = None
-            effects.append(_link_event("link-lost", before))
+            self._handovers.give_up()
+            effects.append(attachment_event("link-lost", before))
         return again_ns
 
     def _arrive(self, chosen: Attachment, before: Attachment | None, now: Now) -> None:
-        """Begin a handover to a link."""
+        """Begin a handover to a link, or to another agent on it."""
         lost_ns = 0
         if before is None and self._lost is not None:
             before, lost_ns = self._lost
-        elif before is not None and self._links.get(before.interface) != before:
+        elif before is not None and not self._links.still_offers(before, now.boot_ns):
             lost_ns = now.boot_ns
         self._lost = None
-        self._talk.moved()
+        up_ns, heard_ns = self._links.up_since_ns(chosen.interface), 0
+        agent = self._around.agent(chosen, now)
+        if agent is not None:
+            heard_ns = agent.first_heard_ns
+        same_link = before is not None and before.interface == chosen.interface
+        if agent is not None and same_link and up_ns < self._arrived_ns:
+            up_ns = heard_ns  # the link stayed: what is new is the agent
+        # Without an agent only the link layer causes a move.
+        self._talk.moved(hinted=not chosen.agent or up_ns >= self._arrived_ns)
+        self._keepalive.moved()
+        self._arrived_ns = now.boot_ns
         if chosen.at_home:
             self._presence.announce_from(now.boot_ns)
-        if before is not None and chosen[:3] == before[:3]:
+        if before is not None and chosen.place == before.place:
             return  # the same link came back: the home agent noticed nothing
         if chosen.at_home:
             self._deregistered = False
         if before is not None and not (before.at_home and chosen.at_home):
             moves = {(True, False): "mnMoveFromHAToFA", (False, True): "mnMoveFromFAToHA"}
             self._counters.add(moves.get((before.at_home, chosen.at_home), "mnMoveFromFAToFA"))
-        kind = "break-before-make" if lost_ns else "make-before-break"
-        if before is None:
-            kind = "start"
-        self._handover = Handover(
-            "return-home" if chosen.at_home and before else kind,
-            before.interface if before else "",
-            before.care_of_address if before else 0,
-            chosen.interface,
-            chosen.care_of_address,
-            link_lost_ns=lost_ns,
-            link_up_ns=self._links.up_since_ns(chosen.interface),
-        )
+        self._handovers.begin(chosen, before, lost_ns=lost_ns, up_ns=up_ns, heard_ns=heard_ns)
 
     def _speak(self, now: Now, effects: list[Effect]) -> int | None:
         """Pursue the goal of the moment; returns when to speak next."""
         goal = self._goal(now)
         self._pursued = goal is not None
-        simultaneous = goal is not None and self._wants_simultaneous(goal)
-        datagram, again_ns = self._talk.speak(goal, simultaneous, now)
+        simultaneous = goal is not None and self._wants_simultaneous(goal, now)
+        agent = self._around.agent_of(goal, self._attachment, now)
+        if goal is not None and goal.agent and agent is None:
+            return None  # it fell silent: the next advertisement, or its absence, decides
+        datagram, again_ns = self._talk.speak(goal, simultaneous, now, agent)
         exchange = self._talk.exchange
         if datagram is None or exchange is None or goal is None:
             return again_ns
         effects.append(datagram)
         self._note_sent(goal, exchange, now)
-        if self._handover is not None and not self._handover.request_ns:
-            self._handover.request_ns = now.boot_ns
+        self._handovers.asked(now.boot_ns)
         fields = (
             ("purpose", goal.purpose.value),
             ("care_of_address", format_address(goal.care_of_address)),
@@ -264,6 +317,7 @@ class MobileNode:
             ("lifetime_s", exchange.lifetime_s),
             ("simultaneous", int(exchange.is_simultaneous)),
             ("transmission", exchange.transmissions),
+            ("agent", address_text(goal.agent)),
         )
         effects.append(Event("request-sent", fields))
         return again_ns
@@ -282,8 +336,10 @@ class MobileNode:
                 address,
                 goal.interface,
                 exchange.home_agent,
-                self._talk.wishes.encapsulation,
+                encapsulation_of(exchange.flags),
                 lifetime_end_ns(now.boot_ns, exchange.lifetime_s),
+                agent=goal.agent,
+                is_colocated=goal.is_colocated,
             )
 
     def _goal(self, now: Now) -> Goal | None:
@@ -294,32 +350,49 @@ class MobileNode:
                 return None
             return Goal(Purpose.DEREGISTER, attachment.care_of_address, attachment.interface)
         if self._stopping:
-            return self._release_goal(self._bindings)
-        if attachment is None:
-            return None
-        register = Goal(Purpose.REGISTER, attachment.care_of_address, attachment.interface)
+            return self._release_goal(self._bindings, now)
+        unwanted = self._release_goal((b for b in self._bindings if b.unwanted), now)
+        if unwanted is not None or attachment is None:
+            return unwanted
+        register = Goal(
+            Purpose.REGISTER,
+            attachment.care_of_address,
+            attachment.interface,
+            attachment.agent,
+            attachment.is_colocated,
+        )
         binding = self._bindings.accepted(attachment.care_of_address)
-        if binding is None or binding.refresh_ns <= now.boot_ns:
+        if (
+            binding is None
+            or binding.refresh_ns <= now.boot_ns
+            or binding.agent != attachment.agent
+        ):
             return register
         others = self._bindings.others(attachment.care_of_address)
         # What cannot be released over its own link is replaced: a request without S.
-        return self._release_goal(others) or (register if others else None)
+        return self._release_goal(others, now) or (register if others else None)
 
-    def _release_goal(self, bindings: Iterable[CareOfBinding]) -> Goal | None:
+    def _release_goal(self, bindings: Iterable[CareOfBinding], now: Now) -> Goal | None:
         for binding in bindings:
-            up = self._links.holds(binding.interface, binding.care_of_address)
+            up = self._around.holds(now, binding.interface, binding.care_of_address)
             if up and binding.unanswered_releases < RELEASE_TRANSMISSIONS:
-                return Goal(Purpose.RELEASE, binding.care_of_address, binding.interface)
+                return Goal(
+                    Purpose.RELEASE,
+                    binding.care_of_address,
+                    binding.interface,
+                    binding.agent,
+                    binding.is_colocated,
+                )
         return None
 
-    def _wants_simultaneous(self, goal: Goal) -> bool:
+    def _wants_simultaneous(self, goal: Goal, now: Now) -> bool:
         """S keeps an older care-of address that still works until the new one does."""
         return (
             goal.purpose is Purpose.REGISTER
-            and self._settings.simultaneous
+            and self._settings.keeps_the_old
             and self._bindings.accepted(goal.care_of_address) is None
             and any(
-                other.accepted and self._links.holds(other.interface, other.care_of_address)
+                other.accepted and self._around.holds(now, other.interface, other.care_of_address)
                 for other in self._bindings.others(goal.care_of_address)
             )
         )
@@ -335,29 +408,60 @@ class MobileNode:
             if binding is not None:
                 binding.unanswered_releases = exchange.transmissions
         elif goal.purpose is Purpose.REGISTER and exchange.transmissions >= PATIENCE:
-            self._links.suspend(goal.interface, now.boot_ns + SUSPENSION_NS)
+            self._try_elsewhere(goal, now)
 
-    def _routing(self) -> Routing:
+    def _try_elsewhere(self, goal: Goal, now: Now) -> None:
+        """Registering there does not work: let others have their turn for a while."""
+        until_ns, attachment = now.boot_ns + SUSPENSION_NS, self._attachment
+        if not goal.agent:
+            self._links.suspend(goal.interface, until_ns)
+        elif attachment is not None and attachment.care_of_address == goal.care_of_address:
+            self._links.bar(attachment, until_ns)
+
+    def _keep_alive(self, now: Now, effects: list[Effect]) -> int | None:
+        """Keep a UDP tunnel open; returns when to look again."""
+        binding = self._sending(now)
+        if binding is None or not binding.udp_port:
+            self._keepalive.end()
+            return None
+        datagram, closed = self._keepalive.pursue(binding, self._settings.home_address, now.boot_ns)
+        if datagram is not None:
+            self._counters.add("mnKeepalivesSent")
+            effects.append(datagram)
+        if closed:
+            self._counters.add("mnKeepalivesUnanswered")
+            effects.append(binding_event("tunnel-silent", binding))
+            binding.refresh_ns = now.boot_ns
+            return now.boot_ns + 1
+        return self._keepalive.next_deadline()
+
+    def _routing(self, now: Now) -> Routing:
         attachment, told = self._attachment, self._presence.routing
         if attachment is not None and attachment.at_home:
             return Routing(True, attachment.interface)
-        binding = self._sending()
-        if binding is not None:
+        binding = self._sending(now)
+        if binding is not None and binding.is_colocated:
             return Routing(False, binding.interface, binding.reverse)
+        if binding is not None:
+            # The agent is the default router; only what it shall reverse-tunnel while the rest
+            # goes its own way is encapsulated to it (RFC 3024 5).
+            through = binding.encapsulating_delivery and binding.reverse
+            return Routing(False, binding.interface, through, binding.agent)
         if told is not None and told.at_home:
             # Leaving home, not yet registered: the home link serves as long as it is up.
-            home = self._links.get(told.interface)
-            if attachment is not None and home is not None and home.at_home:
+            offers = self._links.offers(told.interface, now.boot_ns, attachment)
+            if attachment is not None and any(offer.at_home for offer in offers):
                 return told
         interface = attachment.interface if attachment is not None else ""
         return Routing(False, interface, self._talk.wishes.reverse_tunnel)
 
-    def _sending(self) -> CareOfBinding | None:
+    def _sending(self, now: Now) -> CareOfBinding | None:
         preferred = self._attachment.care_of_address if self._attachment else None
-        return self._bindings.sending(preferred, self._links.holds)
+        return self._bindings.sending(preferred, partial(self._around.holds, now))
 
     def _next_deadline(self, now: Now, *times: int | None) -> int | None:
         candidates = [*times, self._bindings.next_deadline(), self._presence.next_announcement()]
+        candidates.append(self._around.next_deadline())
         if self._attachment is not None:
             binding = self._bindings.accepted(self._attachment.care_of_address)
             if binding is not None and now.boot_ns < binding.refresh_ns < NEVER:
@@ -395,11 +499,11 @@ class MobileNode:
             ("round_trip_ms", (now.boot_ns - answer.exchange.sent_ns) / 1e6),
         )
         effects: list[Effect] = [Event("request-accepted", fields)]
-        handover = self._handover
-        if handover is not None and goal.care_of_address == handover.to_address:
-            handover.reply_ns = now.boot_ns
-            self._handover = None
-            self._handovers.append(handover)
+        self._around.renew_challenge(answer, self._attachment, now)
+        if goal.purpose is not Purpose.RELEASE:
+            self._around.registered(now)
+        handover = self._handovers.agreed(goal.care_of_address, now.boot_ns)
+        if handover is not None:
             effects.append(Event("handover", tuple(handover.fields().items())))
         return effects
 
@@ -409,26 +513,45 @@ class MobileNode:
         if self._bindings.get(address) is None:
             return  # the reply came after the end of the lifetime it grants
         lifetime_s = granted_lifetime_s(exchange.lifetime_s, answer.reply.lifetime)
-        self._bindings.accept(
+        binding = self._bindings.accept(
             address,
             home_agent=exchange.home_agent,
             sent_ns=exchange.lifetime_start_ns,
             lifetime_s=lifetime_s,
             margin_ns=max(REFRESH_TIMEOUTS * FIRST_TIMEOUT_NS, lifetime_s * SECOND_NS // 10),
             reverse=answer.reverse_granted,
+            agent=exchange.goal.agent,
         )
+        binding.encapsulation = encapsulation_of(exchange.flags)
+        binding.broadcasts = bool(exchange.flags & FLAG_BROADCAST)
+        binding.encapsulating_delivery = exchange.encapsulating_delivery
+        udp = answer.udp_tunnel
+        binding.udp_port = 0
+        if udp is not None and udp.is_accepted:
+            binding.udp_port = answer.home_agent_port
+            half_bound = bool(exchange.goal.agent)
+            self._keepalive.begin(udp.keepalive_s, now.boot_ns, at_once=half_bound)
         if answer.replaced_others:
             for other in self._bindings.others(address):
                 self._bindings.release(other.care_of_address, now.boot_ns)
 
     def _denied(self, answer: Answer, now: Now) -> list[Effect]:
         event, mended = self._talk.deny(answer, now)
-        goal = answer.exchange.goal
+        self._around.renew_challenge(answer, self._attachment, now)
+        goal, binding = answer.exchange.goal, None
         if goal.purpose is Purpose.RELEASE and not mended:
             binding = self._bindings.get(goal.care_of_address)
             if binding is not None:
                 binding.unanswered_releases = RELEASE_TRANSMISSIONS
-        elif answer.reply.code == ReplyCode.HA_PROHIBITED and goal.purpose is Purpose.REGISTER:
+        elif goal.purpose is not Purpose.REGISTER:
+            pass
+        elif answer.denied_by_agent:
+            binding = self._bindings.get(goal.care_of_address)
+            if answer.foreign_error and binding is not None:
+                binding.unwanted = True
+            if not mended and answer.reply.code not in WAITS_FOR_CHALLENGE:
+                self._try_elsewhere(goal, now)
+        elif answer.reply.code == ReplyCode.HA_PROHIBITED:
             # Where we are may not be where registering is allowed; another link may do.
             self._links.suspend(goal.interface, now.boot_ns + SUSPENSION_NS)
         return [event]
@@ -461,31 +584,15 @@ class MobileNode:
             "home_address": format_address(self._settings.home_address),
             "home_agent": format_address(self._talk.home_agent),
             "interface": attachment.interface if attachment else "",
-            "care_of_address": _text(attachment.care_of_address if attachment else 0),
-            "gateway": _text(attachment.gateway if attachment else 0),
+            "care_of_address": address_text(attachment.care_of_address if attachment else 0),
+            "gateway": address_text(attachment.gateway if attachment else 0),
+            "agent": address_text(attachment.agent if attachment else 0),
+            "keepalive_s": self._keepalive.interval_s,
             "bindings": [binding_row(binding, now) for binding in self._bindings],
-            "handovers": [handover.fields() for handover in self._handovers],
+            "agents": self._around.rows(attachment, now),
+            "handovers": self._handovers.rows(),
         }
 
     def counters(self) -> dict[str, int]:
         """RFC 2006 mobile node counters and named reasons of silent drops."""
         return self._counters.values()
-
-
-def _text(address: int) -> str:
-    return format_address(address) if address else ""
-
-
-def _event(name: str, binding: CareOfBinding) -> Event:
-    address = format_address(binding.care_of_address)
-    return Event(name, (("care_of_address", address), ("interface", binding.interface)))
-
-
-def _link_event(name: str, attachment: Attachment) -> Event:
-    address = format_address(attachment.care_of_address)
-    fields = (
-        ("interface", attachment.interface),
-        ("care_of_address", address),
-        ("at_home", int(attachment.at_home)),
-    )
-    return Event(name, fields)

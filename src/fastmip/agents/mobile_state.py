@@ -1,14 +1,19 @@
-"""The values a mobile node shows and is configured with: state, settings, handovers."""
+"""The values a mobile node shows and is configured with: state, settings, bindings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from fastmip.agents.agent_cache import Agent
+from fastmip.agents.attachment import Attachment
 from fastmip.agents.care_of import CareOfBinding
-from fastmip.agents.conversation import Wishes
-from fastmip.agents.effects import NEVER, Now
+from fastmip.agents.conversation import Nat, Wishes
+from fastmip.agents.effects import NEVER, Event, Now
+from fastmip.agents.exchange import Identity
 from fastmip.agents.hosts import Prefix
+from fastmip.agents.keepalive import DEFAULT_S
+from fastmip.agents.offers import CareOf
 from fastmip.wire.addresses import format_address
 
 SECOND_NS = 1_000_000_000
@@ -37,6 +42,17 @@ STATES = {
 """(where attached, home agent agrees) -> state."""
 
 
+class HandoverPolicy(Enum):
+    """What a move must not cost (RFC 3753 4.4); ``docs/handover.md`` says what each does."""
+
+    SMOOTH = "smooth"
+    """Few packets lost: the old registration is kept until the new one works."""
+    FAST = "fast"
+    """Little delay: every sign of a new link is followed at once."""
+    SEAMLESS = "seamless"
+    """Both."""
+
+
 @dataclass(frozen=True, slots=True)
 class MobileNodeSettings:
     """Configuration of a mobile node; addresses host-order, lifetimes in seconds."""
@@ -54,45 +70,42 @@ class MobileNodeSettings:
     """Make-before-break with the S bit when two links are up."""
     encapsulation: int = 4
     """IP protocol number."""
+    care_of: CareOf = CareOf.COLOCATED
+    eager: bool = False
+    """Move as soon as an agent of another subnet is heard (RFC 5944 2.4.2.2)."""
+    handover: HandoverPolicy = HandoverPolicy.SMOOTH
+    encapsulating_delivery: bool = False
+    """Through foreign agents (RFC 3024 5.2)."""
+    broadcasts: bool = False
+    """Ask for broadcasts of the home network (bit B)."""
+    nat: Nat = Nat.OFF
+    keepalive_s: int = DEFAULT_S
+    revocation: bool = False
+    """Let the home agent revoke registrations of our own addresses (RFC 3543)."""
+    identity: Identity = field(default_factory=Identity)
 
     @property
     def wishes(self) -> Wishes:
         """What every registration asks for."""
-        return Wishes(self.lifetime_s, self.reverse_tunnel, self.encapsulation)
+        return Wishes(
+            self.lifetime_s,
+            self.reverse_tunnel,
+            self.encapsulation,
+            broadcasts=self.broadcasts,
+            encapsulating_delivery=self.encapsulating_delivery,
+            nat=self.nat,
+            revocation=self.revocation,
+        )
 
+    @property
+    def hurries(self) -> bool:
+        """A sign of a new link is followed at once, whatever the link did before."""
+        return self.handover is not HandoverPolicy.SMOOTH
 
-@dataclass(slots=True)
-class Handover:
-    """A change of attachment; times are CLOCK_BOOTTIME nanoseconds, 0 while unknown."""
-
-    kind: str
-    """``start``, ``break-before-make``, ``make-before-break`` or ``return-home``."""
-    from_interface: str
-    from_address: int
-    to_interface: str
-    to_address: int
-    link_lost_ns: int
-    """When the link before stopped being usable; 0 if it still was."""
-    link_up_ns: int
-    """When the new attachment appeared."""
-    request_ns: int = 0
-    """First transmission of the request."""
-    reply_ns: int = 0
-    """Arrival of the accepting reply."""
-
-    def fields(self) -> dict[str, str | int]:
-        """Flat and JSON-ready; addresses as text, empty where there was none."""
-        return {
-            "kind": self.kind,
-            "from_interface": self.from_interface,
-            "from_address": format_address(self.from_address) if self.from_address else "",
-            "to_interface": self.to_interface,
-            "to_address": format_address(self.to_address),
-            "link_lost_ns": self.link_lost_ns,
-            "link_up_ns": self.link_up_ns,
-            "request_ns": self.request_ns,
-            "reply_ns": self.reply_ns,
-        }
+    @property
+    def keeps_the_old(self) -> bool:
+        """The registration before is kept until the new one works (bit S)."""
+        return self.simultaneous and self.handover is not HandoverPolicy.FAST
 
 
 def binding_row(binding: CareOfBinding, now: Now) -> dict[str, object]:
@@ -107,4 +120,50 @@ def binding_row(binding: CareOfBinding, now: Now) -> dict[str, object]:
         "granted_s": binding.lifetime_s,
         "remaining_s": left_s,
         "reverse_tunnel": binding.reverse,
+        "agent": format_address(binding.agent) if binding.agent else "",
+        "udp_port": binding.udp_port,
     }
+
+
+def agent_row(agent: Agent, now: Now, *, in_use: bool) -> dict[str, object]:
+    """One line of ``show agent`` (RFC 2006 mnFATable), JSON-ready; lifetimes in seconds."""
+    return {
+        "agent": format_address(agent.address),
+        "interface": agent.interface,
+        "mac": agent.mac.hex(":"),
+        "care_of_addresses": " ".join(format_address(a) for a in agent.care_of_addresses),
+        "flags": flag_letters(agent.flags),
+        "sequence": agent.sequence,
+        "max_lifetime_s": agent.registration_lifetime_s,
+        "remaining_s": max(0, agent.expires_ns - now.boot_ns) // SECOND_NS,
+        "networks": " ".join(f"{format_address(p.network)}/{p.length}" for p in agent.prefixes),
+        "challenge": bool(agent.challenge),
+        "nai": repr(agent.nai)[2:-1],
+        "in_use": in_use,
+    }
+
+
+def flag_letters(flags: int) -> str:
+    """The flags of an advertisement by their letters (RFC 5944 2.1.1, RFC 3519, RFC 3543)."""
+    letters = "RBHFMGrTUXI"
+    return "".join(letter for bit, letter in enumerate(letters) if flags & (0x8000 >> bit))
+
+
+def address_text(address: int) -> str:
+    return format_address(address) if address else ""
+
+
+def binding_event(name: str, binding: CareOfBinding) -> Event:
+    address = format_address(binding.care_of_address)
+    return Event(name, (("care_of_address", address), ("interface", binding.interface)))
+
+
+def attachment_event(name: str, attachment: Attachment) -> Event:
+    address = format_address(attachment.care_of_address)
+    fields = (
+        ("interface", attachment.interface),
+        ("care_of_address", address),
+        ("at_home", int(attachment.at_home)),
+        ("agent", address_text(attachment.agent)),
+    )
+    return Event(name, fields)

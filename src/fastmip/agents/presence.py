@@ -17,9 +17,11 @@ from fastmip.agents.effects import (
     Effect,
     GratuitousArp,
     InstallTunnels,
+    PinNeighbour,
     RouteThroughTunnel,
     SetArp,
     Tunnel,
+    UnpinNeighbour,
 )
 
 SECOND_NS = 1_000_000_000
@@ -37,6 +39,8 @@ class Routing:
     interface: str
     """The home link, or the link of the care-of address; empty while there is none."""
     reverse: bool = False
+    gateway: int = 0
+    """Foreign agent that is the default router, 0 for the link's own."""
 
 
 class Presence:
@@ -47,6 +51,7 @@ class Presence:
         self._arp: dict[str, bool] = {}
         self._announcements: list[int] = []
         self._tunnels: tuple[Tunnel, ...] = ()
+        self._pins: dict[tuple[int, str], bytes] = {}
         self.routing: Routing | None = None
         """As told last."""
         self.gratuitous_arps = 0
@@ -95,6 +100,28 @@ class Presence:
         self._arp[interface] = enabled
         return [SetArp(interface, enabled)]
 
+    def pin(self, agents: Iterable[tuple[int, str, bytes]]) -> list[Effect]:
+        """Reach these agents without ARP: away from home none is broadcast (4.6)."""
+        effects: list[Effect] = []
+        for address, interface, mac in agents:
+            if self._pins.get((address, interface)) != mac:
+                self._pins[address, interface] = mac
+                effects.append(PinNeighbour(address, interface, mac))
+        return effects
+
+    def unpin_others(self, agents: Iterable[tuple[int, str, bytes]]) -> list[Effect]:
+        """Forget all agents but these."""
+        kept = {(address, interface) for address, interface, _ in agents}
+        gone = [key for key in self._pins if key not in kept]
+        for key in gone:
+            del self._pins[key]
+        return [UnpinNeighbour(address, interface) for address, interface in gone]
+
+    def forget_pins(self, interface: str) -> None:
+        """The link lost its neighbours: the kernel drops even permanent ones then."""
+        for key in [key for key in self._pins if key[1] == interface]:
+            del self._pins[key]
+
     def install(self, tunnels: tuple[Tunnel, ...]) -> list[Effect]:
         """Have exactly these tunnels."""
         if tunnels == self._tunnels:
@@ -113,7 +140,9 @@ class Presence:
             if old is None or not old.at_home:
                 effects.append(RouteThroughTunnel(False, False))
         else:
-            effects.append(RouteThroughTunnel(True, wanted.reverse, wanted.interface))
+            effects.append(
+                RouteThroughTunnel(True, wanted.reverse, wanted.interface, wanted.gateway)
+            )
         if old is not None and old.at_home:
             effects.append(ConfigureHome(old.interface, False))
         return effects
