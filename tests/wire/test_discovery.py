@@ -115,7 +115,7 @@ def test_decoding_raises_wire_error_and_nothing_else(data: bytes, start: bytes, 
             continue
 
 
-def test_every_cut_is_invalid_or_ends_an_extension_rfc1256_6_1() -> None:
+def test_every_cut_is_invalid_or_ends_an_extension_rfc1256_5_2() -> None:
     whole = ADVERTISEMENT.encode()
     # After the address, after each extension, and after the pad.
     ends = {16: (False, False, False), 28: (True, False, False), 31: (True, True, False)}
@@ -131,7 +131,7 @@ def test_every_cut_is_invalid_or_ends_an_extension_rfc1256_6_1() -> None:
         assert tuple(part is not None for part in parts) == ends[length]
 
 
-def test_one_wrong_bit_is_a_wrong_checksum_rfc1256_6_1() -> None:
+def test_one_wrong_bit_is_a_wrong_checksum_rfc1256_5_2() -> None:
     for message, decode in (
         (GOLDEN, AgentAdvertisement.decode),
         (AgentSolicitation().encode(), AgentSolicitation.decode),
@@ -144,14 +144,14 @@ def test_one_wrong_bit_is_a_wrong_checksum_rfc1256_6_1() -> None:
 
 
 @pytest.mark.parametrize("code", sorted({*range(256)} - {0, 16}))
-def test_other_codes_are_invalid_rfc1256_6_1(code: int) -> None:
+def test_other_codes_are_invalid_rfc1256_5_2(code: int) -> None:
     with pytest.raises(WireError, match="code"):
         AgentAdvertisement.decode(sealed(header(code)))
     with pytest.raises(WireError):
         AgentSolicitation.decode(sealed(bytes((10, code)) + bytes(6)))
 
 
-def test_entries_may_be_larger_but_not_smaller_than_two_words_rfc1256_6_1() -> None:
+def test_entries_may_be_larger_but_not_smaller_than_two_words_rfc1256_5_2() -> None:
     entries = struct.pack("!IiIIiI", 1, -2, 0xFFFFFFFF, 3, 4, 0xFFFFFFFF)
     found = AgentAdvertisement.decode(sealed(header(count=2, words=3) + entries))
     assert found.routers == (RouterAddress(1, -2), RouterAddress(3, 4))
@@ -232,7 +232,7 @@ def test_a_stranger_s_identity_is_no_foreign_agents_rfc4857_8_2() -> None:
         assert AgentAdvertisement.decode(sealed(header() + wire)).nai == expected
 
 
-def test_a_solicitation_may_be_longer_rfc1256_6_1() -> None:
+def test_a_solicitation_may_be_longer_rfc1256_5_2() -> None:
     AgentSolicitation.decode(sealed(AgentSolicitation().encode() + bytes.fromhex("8001ff00")))
     for bad in ("80", "80ff", "8002ff"):
         with pytest.raises(WireError):

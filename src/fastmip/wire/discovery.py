@@ -255,7 +255,7 @@ class AgentAdvertisement:
     def decode(cls, data: bytes) -> Self:
         """Decode an ICMP message up to the end of its IP packet.
 
-        Raises WireError for whatever RFC 1256 6.1 and RFC 5944 2.1 call invalid: too short,
+        Raises WireError for whatever RFC 1256 5.2 and RFC 5944 2.1 call invalid: too short,
         another type, wrong checksum, code neither 0 nor 16, entries smaller than two words,
         extensions cut short or unreadable; and for an unknown one below 128 (RFC 5944 1.8).
         Of an extension that stands there twice the first counts.
@@ -327,7 +327,7 @@ class AgentSolicitation:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Check an ICMP message; WireError when it is no valid solicitation (RFC 1256 6.1).
+        """Check an ICMP message; WireError when it is no valid solicitation (RFC 1256 4.2).
 
         Its extensions say nothing to us, but an unknown one below 128 has it dropped.
         """
