@@ -254,6 +254,8 @@ class InstallVisitor:
     """Its packets go to the home agent through the tunnel (RFC 3024)."""
     encapsulating: bool = False
     """It encapsulates to us what shall be reverse-tunnelled (RFC 3024 5.2); the rest is routed."""
+    token: int = 0
+    """The agent hears by it, in ``visitor_installed``, whether the visitor is carried."""
 
 
 @dataclass(frozen=True, slots=True)

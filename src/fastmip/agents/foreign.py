@@ -1,0 +1,621 @@
+"""The foreign agent (RFC 5944 3.7), sans I/O: datagrams and clocks in, effects out.
+
+A registration's walk, in the order of this file:
+1. ``_receive_request``: what cannot be answered is dropped; the ladder of ``foreign_policy``
+   denies; else the request is pending and relayed, its end rewritten (3.7.2.2).
+2. ``_receive_reply``: matched with its pending request, proven, and either honoured or passed
+   on with an error of ours (RFC 4636).
+3. ``_honour``: the visitor's data path becomes one ``InstallVisitor``.
+4. ``visitor_installed``: only now the entry changes, and the reply leaves.
+
+| event                                  | pending        | visitor in force                     |
+|----------------------------------------|----------------|--------------------------------------|
+| request relayed                        | added          | untouched                            |
+| denied by us, by ICMP, after 7 seconds | removed        | untouched; a denial at most          |
+| denied by the home agent               | removed        | untouched; reply passed on           |
+| accepted, lifetime > 0                 | removed        | replaced when installed; passed on   |
+| accepted, lifetime 0                   | removed        | removed; passed on                   |
+| accepted but not honoured              | removed        | removed if it was the same binding   |
+| lifetime over                          | -              | removed; nobody is told              |
+| revoked by the home agent              | -              | removed; acknowledged, node told     |
+| cleared by the operator                | -              | removed; home agent and node told    |
+
+No request and no accepting reply ever starts here (3.7). Addresses are host-order integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import NamedTuple, TypeVar
+
+from fastmip.agents import foreign_counters as names
+from fastmip.agents.effects import (
+    Arrival,
+    Effect,
+    Endpoint,
+    InstallVisitor,
+    Now,
+    RemoveVisitor,
+)
+from fastmip.agents.foreign_counters import new_counters
+from fastmip.agents.foreign_keepalive import Keepalives
+from fastmip.agents.foreign_policy import (
+    SILENT,
+    ForeignAgentPolicy,
+    ForeignCase,
+    climb,
+    end_of_authorization,
+)
+from fastmip.agents.foreign_relay import MAX_REQUEST_LEN, asker_of, relay
+from fastmip.agents.foreign_replies import ForeignReplies
+from fastmip.agents.foreign_revocation import (
+    ForeignRevocation,
+    Notifier,
+    SilentNotifier,
+    Told,
+)
+from fastmip.agents.foreign_verdicts import (
+    Unproven,
+    fault,
+    first,
+    match,
+    proven,
+    quoted_in,
+    report_code,
+    visitor_of,
+)
+from fastmip.agents.home_counters import ViolationReason
+from fastmip.agents.peaks import MinutePeaks
+from fastmip.agents.visitors import (
+    Asker,
+    Pending,
+    PendingTable,
+    Visitor,
+    VisitorTable,
+    visitor_event,
+)
+from fastmip.auth.challenges import ChallengeVerdict, ChallengeWindow, is_retransmission
+from fastmip.errors import WireError
+from fastmip.wire.challenge import MobileForeignChallenge
+from fastmip.wire.codes import (
+    MessageType,
+    ReplyCode,
+    is_accepted,
+)
+from fastmip.wire.extensions import Extension, UnknownExtension
+from fastmip.wire.registration import RegistrationReply, RegistrationRequest
+from fastmip.wire.revocation import (
+    RevocationAcknowledgment,
+    RevocationMessage,
+    RevocationSupport,
+)
+from fastmip.wire.tunneling import UdpTunnelReply
+
+_Kind = TypeVar("_Kind", bound=Extension)
+_SECOND = 1_000_000_000
+
+
+class _Installing(NamedTuple):
+    """A visitor on its way into engine and kernel, and the reply that waits for it."""
+
+    token: int
+    visitor: Visitor
+    pending: Pending
+    authorized: bytes
+    keepalive_s: int
+
+
+class ForeignAgent:
+    """Registration through a foreign agent: one instance per process, one caller thread.
+
+    Never raises on what a datagram contains. ``random(n)`` gives n unpredictable bytes;
+    ``notifier`` is the advertiser.
+    """
+
+    def __init__(
+        self,
+        policy: ForeignAgentPolicy,
+        *,
+        random: Callable[[int], bytes],
+        notifier: Notifier | None = None,
+    ) -> None:
+        self._policy = policy
+        self._random = random
+        self._notifier: Notifier = SilentNotifier() if notifier is None else notifier
+        self._pending = PendingTable()
+        self._visitors = VisitorTable()
+        self._installing: dict[int, _Installing] = {}
+        self._token = 0
+        self._windows: dict[str, ChallengeWindow] = {}
+        self._keepalives = Keepalives()
+        self._count = new_counters()
+        self.peaks = MinutePeaks()
+        self._replies = ForeignReplies(policy, self._count, self.peaks)
+        self._revocation = ForeignRevocation(self._count)
+
+    # receiving ------------------------------------------------------------------------------
+
+    def receive_datagram(self, data: bytes, arrival: Arrival, now: Now) -> list[Effect]:
+        """Handle one datagram from UDP port 434."""
+        handler = _HANDLERS.get(data[0] if data else -1)
+        if handler is None:
+            self._count[names.UNEXPECTED_TYPE] += 1
+            return []
+        effects: list[Effect] = []
+        try:
+            handler(self, data, arrival, now, effects)
+        except UnknownExtension:
+            self._count[names.UNKNOWN_EXTENSION] += 1
+            return []
+        except WireError:
+            self._count[names.MALFORMED] += 1
+            return []
+        return effects
+
+    # requests -------------------------------------------------------------------------------
+
+    def _receive_request(
+        self, data: bytes, arrival: Arrival, now: Now, effects: list[Effect]
+    ) -> None:
+        count = self._count
+        count[names.REQUESTS] += 1
+        link = self._policy.by_interface.get(arrival.interface)
+        mac = arrival.mac
+        if link is None or not mac or mac[0] & 1 or not any(mac) or not arrival.source.port:
+            count[names.BAD_SOURCE] += 1
+            return
+        if len(data) > MAX_REQUEST_LEN:
+            count[names.MALFORMED] += 1
+            return
+        request = RegistrationRequest.decode(data)
+        if not request.is_colocated and any(
+            isinstance(e, RevocationSupport) for e in request.extensions
+        ):
+            count[names.REVOCATION_IN_REQUEST] += 1
+            return
+        case = ForeignCase(request, data, arrival, mac, link, self._policy, self)
+        refusal = climb(case)
+        asker = asker_of(case)
+        if refusal is None:
+            self._relay(case, asker, now, effects)
+            return
+        if refusal.code == SILENT:
+            count[refusal.counter] += 1
+            return
+        if refusal.violation is not None:
+            self._report(asker, arrival.source.address, case.spi, refusal.violation, now, effects)
+        self._deny(asker, refusal.code, now, effects)
+
+    def judge_challenge(self, case: ForeignCase, challenge: bytes) -> ChallengeVerdict:
+        """What the link's window says; a repetition of a pending request is no reuse."""
+        verdict = self.window(case.key.interface).judge(
+            _node(case.key.nai, case.request), challenge
+        )
+        if verdict is ChallengeVerdict.STALE:
+            pending = self._pending.get(case.key)
+            if pending is not None and is_retransmission(pending.request, case.request):
+                return ChallengeVerdict.FRESH
+        return verdict
+
+    def has_room(self, case: ForeignCase) -> bool:
+        """Whether a request may wait here (RFC 5944 3.7.1).
+
+        Visitors in force and nodes that proved themselves have room beyond what strangers
+        can fill. Two nodes with one home address cannot be told apart by their packets.
+        """
+        key, policy = case.key, self._policy
+        visitor = self._visitors.get(key.home_address) if key.home_address else None
+        is_visitor = visitor is not None and visitor.mac == key.mac
+        if visitor is not None and not is_visitor:
+            if visitor.home_agent != case.request.home_agent:
+                return False
+        elif visitor is None and case.request.lifetime and self._is_full:
+            return False
+        if self._pending.get(key) is not None:
+            return True
+        if self._pending.of_mac(key.mac) >= policy.max_pending_per_node:
+            return False
+        limit = policy.max_pending
+        if is_visitor or case.proof is not None:
+            limit += policy.max_visitors
+        return len(self._pending) < limit
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._visitors) + len(self._installing) >= self._policy.max_visitors
+
+    def _relay(self, case: ForeignCase, asker: Asker, now: Now, effects: list[Effect]) -> None:
+        """Make the request pending and send it on (RFC 5944 3.7.2.2)."""
+        found = case.challenge
+        if found is not None and case.proof is not None:
+            node = _node(case.key.nai, case.request)
+            if not self.window(case.key.interface).use(node, found.challenge):
+                self._deny(asker, ReplyCode.FA_INSUFFICIENT_RESOURCES, now, effects)
+                return
+        pending, message = relay(case, asker, self._policy, now)
+        self._pending.add(pending)
+        self._count[names.RELAYED] += 1
+        effects.append(message)
+
+    def _deny(self, asker: Asker, code: int, now: Now, effects: list[Effect]) -> None:
+        self._replies.deny(asker, code, now, effects, self._offer(asker))
+
+    def _offer(self, asker: Asker) -> bytes | None:
+        """A challenge this node can use next (RFC 4721 3.3)."""
+        if not self._policy.has_challenge:
+            return None
+        key = asker.key
+        return self.window(key.interface).offer(key.nai or key.home_address)
+
+    # replies --------------------------------------------------------------------------------
+
+    def _receive_reply(
+        self, data: bytes, arrival: Arrival, now: Now, effects: list[Effect]
+    ) -> None:
+        self._count[names.REPLIES] += 1
+        reply = RegistrationReply.decode(data)
+        pending = match(self._pending, reply, arrival, now)
+        if isinstance(pending, str):
+            self._count[pending] += 1
+            return
+        end = end_of_authorization(reply.extensions)
+        trailing = proven(data, reply, pending, end)
+        if isinstance(trailing, Unproven):
+            self._refuse_unproven(data[:end], reply, pending, trailing, arrival, now, effects)
+            return
+        if not end:
+            if reply.malformed:
+                self._pending.remove(pending.key)
+                self._deny(pending.asker, ReplyCode.FA_POORLY_FORMED_REPLY, now, effects)
+            else:
+                self._count[names.UNSIGNED_REPLY] += 1
+            return
+        self._pending.remove(pending.key)
+        standing = self._visitors.get(reply.home_address)
+        code, status = fault(
+            reply, trailing, pending, self._policy, standing, is_full=self._is_full
+        )
+        if code is not None:
+            self._deny(pending.asker, code, now, effects)
+            self._disown(reply, trailing, pending, arrival, now, effects)
+            return
+        if status is not None:
+            self._pass_on(data[:end], pending, reply.home_address, effects, now, status=status)
+            self._disown(reply, trailing, pending, arrival, now, effects)
+            return
+        if not is_accepted(reply.code):
+            self._pass_on(data[:end], pending, reply.home_address, effects, now)
+            return
+        challenge = first(pending.request.extensions, MobileForeignChallenge)
+        if challenge is not None and pending.asker.proven_spi is None:
+            # The home agent believed the Mobile-AAA authentication behind it.
+            node = _node(pending.key.nai, pending.request)
+            self.window(pending.key.interface).use(node, challenge.challenge)
+        if reply.lifetime and pending.request.lifetime:
+            self._honour(data[:end], reply, trailing, pending, arrival, now, effects)
+        else:
+            self._forget(reply.home_address, effects, names.DEPARTED, "deregistered")
+            self._pass_on(data[:end], pending, reply.home_address, effects, now)
+
+    def _refuse_unproven(
+        self,
+        authorized: bytes,
+        reply: RegistrationReply,
+        pending: Pending,
+        unproven: Unproven,
+        arrival: Arrival,
+        now: Now,
+        effects: list[Effect],
+    ) -> None:
+        """The Foreign-Home authentication is missing or wrong (RFC 5944 3.7.3.1): 68."""
+        asker, peer = pending.asker, arrival.source.address
+        self._report(asker, peer, unproven.spi, unproven.reason, now, effects)
+        self._pending.remove(pending.key)
+        status = ReplyCode.FA_HOME_AGENT_AUTHENTICATION
+        if authorized:
+            self._pass_on(authorized, pending, reply.home_address, effects, now, status=status)
+        else:
+            self._deny(asker, status, now, effects)
+
+    def _pass_on(
+        self,
+        authorized: bytes,
+        pending: Pending,
+        home_address: int,
+        effects: list[Effect],
+        now: Now,
+        *,
+        status: int | None = None,
+    ) -> None:
+        asker = pending.asker
+        challenge = self._offer(asker)
+        if not asker.key.home_address and self._policy.has_challenge:
+            challenge = self.window(asker.key.interface).offer(asker.key.nai or home_address)
+        self._replies.pass_on(
+            authorized, asker, home_address, now, effects, status=status, challenge=challenge
+        )
+
+    def _disown(
+        self,
+        reply: RegistrationReply,
+        trailing: tuple[Extension, ...],
+        pending: Pending,
+        arrival: Arrival,
+        now: Now,
+        effects: list[Effect],
+    ) -> None:
+        """The home agent accepted what we do not honour: take it back (RFC 4636 6)."""
+        if not is_accepted(reply.code) or not reply.lifetime or not reply.home_address:
+            return
+        visitor = visitor_of(reply, trailing, pending, self._policy, arrival, now)
+        standing = self._visitors.get(reply.home_address)
+        if standing is not None and standing.mac != visitor.mac:
+            return
+        self._forget(reply.home_address, effects, names.DEPARTED, "not honoured")
+        if visitor.revocable:
+            self._revocation.revoke(visitor, self._policy, now, effects)
+
+    # visitors -------------------------------------------------------------------------------
+
+    def _honour(
+        self,
+        authorized: bytes,
+        reply: RegistrationReply,
+        trailing: tuple[Extension, ...],
+        pending: Pending,
+        arrival: Arrival,
+        now: Now,
+        effects: list[Effect],
+    ) -> None:
+        """Turn an accepted reply into a visitor (RFC 5944 3.7.3.2)."""
+        visitor = visitor_of(reply, trailing, pending, self._policy, arrival, now)
+        udp = first(trailing, UdpTunnelReply)
+        keepalive_s = (udp.keepalive_s if udp is not None else 0) or self._policy.keepalive_s
+        self._token = token = self._token + 1
+        installing = _Installing(token, visitor, pending, authorized, keepalive_s)
+        self._installing[visitor.home_address] = installing
+        if visitor.colocated:  # it has a tunnel of its own
+            effects += self.visitor_installed(token, visitor.home_address, True, now)
+            return
+        effects.append(
+            InstallVisitor(
+                visitor.home_address,
+                visitor.interface,
+                visitor.mac,
+                visitor.tunnel,
+                reverse=visitor.tunnel.reverse,
+                encapsulating=visitor.encapsulating,
+                token=token,
+            )
+        )
+
+    def visitor_installed(
+        self, token: int, home_address: int, is_carried: bool, now: Now
+    ) -> list[Effect]:
+        """Hear whether engine and kernel carry a visitor; returns the reply.
+
+        A token that was overtaken by a later registration is ignored.
+        """
+        installing = self._installing.get(home_address)
+        if installing is None or installing.token != token:
+            return []
+        del self._installing[home_address]
+        visitor, pending = installing.visitor, installing.pending
+        effects: list[Effect] = []
+        if not is_carried:
+            self._count[names.INSTALL_FAILED] += 1
+            status = ReplyCode.FA_INSUFFICIENT_RESOURCES
+            self._pass_on(installing.authorized, pending, home_address, effects, now, status=status)
+            self._visitors.remove(home_address)
+            self._keepalives.leave(home_address)
+            effects.append(RemoveVisitor(home_address, visitor.interface))
+            if visitor.revocable:
+                self._revocation.revoke(visitor, self._policy, now, effects)
+            return effects
+        # The lifetime begins when the reply is passed on (RFC 5944 3.7.3.2).
+        known = self._visitors.get(home_address)
+        self._visitors.put(visitor)
+        self._revocation.registered(visitor)
+        if visitor.tunnel.remote_port:
+            self._keepalives.use(
+                home_address,
+                local=visitor.tunnel.local,
+                remote=visitor.tunnel.remote,
+                port=visitor.tunnel.remote_port,
+                home_agent=visitor.home_agent,
+                interval_s=installing.keepalive_s,
+                now_ns=now.boot_ns,
+            )
+        else:
+            self._keepalives.leave(home_address)
+        self._pass_on(installing.authorized, pending, home_address, effects, now)
+        if known is None:
+            effects.append(visitor_event("visitor-arrived", visitor))
+        return effects
+
+    def _forget(self, home_address: int, effects: list[Effect], counter: str, why: str) -> None:
+        """Remove a visitor, also one that is still being installed."""
+        installing = self._installing.pop(home_address, None)
+        visitor = self._visitors.remove(home_address)
+        gone = visitor or (None if installing is None else installing.visitor)
+        if gone is None:
+            return
+        self._count[counter] += 1
+        self._keepalives.leave(home_address)
+        if gone.interface in self._windows:
+            self._windows[gone.interface].forget(gone.nai or gone.home_address)
+        if not gone.colocated:
+            effects.append(RemoveVisitor(home_address, gone.interface))
+        effects.append(visitor_event("visitor-left", gone, why))
+
+    # errors about what was relayed ----------------------------------------------------------
+
+    def receive_report(
+        self, quoted: bytes, destination: Endpoint, icmp_type: int, code: int, now: Now
+    ) -> list[Effect]:
+        """An ICMP error about a request we relayed (RFC 5944 3.7.3): 80, 81, 82 or 88.
+
+        ``quoted`` is what the error quotes of the UDP payload.
+        """
+        self._count[names.REPORTS] += 1
+        verdict = report_code(icmp_type, code)
+        if verdict is None:
+            return []
+        pending = quoted_in(self._pending, quoted, destination)
+        if pending is None:
+            self._count[names.REPORTS_UNMATCHED] += 1
+            return []
+        self._pending.remove(pending.key)
+        effects: list[Effect] = []
+        self._deny(pending.asker, verdict, now, effects)
+        return effects
+
+    # revocation -----------------------------------------------------------------------------
+
+    def _receive_revocation(
+        self, data: bytes, arrival: Arrival, _now: Now, effects: list[Effect]
+    ) -> None:
+        message = RevocationMessage.decode(data)
+        found = self._revocation.receive(
+            data, message, arrival, self._policy, self._visitors, effects
+        )
+        if found is None:
+            return
+        visitor, inform = found
+        self._forget(visitor.home_address, effects, names.DEPARTED, "revoked by home agent")
+        if inform:
+            self._tell(Told(visitor.interface, visitor.home_address, visitor.mac), effects)
+
+    def _receive_acknowledgment(
+        self, data: bytes, arrival: Arrival, _now: Now, effects: list[Effect]
+    ) -> None:
+        message = RevocationAcknowledgment.decode(data)
+        told = self._revocation.receive_acknowledgment(data, message, arrival, self._policy)
+        if told is not None:
+            self._tell(told, effects)
+
+    def _tell(self, told: Told, effects: list[Effect]) -> None:
+        effects += self._notifier.notify(told.interface, told.home_address, told.mac)
+
+    def clear_visitor(self, home_address: int, now: Now, why: str = "cleared") -> list[Effect]:
+        """Take a visitor away on the operator's word; home agent and node are told."""
+        visitor = self._visitors.get(home_address)
+        effects: list[Effect] = []
+        self._forget(home_address, effects, names.DEPARTED, why)
+        if visitor is not None:
+            told = self._revocation.revoke(visitor, self._policy, now, effects)
+            if told is not None:
+                self._tell(told, effects)
+        return effects
+
+    def revoke_all(self, now: Now, why: str = "shutdown") -> list[Effect]:
+        """Take all visitors away and tell their home agents, before the service ends."""
+        effects: list[Effect] = []
+        for visitor in list(self._visitors):
+            effects += self.clear_visitor(visitor.home_address, now, why)
+        return effects
+
+    @property
+    def unacknowledged(self) -> int:
+        """Revocations whose acknowledgment is still to come."""
+        return len(self._revocation.sender)
+
+    # time -----------------------------------------------------------------------------------
+
+    def handle_timer(self, now: Now) -> list[Effect]:
+        """Give up, expire, repeat; call it at ``next_deadline``."""
+        effects: list[Effect] = []
+        pending = self._pending.oldest()
+        while pending is not None and pending.expires_ns <= now.boot_ns:
+            self._pending.remove(pending.key)
+            self._count[names.TIMEOUTS] += 1
+            self._deny(pending.asker, ReplyCode.FA_REGISTRATION_TIMEOUT, now, effects)
+            pending = self._pending.oldest()
+        for visitor in self._visitors.expired(now.boot_ns):
+            self._forget(visitor.home_address, effects, names.EXPIRED, "lifetime over")
+        effects += self._revocation.handle_timer(now)
+        for message in self._keepalives.due(now.boot_ns):
+            self._count[names.KEEPALIVES] += 1
+            effects.append(message)
+        return effects
+
+    def next_deadline(self) -> int | None:
+        """CLOCK_BOOTTIME nanoseconds at which ``handle_timer`` has something to do."""
+        pending = self._pending.oldest()
+        times = (
+            None if pending is None else pending.expires_ns,
+            self._visitors.next_deadline(),
+            self._revocation.sender.next_deadline(),
+            self._keepalives.next_deadline(),
+        )
+        return min([at for at in times if at is not None], default=None)
+
+    # administration -------------------------------------------------------------------------
+
+    def window(self, interface: str) -> ChallengeWindow:
+        """The challenges of one link; the advertiser draws from it."""
+        found = self._windows.get(interface)
+        if found is None:
+            found = self._windows[interface] = ChallengeWindow(self._random)
+        return found
+
+    def is_busy(self) -> bool:
+        """Whether no further node is served now (the B bit of advertisements)."""
+        return self._is_full or len(self._pending) >= self._policy.max_pending
+
+    def visitors(self) -> Iterable[Visitor]:
+        """Visitors in force."""
+        return iter(self._visitors)
+
+    def visitor(self, home_address: int) -> Visitor | None:
+        """The visitor with a home address."""
+        return self._visitors.get(home_address)
+
+    def pending(self) -> Iterable[Pending]:
+        """Requests waiting for their home agents, oldest first."""
+        return iter(self._pending)
+
+    def set_policy(self, policy: ForeignAgentPolicy, now: Now) -> list[Effect]:
+        """Replace the policy; visitors stay as granted, but not on a link that is left."""
+        self._policy = self._replies.policy = policy
+        effects: list[Effect] = []
+        for visitor in list(self._visitors):
+            link = policy.by_interface.get(visitor.interface)
+            if link is None or not (
+                visitor.colocated or visitor.care_of_address in link.care_of_addresses
+            ):
+                effects += self.clear_visitor(visitor.home_address, now, "no longer served")
+        return effects
+
+    def counters(self) -> dict[str, int]:
+        """Counters and gauges of ``foreign_counters.FOREIGN_COUNTERS``."""
+        found = dict(self._count)
+        found[names.VISITORS] = len(self._visitors)
+        found[names.PENDING] = len(self._pending)
+        return found
+
+    def _report(
+        self,
+        asker: Asker,
+        peer: int,
+        spi: int,
+        reason: ViolationReason,
+        now: Now,
+        effects: list[Effect],
+    ) -> None:
+        self._replies.report(
+            asker.key.home_address, peer, spi, asker.identification, reason, now, effects
+        )
+
+
+_HANDLERS: dict[int, Callable[[ForeignAgent, bytes, Arrival, Now, list[Effect]], None]] = {
+    MessageType.REGISTRATION_REQUEST: ForeignAgent._receive_request,
+    MessageType.REGISTRATION_REPLY: ForeignAgent._receive_reply,
+    MessageType.REVOCATION: ForeignAgent._receive_revocation,
+    MessageType.REVOCATION_ACKNOWLEDGMENT: ForeignAgent._receive_acknowledgment,
+}
+
+
+def _node(nai: bytes | None, request: RegistrationRequest) -> Hashable:
+    """Whom the challenge window knows a node as."""
+    return nai or request.home_address

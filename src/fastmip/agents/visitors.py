@@ -1,0 +1,300 @@
+"""The visitor list of a foreign agent and the requests that wait for their home agents.
+
+RFC 5944 3.7.1. Two tables, because a request must not touch the entry in force until its home
+agent has accepted it (3.7.2). Both are bounded: invented addresses fill the pending table at
+most, where a visitor in force and a node that proved itself have room besides.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fastmip.agents.effects import NEVER, Endpoint, Event, Tunnel
+from fastmip.auth.associations import AssociationSet
+from fastmip.wire.addresses import format_address
+from fastmip.wire.registration import RegistrationRequest
+
+PENDING_TIMEOUT_NS = 7_000_000_000
+"""A request without a reply is given up after this long (RFC 5944 3.7.1)."""
+_COMPACT_ABOVE = 64
+
+
+class NodeKey(NamedTuple):
+    """Who asked: two nodes may have one home address, and one may have none (RFC 2794)."""
+
+    interface: str
+    mac: bytes
+    home_address: int
+    nai: bytes | None
+
+
+class Asker:
+    """Where a request came from, and what an answer copies of it."""
+
+    __slots__ = (
+        "associations",
+        "destination",
+        "home_agent",
+        "identification",
+        "key",
+        "lifetime",
+        "proven_spi",
+        "size",
+        "source",
+    )
+
+    def __init__(
+        self,
+        key: NodeKey,
+        *,
+        source: Endpoint,
+        destination: int,
+        home_agent: int,
+        identification: int,
+        lifetime: int,
+        size: int,
+        associations: AssociationSet | None = None,
+        proven_spi: int | None = None,
+    ) -> None:
+        self.key = key
+        self.source = source
+        self.destination = destination
+        """Our address to answer from."""
+        self.home_agent = home_agent
+        self.identification = identification
+        self.lifetime = lifetime
+        self.size = size
+        """Bytes of the request."""
+        self.associations = associations
+        """Shared with the mobile node."""
+        self.proven_spi = proven_spi
+        """Of the authentication the request proved itself with; None: anybody may have sent it."""
+
+
+class Pending:
+    """A relayed request that waits for its reply."""
+
+    __slots__ = (
+        "asker",
+        "care_of_address",
+        "colocated",
+        "encapsulating",
+        "encapsulation",
+        "expires_ns",
+        "home_associations",
+        "key",
+        "number",
+        "offers_revocation",
+        "request",
+        "wants_udp",
+    )
+
+    def __init__(
+        self,
+        asker: Asker,
+        request: RegistrationRequest,
+        *,
+        care_of_address: int,
+        expires_ns: int,
+        encapsulation: int = 4,
+        encapsulating: bool = False,
+        colocated: bool = False,
+        home_associations: AssociationSet | None = None,
+        offers_revocation: bool = False,
+        wants_udp: bool = False,
+    ) -> None:
+        self.asker = asker
+        self.key = asker.key
+        self.number = request.identification & 0xFFFFFFFF
+        self.request = request
+        self.care_of_address = care_of_address
+        """Ours: where the request was relayed from, and what the home agent tunnels to."""
+        self.expires_ns = expires_ns
+        self.encapsulation = encapsulation
+        self.encapsulating = encapsulating
+        self.colocated = colocated
+        self.home_associations = home_associations
+        """Not None: we added Foreign-Home authentication, so the reply must carry it."""
+        self.offers_revocation = offers_revocation
+        self.wants_udp = wants_udp
+
+
+class PendingTable:
+    """Pending requests by node, oldest first; one for each node."""
+
+    __slots__ = ("_by_mac", "_by_number", "_pending")
+
+    def __init__(self) -> None:
+        self._pending: OrderedDict[NodeKey, Pending] = OrderedDict()
+        self._by_number: dict[int, list[Pending]] = {}
+        self._by_mac: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def __iter__(self) -> Iterator[Pending]:
+        return iter(self._pending.values())
+
+    def get(self, key: NodeKey) -> Pending | None:
+        """The pending request of a node."""
+        return self._pending.get(key)
+
+    def of_mac(self, mac: bytes) -> int:
+        """How many requests one link-layer address has pending."""
+        return self._by_mac.get(mac, 0)
+
+    def add(self, pending: Pending) -> None:
+        """Add a request; it replaces the node's earlier one."""
+        self.remove(pending.key)
+        key = pending.key
+        self._pending[key] = pending
+        self._by_number.setdefault(pending.number, []).append(pending)
+        self._by_mac[key.mac] = self._by_mac.get(key.mac, 0) + 1
+
+    def remove(self, key: NodeKey) -> Pending | None:
+        """Remove the request of a node."""
+        pending = self._pending.pop(key, None)
+        if pending is None:
+            return None
+        found = self._by_number[pending.number]
+        found.remove(pending)
+        if not found:
+            del self._by_number[pending.number]
+        left = self._by_mac[key.mac] - 1
+        if left:
+            self._by_mac[key.mac] = left
+        else:
+            del self._by_mac[key.mac]
+        return pending
+
+    def numbered(self, low_identification: int) -> list[Pending]:
+        """Requests with these low 32 bits of the Identification."""
+        return self._by_number.get(low_identification, [])
+
+    def oldest(self) -> Pending | None:
+        """The request that waits longest."""
+        return next(iter(self._pending.values()), None)
+
+
+class Visitor:
+    """A mobile node whose registration through us is in force."""
+
+    __slots__ = (
+        "accepted_ns",
+        "care_of_address",
+        "colocated",
+        "encapsulating",
+        "expires_ns",
+        "flags",
+        "home_address",
+        "home_agent",
+        "home_agent_clock",
+        "identification",
+        "inform",
+        "interface",
+        "lifetime",
+        "mac",
+        "nai",
+        "own_clock",
+        "requested",
+        "revocable",
+        "source",
+        "tunnel",
+    )
+
+    def __init__(
+        self, pending: Pending, home_address: int, home_agent: int, tunnel: Tunnel, lifetime: int
+    ) -> None:
+        self.home_address = home_address
+        self.interface = pending.key.interface
+        self.mac = pending.key.mac
+        self.nai = pending.key.nai
+        self.source = pending.asker.source
+        self.home_agent = home_agent
+        self.care_of_address = pending.care_of_address
+        self.colocated = pending.colocated
+        self.flags = pending.request.flags
+        self.identification = pending.request.identification
+        self.requested = pending.request.lifetime
+        self.lifetime = lifetime
+        self.expires_ns = tunnel.expires_ns
+        self.encapsulating = pending.encapsulating
+        self.accepted_ns = 0
+        """CLOCK_BOOTTIME at which the reply was passed on."""
+        self.tunnel = tunnel
+        """From us to the home agent; a co-located node has its own."""
+        self.revocable = False
+        """Both sides offered revocation (RFC 3543 4.2.1)."""
+        self.inform = False
+        """The home agent says whether the node is told."""
+        self.home_agent_clock = 0
+        """The home agent's timestamp in the accepted registration."""
+        self.own_clock = 0
+        """Ours in the same registration."""
+
+
+class VisitorTable:
+    """Visitors by home address, and when the next one expires."""
+
+    __slots__ = ("_deadlines", "_visitors")
+
+    def __init__(self) -> None:
+        self._visitors: dict[int, Visitor] = {}
+        self._deadlines: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._visitors)
+
+    def __iter__(self) -> Iterator[Visitor]:
+        return iter(self._visitors.values())
+
+    def get(self, home_address: int) -> Visitor | None:
+        """The visitor with this home address."""
+        return self._visitors.get(home_address)
+
+    def put(self, visitor: Visitor) -> None:
+        """Add or replace a visitor."""
+        self._visitors[visitor.home_address] = visitor
+        if visitor.expires_ns == NEVER:
+            return
+        deadlines = self._deadlines
+        heapq.heappush(deadlines, (visitor.expires_ns, visitor.home_address))
+        if len(deadlines) > max(_COMPACT_ABOVE, 2 * len(self._visitors)):
+            self._deadlines = [(v.expires_ns, a) for a, v in self._visitors.items()]
+            heapq.heapify(self._deadlines)
+
+    def remove(self, home_address: int) -> Visitor | None:
+        """Remove a visitor."""
+        return self._visitors.pop(home_address, None)
+
+    def expired(self, now_ns: int) -> list[Visitor]:
+        """Visitors whose lifetime has ended; they stay until removed."""
+        found: dict[int, Visitor] = {}
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= now_ns:
+            _, home_address = heapq.heappop(deadlines)
+            visitor = self._visitors.get(home_address)
+            if visitor is not None and visitor.expires_ns <= now_ns:
+                found[home_address] = visitor
+        return list(found.values())
+
+    def next_deadline(self) -> int | None:
+        """When a visitor expires next; perhaps one that was prolonged meanwhile."""
+        return self._deadlines[0][0] if self._deadlines else None
+
+
+def visitor_event(name: str, visitor: Visitor, why: str = "") -> Event:
+    """What an operator reads of a visitor that comes or goes."""
+    fields: list[tuple[str, str | int | float]] = [
+        ("home_address", format_address(visitor.home_address)),
+        ("home_agent", format_address(visitor.home_agent)),
+        ("care_of_address", format_address(visitor.care_of_address)),
+        ("interface", visitor.interface),
+        ("lifetime_s", visitor.lifetime),
+    ]
+    if why:
+        fields.append(("why", why))
+    return Event(name, tuple(fields))
