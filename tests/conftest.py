@@ -1,4 +1,4 @@
-"""Session-wide rules: the Hypothesis profile, what a missing privilege means, no silent skips."""
+"""Session-wide rules: a root of its own, Hypothesis, what a missing privilege means, no skips."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.helpers.roots import leave_chroot
+
+leave_chroot()
 
 settings.register_profile(
     "ci",
