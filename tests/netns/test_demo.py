@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.helpers.roots import plain_chroot
 from tests.helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
@@ -207,6 +208,25 @@ def test_works_without_privileges_in_a_user_namespace(
 ) -> None:
     run = _run_demo(tmp_path, source_path, _UNPRIVILEGED)
     _assert_success(run)
+
+
+def test_works_as_root_in_a_plain_chroot(tmp_path: Path, source_path: dict[str, str]) -> None:
+    run = _run_demo(tmp_path, source_path, plain_chroot(tmp_path / "chroot"))
+    _assert_success(run)
+
+
+def test_without_privileges_in_a_chroot_says_why_it_cannot_work(
+    tmp_path: Path, source_path: dict[str, str]
+) -> None:
+    """The kernel allows a chroot no user namespace."""
+    before = [*plain_chroot(tmp_path / "chroot"), *_UNPRIVILEGED]
+    run = _run_demo(tmp_path, source_path, before)
+    assert run.status == 1
+    assert run.output.startswith("Error: no user namespace (")
+    assert "in a chroot the kernel allows none" in run.output
+    assert run.output.count("\n") == 1
+    assert run.rows == {}
+    assert _leftovers(run.pid) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)

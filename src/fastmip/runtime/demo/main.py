@@ -151,7 +151,8 @@ def _enter_user_namespace() -> None:
     if attempt.returncode:
         raise click.ClickException(
             f"no user namespace ({attempt.stderr.strip()}): run as root, or allow them"
-            " (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns)"
+            " (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns);"
+            " in a chroot the kernel allows none"
         )
     os.environ[_INSIDE] = "1"
     script = 'mount -t tmpfs tmpfs /run && exec "$@"'
