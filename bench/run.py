@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from tests.helpers.roots import leave_chroot
 
 from bench.results import Benchmark, Result, machine
 
@@ -113,4 +114,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    leave_chroot()  # before a benchmark brings threads
     sys.exit(main(sys.argv[1:]))
