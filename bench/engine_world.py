@@ -17,6 +17,15 @@ DRAWS = 1 << 20
 """Addresses are redrawn for every batch from this many precomputed draws."""
 
 
+METHODS: dict[str, dict[str, int]] = {
+    "ipip": {"encapsulation": 4},
+    "gre": {"encapsulation": 47},
+    "minimal": {"encapsulation": 55},
+    "udp": {"encapsulation": 4, "remote_port": 4434, "local_port": 434},
+}
+"""What a binding's tunnel record says, by the name used in benchmarks."""
+
+
 @dataclass(frozen=True)
 class World:
     """An engine with bindings and random (home address, care-of address) pairs out of them."""
@@ -24,9 +33,11 @@ class World:
     engine: _dataplane.Engine
     draws: npt.NDArray[np.uint32]
     bindings: int
+    tunnel: bytes
+    """One of the bindings."""
 
 
-def records(bindings: int, seed: int = 1) -> npt.NDArray[np.void]:
+def records(bindings: int, seed: int = 1, method: str = "ipip") -> npt.NDArray[np.void]:
     """Random home addresses from 10.0.0.0 on, random care-of addresses, never expiring."""
     rng = np.random.default_rng(seed)
     spread = max(4 * bindings, 1 << 16)
@@ -34,21 +45,22 @@ def records(bindings: int, seed: int = 1) -> npt.NDArray[np.void]:
     rows["home_address"] = 0x0A000001 + rng.permutation(spread)[:bindings]
     rows["remote"] = rng.integers(0xC0000000, 0xC7000000, bindings)
     rows["local"] = LOCAL
-    rows["encapsulation"] = 4
+    for field, value in METHODS[method].items():
+        rows[field] = value
     rows["flags"] = _dataplane.FLAG_REVERSE
     rows["expires_ns"] = 2**64 - 1
     return rows
 
 
 @cache
-def world(bindings: int) -> World:
-    """An engine with so many bindings; made once per process."""
-    rows = records(bindings)
+def world(bindings: int, method: str = "ipip") -> World:
+    """An engine with so many bindings of one encapsulation; made once per process."""
+    rows = records(bindings, method=method)
     engine = _dataplane.Engine(max_bindings=bindings, local_addresses=[LOCAL])
     engine.restore(rows.tobytes())
     picked = rows[np.random.default_rng(2).integers(0, bindings, DRAWS)]
     draws = np.stack([picked["home_address"], picked["remote"]], axis=1).astype(np.uint32)
-    return World(engine, draws, bindings)
+    return World(engine, draws, bindings, rows[:1].tobytes())
 
 
 def replay(of: World, side: int, size: int, frames: int) -> _dataplane.Replay:
@@ -59,6 +71,6 @@ def replay(of: World, side: int, size: int, frames: int) -> _dataplane.Replay:
         size=size,
         frames=frames,
         draws=of.draws.tobytes(),
-        local=LOCAL,
+        tunnel=of.tunnel,
         correspondent=CORRESPONDENT,
     )

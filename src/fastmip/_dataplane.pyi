@@ -82,6 +82,11 @@ class BindingCache:
         """Published bindings; simultaneous bindings count each."""
     def memory_bytes(self) -> int:
         """Bytes in memory (not merely reserved) for bindings and everything beside them."""
+    # half bound UDP tunnels: remote port 0xffff, until a keepalive tells it (RFC 3519 4.11)
+    def take_half_bound(self) -> list[tuple[int, int, int]]:
+        """Keepalives since the last call: home address, source address, source port."""
+    def half_bound_fd(self) -> int:
+        """Readable when there are some; ask before workers start, never close it."""
     # mobile networks: a prefix leads to the chain of a home address
     def set_prefix(self, prefix: int, length: int, home_address: int) -> None: ...
     def clear_prefix(self, prefix: int, length: int) -> bool: ...
@@ -93,8 +98,8 @@ class BindingCache:
     def balance(self) -> dict[str, int]:
         """inputs, generated, copies, verdicts: inputs + generated + copies == verdicts."""
     def traffic(self, home_address: int) -> list[dict[str, int]]:
-        """Per tunnel: remote, local, expires_ns, mtu, unreachable, sent_packets, sent_bytes,
-        received_packets, received_bytes."""
+        """Per tunnel: remote, local, expires_ns, mtu, overhead, unreachable, sent_packets,
+        sent_bytes, received_packets, received_bytes."""
     def stages(self) -> dict[str, dict[str, float]]:
         """Stage (rx check lookup encapsulate decapsulate tx) -> calls, packets, ns_per_packet."""
     def clear_counters(self) -> None: ...
@@ -163,7 +168,7 @@ class Replay:
         size: int,
         frames: int,
         draws: ReadableBuffer,
-        local: int,
+        tunnel: ReadableBuffer,
         correspondent: int,
         done: int = 0,
     ) -> Self: ...

@@ -13,6 +13,16 @@ from fastmip.engine.api cimport *
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
 
+cdef extern from "sys/eventfd.h" nogil:
+    enum:
+        EFD_NONBLOCK
+        EFD_CLOEXEC
+    int eventfd(unsigned int start, int flags)
+    int eventfd_read(int fd, uint64_t *value)
+
+cdef extern from "unistd.h" nogil:
+    int close(int fd)
+
 from os import devnull, urandom
 from pathlib import Path
 
@@ -33,6 +43,7 @@ DONE_CHECKSUM = 2
 DONE_REASSEMBLY = 4
 DONE_MARTIAN = 8
 
+_ROLES = ("home-agent", "mobile-node", "foreign-agent")
 _STAGES = ("rx", "check", "lookup", "encapsulate", "decapsulate", "tx")
 
 cdef enum:

@@ -51,8 +51,10 @@ def assert_same(twin: Twin, engine: _dataplane.Engine, side: int, packets: list[
     twin.left[HOME].clear()
     twin.left[TUNNEL].clear()
     twin.extra.clear()
+    twin.told.clear()
     expected = [twin.process(side, packet) for packet in packets]
     assert port.inject(side, packets, now_ns=twin.now_ns) == expected
+    assert engine.take_half_bound() == twin.told
     assert_balanced(engine)
     counted = {name: packets for name, (packets, _) in engine.counters().items() if packets}
     assert counted == Counter(expected + twin.extra)

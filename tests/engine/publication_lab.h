@@ -65,8 +65,9 @@ FM_FN void lab_publish(struct lab *l, int how, uint32_t node, uint32_t version)
         line->remote = swap32(pair[0].remote);
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
         lab_pause();
-        line->outer = ipip_constant_middle(line->local, pair[0].ttl);
-        line->constant_sum = ipip_constant_sum(line->local, line->remote, pair[0].ttl);
+        line->outer = ipip_constant_middle(line->local, pair[0].ttl, PROTO_IPIP);
+        line->constant_sum =
+            ipip_constant_sum(line->local, line->remote, pair[0].ttl, PROTO_IPIP);
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
         return;
     }

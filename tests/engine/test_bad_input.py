@@ -16,6 +16,7 @@ from tests.engine.lab import (
     assert_balanced,
     engine_for,
 )
+from tests.reference.encapsulations import GRE, IPIP, MINIMAL, Method, wrapped
 from tests.reference.ipv4 import header, with_checksum
 from tests.reference.tunnels import HOME, TUNNEL, Binding, Twin
 
@@ -125,13 +126,20 @@ def test_reserved_and_df_flags_are_no_fragment(port: _dataplane.MemoryPort) -> N
 
 
 @pytest.mark.parametrize(
-    ("protocol", "verdict"),
-    [(47, "drop-encapsulation"), (55, "drop-encapsulation"), (17, "drop-not-tunnel")],
+    "method",
+    [Method(GRE), Method(GRE, gre_key=0), Method(MINIMAL), Method(IPIP, None, 434, 4434)],
+    ids=["gre", "gre with key", "minimal", "udp"],
 )
 def test_encapsulation_not_negotiated_is_refused_rfc3024_4_3_2(
-    port: _dataplane.MemoryPort, protocol: int, verdict: str
+    port: _dataplane.MemoryPort, method: Method
 ) -> None:
-    assert port.inject(TUNNEL, [outer(INNER, protocol=protocol)]) == [verdict]
+    packet = wrapped(INNER, method, CARE_OF, HOME_AGENT, 64, 0)
+    assert port.inject(TUNNEL, [packet]) == ["drop-encapsulation"]
+
+
+@pytest.mark.parametrize("protocol", [6, 50, 99])
+def test_other_protocols_are_no_tunnels(port: _dataplane.MemoryPort, protocol: int) -> None:
+    assert port.inject(TUNNEL, [outer(INNER, protocol=protocol)]) == ["drop-not-tunnel"]
 
 
 def test_outer_options_are_stepped_over(port: _dataplane.MemoryPort) -> None:

@@ -236,7 +236,7 @@ def test_records_of_two_nodes_in_one_chain_are_refused() -> None:
     [
         {"max_bindings": 0},
         {"max_bindings": 1 << 28},
-        {"max_bindings": 1, "role": "foreign-agent"},
+        {"max_bindings": 1, "role": "correspondent"},
         {"max_bindings": 1, "workers": 0},
         {"max_bindings": 1, "workers": 1000},
         {"max_bindings": 1, "local_addresses": [1] * 65},

@@ -28,7 +28,7 @@ def test_ten_million_bindings() -> None:
         size=64,
         frames=512,
         draws=draws.data,
-        local=LOCAL,
+        tunnel=rows[:1].tobytes(),
         correspondent=CORRESPONDENT,
     )
     _, lookups, found = source.lookup(lookups=1 << 20)

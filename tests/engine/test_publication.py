@@ -50,7 +50,7 @@ def test_moves_through_the_api_lose_no_packet(side: int) -> None:
         size=64,
         frames=512,
         draws=draws,
-        local=HOME_AGENT,
+        tunnel=Binding(CARE_OF, HOME_AGENT).record(NODE),
         correspondent=CORRESPONDENT,
     )
     results: list[tuple[int, int, int]] = []
@@ -79,7 +79,7 @@ def test_counters_cleared_under_full_load_stay_in_balance() -> None:
         size=64,
         frames=512,
         draws=draws,
-        local=HOME_AGENT,
+        tunnel=Binding(CARE_OF, HOME_AGENT).record(NODE),
         correspondent=CORRESPONDENT,
     )
     for _ in range(30):
@@ -101,7 +101,13 @@ def test_a_second_memory_port_at_the_same_moment_is_refused() -> None:
     engine.restore(Binding(CARE_OF, HOME_AGENT).record(NODE))
     draws = struct.pack("=II", NODE, CARE_OF) * 64
     source = _dataplane.Replay(
-        engine, side=0, size=64, frames=128, draws=draws, local=HOME_AGENT, correspondent=1 << 24
+        engine,
+        side=0,
+        size=64,
+        frames=128,
+        draws=draws,
+        tunnel=Binding(CARE_OF, HOME_AGENT).record(NODE),
+        correspondent=1 << 24,
     )
     sender = threading.Thread(target=lambda: source.run(packets=20_000_000))
     sender.start()

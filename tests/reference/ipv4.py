@@ -104,6 +104,11 @@ def is_martian(address: int) -> bool:
     return first in {0, 127} or first >= 224
 
 
+def is_fragment(packet: bytes) -> bool:
+    """More fragments follow, or some came before."""
+    return bool(Header(packet).fragment & 0x3FFF)
+
+
 def fragments(packet: bytes, mtu: int) -> list[bytes] | None:
     """RFC 791 3.2 fragmentation; None if not even eight octets fit."""
     fields = Header(packet)

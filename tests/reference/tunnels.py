@@ -9,12 +9,31 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from tests.reference.ipv4 import Header, change, checksum, fragments, header, is_martian, problem
+from tests.reference.encapsulations import (
+    GRE,
+    IPIP,
+    MINIMAL,
+    UNKNOWN_PORT,
+    Carried,
+    Method,
+    opened,
+    wrapped,
+)
+from tests.reference.ipv4 import (
+    Header,
+    change,
+    checksum,
+    fragments,
+    header,
+    is_fragment,
+    is_martian,
+    problem,
+)
 
 HOME, TUNNEL = 0, 1
 NEVER = 2**64 - 1
 DONE_TTL, DONE_CHECKSUM, DONE_MARTIAN = 1, 2, 8
-IPIP, GRE, MINIMAL, ICMP = 4, 47, 55, 1
+ICMP = 1
 UNREACHABLE, QUENCH, REDIRECT, EXCEEDED, PARAMETER = 3, 4, 5, 11, 12
 ICMP_ERRORS = {UNREACHABLE, QUENCH, REDIRECT, EXCEEDED, PARAMETER}
 NESTING_MAX = 8
@@ -40,13 +59,47 @@ class Binding:
     expires_ns: int = NEVER
     ttl: int = 64
     is_compatible: bool = False
+    method: Method = field(default_factory=Method)
+    broadcasts: bool = False
+    nested: bool = False
+    last_sequence: int = 2**32 - 1
+    """RFC 2890 2.2."""
 
     def record(self, home: int) -> bytes:
         """As the engine takes it."""
-        flags = int(self.reverse) | int(self.first_only) << 1
-        fields = (home, self.remote, self.local, self.mtu, IPIP, flags, self.expires_ns)
-        rest = (0, 0, 0, self.ttl, int(self.is_compatible))
+        method = self.method
+        is_keyed = method.gre_key is not None
+        bits = (self.reverse, self.first_only, self.broadcasts, self.nested, is_keyed)
+        flags = sum(bit << place for place, bit in enumerate(bits))
+        kind = method.encapsulation
+        fields = (home, self.remote, self.local, self.mtu, kind, flags, self.expires_ns)
+        ports = (method.gre_key or 0, method.remote_port, method.local_port)
+        rest = (*ports, self.ttl, int(self.is_compatible))
         return struct.pack("=IIIHBBQIHHBB6x", *fields, *rest)
+
+    @property
+    def is_half_bound(self) -> bool:
+        """A UDP tunnel to a port that is not known yet (RFC 3519 4.11)."""
+        return self.method.remote_port == UNKNOWN_PORT
+
+    def wrap(self, packet: bytes) -> bytes:
+        """Through this tunnel (RFC 6040 4.1: TOS copied, or ECN cleared)."""
+        tos = packet[1] & (0xFC if self.is_compatible else 0xFF)
+        return wrapped(packet, self.method, self.local, self.remote, self.ttl, tos)
+
+    def budget(self, packet: bytes) -> int:
+        """Largest packet of this kind that fits: fragments never go by minimal encapsulation."""
+        is_other = self.method.encapsulation == MINIMAL and is_fragment(packet)
+        return self.mtu - self.method.overhead - (8 if is_other else 0)
+
+    def takes(self, carried: Carried) -> bool:
+        """Was this negotiated?"""
+        if bool(self.method.remote_port) != (carried.udp is not None):
+            return False
+        kinds = {self.method.encapsulation}
+        if MINIMAL in kinds:
+            kinds.add(IPIP)
+        return carried.encapsulation in kinds
 
 
 @dataclass
@@ -63,6 +116,8 @@ class Twin:
     """Identification of our next ICMP error: a memory port is worker 1 of 2."""
     extra: list[str] = field(default_factory=list)
     """Verdicts of copies and of our own ICMP errors."""
+    told: list[tuple[int, int, int]] = field(default_factory=list)
+    """Half bound tunnels whose port became known: home address, source, port."""
 
     def records(self) -> bytes:
         """Everything bound, for `Engine.restore`."""
@@ -79,7 +134,7 @@ class Twin:
     def live(self, home: int) -> list[Binding]:
         """Bindings to send through now."""
         chain = self.bindings.get(home, [])
-        if chain and (self.role == "mobile-node" or chain[0].first_only):
+        if chain and (self.role != "home-agent" or chain[0].first_only):
             chain = chain[:1]
         return [b for b in chain if b.expires_ns > self.now_ns]
 
@@ -88,13 +143,18 @@ class Twin:
     def from_home(self, packet: bytes) -> str:
         """RFC 5944 4.2.3, RFC 2003 3."""
         fields = Header(packet)
-        home = fields.source if self.role == "mobile-node" else fields.destination
+        home = fields.destination if self.role == "home-agent" else fields.source
         live = self.live(home)
         if not live and self.role == "mobile-node":
             return "drop-expired" if home in self.bindings else "drop-no-binding"
         if not live:
             self.left[HOME].append(packet)
             return "returned-expired" if home in self.bindings else "returned-no-binding"
+        first = self.bindings[home][0]
+        is_unicast = fields.destination >> 24 < 224
+        if self.role == "foreign-agent" and not (first.reverse and not first.nested and is_unicast):
+            self.left[HOME].append(packet)
+            return "returned-not-reverse"
         if not self.done & DONE_MARTIAN:
             if fields.source in self.own:
                 return "drop-loop-own-source"
@@ -127,19 +187,23 @@ class Twin:
     def send(self, packet: bytes, binding: Binding, is_tunnel: bool, sent: str) -> str:
         """Through one tunnel."""
         fields = Header(packet)
+        if binding.is_half_bound:
+            return "drop-half-bound"
         if fields.source == binding.remote:
             return "drop-loop-intercepted" if is_tunnel else "drop-loop-tunnel"
-        budget = binding.mtu - 20
+        budget = binding.budget(packet)
         if len(packet) <= budget:
-            self.left[TUNNEL].append(outer(packet, binding) + packet)
+            self.left[TUNNEL].append(binding.wrap(packet))
             return sent
+        if not fields.dont_fragment and binding.method.encapsulation == MINIMAL:
+            budget = binding.mtu - binding.method.overhead - 8
         pieces = None if fields.dont_fragment else fragments(packet, budget)
         if pieces is None:
             self.answer(binding.local, UNREACHABLE, 4, budget, packet)
             return "drop-too-big"
         if (fields.fragment & 0x1FFF) * 8 + len(fields.payload) > 65535:
             return "drop-header"
-        self.left[TUNNEL].extend(outer(piece, binding) + piece for piece in pieces)
+        self.left[TUNNEL].extend(binding.wrap(piece) for piece in pieces)
         return "encapsulated-fragments"
 
     def answer(self, source: int, kind: int, code: int, rest: int, about: bytes) -> None:
@@ -165,86 +229,163 @@ class Twin:
     # tunnel -> home side
 
     def from_tunnel(self, packet: bytes) -> str:
-        """RFC 2003 3, RFC 3024 4.3.2, RFC 6040 4.2."""
+        """RFC 2003 3, RFC 2004, RFC 2784, RFC 3519 4.3, RFC 3024 4.3.2, RFC 6040 4.2."""
         fields = Header(packet)
-        refusal = unfit_for_decapsulation(fields)
+        if is_fragment(packet):
+            return "drop-outer-fragment"
+        carried = opened(packet)
+        if isinstance(carried, str):
+            return carried
+        refusal = unfit_inside(carried, fields)
         if refusal:
             return refusal
-        inner = Header(fields.payload)
-        packet = fields.payload[: inner.total]
-        home = inner.source if self.role == "home-agent" else inner.destination
-        chain = self.bindings.get(home)
-        if chain is None:
-            return "drop-no-binding"
-        refusal = self.refusal(chain, fields)
-        if refusal:
-            return refusal
-        ecn = EGRESS[inner.tos & 3][fields.tos & 3]
-        if ecn is None:
-            return "drop-ecn"
-        packet = change(packet, tos=inner.tos & ~3 | ecn)
+        inner = Header(carried.inner)
+        visitor = self.bindings.get(fields.source, [])
+        is_from_visitor = self.role == "foreign-agent" and fields.source == inner.source
+        if is_from_visitor and visitor and visitor[0].nested:
+            ours, onward_home = visitor[0], fields.source
+            refusal = self.refusal_of_delivery(ours, carried, fields)
+        else:
+            home = inner.source if self.role == "home-agent" else inner.destination
+            onward_home = inner.destination if self.role == "home-agent" else 0
+            chain = self.bindings.get(home)
+            if chain is None:
+                return "drop-no-binding"
+            refusal, ours = self.refusal(chain, carried, fields)
+            if refusal == "drop-udp-port":
+                refusal = self.half_bound(home, chain, carried, fields)
+        refusal = refusal or spoilt(carried, ours, fields)
+        return refusal or self.deliver(merged(carried, fields), ours, onward_home)
+
+    def deliver(self, packet: bytes, ours: Binding, onward_home: int) -> str:
+        """Out of a tunnel, and perhaps into another."""
         if self.role == "mobile-node":
             self.left[HOME].append(packet)
             return "decapsulated"
-        onward = self.live(inner.destination)
+        onward = self.live(onward_home)
+        ttl = Header(packet).ttl
         if onward or not self.done & DONE_TTL:
-            if inner.ttl == 1:
-                self.answer(fields.destination, EXCEEDED, 0, 0, packet)
+            if ttl == 1:
+                self.answer(ours.local, EXCEEDED, 0, 0, packet)
                 return "drop-ttl"
-            packet = change(packet, ttl=inner.ttl - 1)
+            packet = change(packet, ttl=ttl - 1)
         if onward:
             return self.send_copies(packet, onward, "reencapsulated")
         self.left[HOME].append(packet)
         return "decapsulated"
 
-    def refusal(self, chain: list[Binding], outer_fields: Header) -> str | None:
-        """Why no binding of the chain lets this tunnel packet in."""
-        ours = [b for b in chain if b.remote == outer_fields.source]
-        if not ours:
-            return "drop-care-of-address"
-        ours = [b for b in ours if b.local == outer_fields.destination]
-        if not ours:
+    def refusal(
+        self, chain: list[Binding], carried: Carried, outside: Header
+    ) -> tuple[str | None, Binding]:
+        """The objection of the binding that objects last; the first that has none."""
+        order = ["care-of-address", "tunnel-end", "udp-port", "expired", "encapsulation"]
+        order += ["gre-key", "not-reverse"]
+        worst = -1
+        for binding in chain:
+            objection = self.objection(binding, carried, outside)
+            if objection is None:
+                return None, binding
+            worst = max(worst, order.index(objection))
+        return f"drop-{order[worst]}", chain[0]
+
+    def objection(self, binding: Binding, carried: Carried, outside: Header) -> str | None:
+        """Why this binding does not let a tunnel packet in."""
+        method = binding.method
+        if binding.remote != outside.source:
+            return "care-of-address"
+        if binding.local != outside.destination:
+            return "tunnel-end"
+        if carried.udp is not None and method.remote_port:
+            ports = (method.remote_port, method.local_port)
+            if binding.is_half_bound or carried.udp != ports:
+                return "udp-port"
+        if binding.expires_ns <= self.now_ns:
+            return "expired"
+        if not binding.takes(carried):
+            return "encapsulation"
+        if carried.key != method.gre_key:
+            return "gre-key"
+        return "not-reverse" if self.role == "home-agent" and not binding.reverse else None
+
+    def half_bound(self, home: int, chain: list[Binding], carried: Carried, outside: Header) -> str:
+        """RFC 3519 4.6: only the first keepalive passes, and only to the control plane."""
+        for binding in chain:
+            ends = (binding.remote, binding.local, binding.method.local_port)
+            if not binding.is_half_bound or carried.udp is None:
+                continue
+            if ends != (outside.source, outside.destination, carried.udp[1]):
+                continue
+            if binding.expires_ns <= self.now_ns:
+                return "drop-expired"
+            if not binding.takes(carried):
+                return "drop-encapsulation"
+            inner = Header(carried.inner)
+            is_echo = inner.protocol == ICMP and inner.payload[:1] == b"\x08"
+            is_whole = not is_fragment(carried.inner) and len(inner.payload) >= 8
+            if (inner.source, inner.destination) != (home, binding.local):
+                return "drop-half-bound"
+            if not (is_echo and is_whole):
+                return "drop-half-bound"
+            self.told.append((home, outside.source, carried.udp[0]))
+            return "half-bound-keepalive"
+        return "drop-udp-port"
+
+    def refusal_of_delivery(
+        self, binding: Binding, carried: Carried, outside: Header
+    ) -> str | None:
+        """RFC 3024 5.2: from the visitor to one of our addresses."""
+        if outside.destination not in self.own:
             return "drop-tunnel-end"
-        ours = [b for b in ours if b.expires_ns > self.now_ns]
-        if not ours:
+        if binding.expires_ns <= self.now_ns:
             return "drop-expired"
-        if self.role == "home-agent" and not ours[0].reverse:
-            return "drop-not-reverse"
-        return None
+        kinds = {IPIP, binding.method.encapsulation}
+        if carried.udp is not None or carried.encapsulation not in kinds:
+            return "drop-encapsulation"
+        if carried.encapsulation == GRE and carried.key != binding.method.gre_key:
+            return "drop-gre-key"
+        return None if binding.reverse else "drop-not-reverse"
 
 
-def unfit_for_decapsulation(fields: Header) -> str | None:
-    """Checks of a tunnel packet that need no binding."""
-    if fields.fragment & 0x3FFF:
-        return "drop-outer-fragment"
-    if fields.protocol != IPIP:
-        return "drop-encapsulation" if fields.protocol in {GRE, MINIMAL} else "drop-not-tunnel"
-    reason = problem(fields.payload)
+def merged(carried: Carried, outside: Header) -> bytes:
+    """The inner packet with the ECN field it gets (RFC 6040 4.2); minimal has one header."""
+    inner = Header(carried.inner)
+    packet = carried.inner[: inner.total]
+    ecn = EGRESS[inner.tos & 3][outside.tos & 3]
+    if carried.encapsulation == MINIMAL or ecn is None:
+        return packet
+    return change(packet, tos=inner.tos & ~3 | ecn)
+
+
+def spoilt(carried: Carried, ours: Binding, outside: Header) -> str | None:
+    """Congestion nobody may hear of, or GRE out of sequence: the last checks."""
+    inner_ecn = Header(carried.inner).tos & 3
+    if carried.encapsulation != MINIMAL and EGRESS[inner_ecn][outside.tos & 3] is None:
+        return "drop-ecn"
+    if carried.sequence is not None:
+        if (ours.last_sequence - carried.sequence) % 2**32 < 2**31:
+            return "drop-gre-sequence"
+        ours.last_sequence = carried.sequence
+    return None
+
+
+def unfit_inside(carried: Carried, outside: Header) -> str | None:
+    """Checks of what was inside that need no binding."""
+    reason = problem(carried.inner)
     if reason:
         return f"drop-inner-{reason}"
-    inner = Header(fields.payload)
+    inner = Header(carried.inner)
     if inner.ttl == 0:
         return "drop-inner-ttl"
-    if inner.protocol == IPIP and nesting(fields.payload[: inner.total]) >= NESTING_MAX:
+    if inner.protocol == IPIP and nesting(carried.inner[: inner.total]) >= NESTING_MAX:
         return "drop-nesting"
-    return "drop-martian" if is_martian(inner.source) else None
+    if is_martian(inner.source):
+        return "drop-martian"
+    if carried.encapsulation == GRE and inner.destination == outside.source:
+        return "drop-loop-encapsulator"  # RFC 2784 3.1
+    return None
 
 
-def outer(packet: bytes, binding: Binding) -> bytes:
-    """RFC 2003 3.1: TOS copied (RFC 6040 4.1), DF set, ID 0, own TTL, no options."""
-    tos = packet[1] & (0xFC if binding.is_compatible else 0xFF)
-    return header(
-        binding.local,
-        binding.remote,
-        IPIP,
-        len(packet),
-        ttl=binding.ttl,
-        tos=tos,
-        fragment=0x4000,
-    )
-
-
-def carried(packet: bytes) -> bytes | None:
+def payload_packet(packet: bytes) -> bytes | None:
     """The packet inside an IPIP or GRE packet."""
     fields = Header(packet)
     if fields.fragment & 0x1FFF:
@@ -263,7 +404,7 @@ def nesting(packet: bytes) -> int:
     """IPv4 headers in a packet, its own included."""
     depth = 1
     while depth <= NESTING_MAX:
-        inside = carried(packet)
+        inside = payload_packet(packet)
         if inside is None or problem(inside, checksum_done=True):
             return depth
         packet = inside[: Header(inside).total]
@@ -278,7 +419,7 @@ def inner_destination(packet: bytes) -> int | None:
         if fields.fragment & 0x1FFF or len(fields.payload) < 8:
             return None
         return int.from_bytes(fields.payload[4:8], "big")
-    inside = carried(packet)
+    inside = payload_packet(packet)
     if inside is None or len(inside) < 20 or inside[0] >> 4 != 4:
         return None
     return int.from_bytes(inside[16:20], "big")

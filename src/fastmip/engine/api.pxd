@@ -108,6 +108,7 @@ cdef extern from "control.h" nogil:
         int role
         uint32_t local_count
         uint32_t *local_be
+        int half_bound_fd
         uint32_t worker_count
         fm_worker **workers
 
@@ -140,6 +141,13 @@ cdef extern from "control.h" nogil:
         FM_RECORD_NESTED
         FM_RECORD_GRE_KEY
 
+    struct fm_half_bound:
+        uint32_t home
+        uint32_t source
+        uint16_t port
+
+    int half_bound_take(fm_worker *w, fm_half_bound *told)
+    uint32_t line_overhead(const fm_line *line)
     uint32_t swap32(uint32_t v)
     fm_soft line_soft(const fm_line *line)
     uint32_t line_budget(const fm_line *line, fm_soft soft, uint64_t now_ns)
@@ -185,16 +193,17 @@ cdef extern from "replay.h" nogil:
         uint32_t size
         uint32_t draw_count
         uint8_t done
+        uint32_t correspondent_be
         uint8_t *frames
         fm_draw *draws
 
     uint64_t replay_clock()
     uint64_t replay_bytes(const fm_replay *r)
     uint8_t *replay_frame(const fm_replay *r, uint32_t number)
-    void replay_write(const fm_replay *r, uint8_t *p, uint32_t correspondent_be,
-                      uint32_t local_be)
+    void replay_use(fm_replay *r, const fm_record *tunnel)
+    void replay_write(fm_replay *r, uint8_t *p)
     void replay_prepare_draw(const fm_replay *r, fm_draw *draw, uint32_t home_be,
-                             uint32_t remote_be, const uint8_t *packet)
+                             uint32_t remote_be)
     uint64_t replay_run(fm_replay *r, fm_worker *w, uint64_t batches, uint32_t n,
                         uint64_t now_ns, uint64_t *left)
     uint64_t replay_run_empty(fm_replay *r, uint64_t batches, uint32_t n)

@@ -4,9 +4,9 @@
  * that is full, in one of the next ones. A reader stops at the first bucket with an empty slot.
  *
  * Ownership: the control thread is the only writer. A line is complete before its number is
- * release-stored into the index, and afterwards immutable but for two atomic 8-byte words:
- * `expires` (control thread) and `soft` (whichever worker learnt something). A reader checks
- * line.home against its key, because a slot may change hands between the two loads. A line is
+ * release-stored into the index, and afterwards immutable but for three atomic words:
+ * `expires` (control thread), `soft` and `gre_last` (whichever worker learnt something). A reader
+ * checks line.home against its key, because a slot may change hands between the two loads. A line is
  * reused only when every worker has announced a later epoch (epochs.h).
  */
 #ifndef FASTMIP_BINDINGS_H
@@ -42,7 +42,15 @@ struct fm_index {
 
 #define FM_LINE_REVERSE 1    /* reverse tunnelling granted (record flag) */
 #define FM_LINE_FIRST_ONLY 2 /* send on the head of the chain only (record flag) */
-#define FM_LINE_IPIP 4       /* IP in IP was negotiated */
+#define FM_LINE_IPIP 4       /* packets of protocol 4 are taken */
+#define FM_LINE_BROADCAST 8  /* record flag */
+#define FM_LINE_NESTED 16    /* record flag */
+#define FM_LINE_KEY 32       /* GRE with a key (record flag) */
+#define FM_LINE_HALF_BOUND 64 /* UDP tunnel to a port not known yet: nothing can be sent */
+#define FM_LINE_COPIES 128   /* head of a chain of which every line is sent on */
+
+/* What a line's packets look like; FM_UDP is added for UDP tunnels. */
+enum fm_method { FM_IPIP = 0, FM_GRE = 1, FM_MINIMAL = 2, FM_UDP = 4 };
 
 struct fm_line {
     uint32_t home;         /* network order */
@@ -53,14 +61,22 @@ struct fm_line {
     uint64_t outer;        /* octets 8 to 15 of the outer header, checksum 0 */
     uint32_t constant_sum; /* ipip_constant_sum */
     uint16_t budget;       /* largest inner packet before anything was learnt */
-    uint16_t plain_budget; /* the same for the fast loop; 0 at the head of a copied chain */
+    uint16_t plain_budget; /* the same where the fast loop needs no second look, else 0 */
     uint8_t tos_mask;      /* 0xff RFC 6040 normal mode, 0xfc compatibility mode */
     uint8_t flags;
     uint8_t chain_length; /* head only */
-    uint8_t unused;
-    uint32_t link;    /* control thread: free list, retirement queue */
-    uint64_t retired; /* control thread: epoch of retirement */
+    uint8_t method;       /* enum fm_method */
+    uint32_t gre_key;     /* network order */
+    uint32_t ports;       /* udp_ports_to_us; 0 without UDP */
+    uint32_t gre_last;    /* sequence number last taken, atomic */
 } __attribute__((aligned(64)));
+
+/* Control thread's notes about a line, kept off the readers' cache lines. */
+struct fm_line_note {
+    uint64_t retired; /* epoch of retirement */
+    uint32_t link;    /* free list, retirement queue */
+    uint32_t unused;
+};
 
 _Static_assert(sizeof(struct fm_bucket) == 64, "a bucket is one cache line");
 _Static_assert(sizeof(struct fm_line) == 64, "a binding line is one cache line");
@@ -93,6 +109,18 @@ FM_INLINE int line_replace_soft(struct fm_line *line, struct fm_soft was, struct
     return __atomic_compare_exchange_n(&line->soft, &old, new, 0, __ATOMIC_RELAXED,
                                        __ATOMIC_RELAXED);
 }
+
+/* Octets in front of an inner packet. */
+FM_INLINE uint32_t line_overhead(const struct fm_line *line)
+{
+    static const uint8_t octets[8] = {20, 24, 12, 0, 32, 36, 24, 0};
+    return octets[line->method] + (line->flags & FM_LINE_KEY ? 4 : 0);
+}
+
+/* What IP in IP, for fragments, takes more than minimal encapsulation. */
+#define FM_FALLBACK_OCTETS 8u
+
+FM_INLINE int line_is_minimal(const struct fm_line *line) { return line->method & FM_MINIMAL; }
 
 FM_INLINE int line_is_alive(const struct fm_line *line, uint64_t now_ns)
 {

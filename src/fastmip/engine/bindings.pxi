@@ -32,8 +32,8 @@ cdef class BindingCache:
         cdef uint64_t seed[6]
         if not 1 <= max_bindings <= 1 << 27:
             raise ValueError(f"max_bindings {max_bindings}: expected 1 to {1 << 27}")
-        if role not in ("home-agent", "mobile-node"):
-            raise ValueError(f"role {role!r}: expected 'home-agent' or 'mobile-node'")
+        if role not in _ROLES:
+            raise ValueError(f"role {role!r}: expected one of {', '.join(_ROLES)}")
         if not 1 <= workers < FM_WORKERS_MAX:
             raise ValueError(f"workers {workers}: expected 1 to {FM_WORKERS_MAX - 1}")
         if len(local_addresses) > FM_LOCAL_MAX:
@@ -50,8 +50,8 @@ cdef class BindingCache:
             raise MemoryError("no memory for an engine")
         memset(self.control, 0, sizeof(fm_control))
         cdef int code = control_create(
-            self.control, max_bindings, FM_HOME_AGENT if role == "home-agent" else FM_MOBILE_NODE,
-            workers + 1, seed, icmp_per_second, icmp_burst)
+            self.control, max_bindings, _ROLES.index(role), workers + 1, seed, icmp_per_second,
+            icmp_burst)
         if code != 0:
             raise MemoryError(f"no address space for {max_bindings} bindings")
         for number, address in enumerate(local_addresses):
@@ -62,6 +62,8 @@ cdef class BindingCache:
 
     def __dealloc__(self):
         if self.control is not NULL:
+            if self.control.e.half_bound_fd >= 0:
+                close(self.control.e.half_bound_fd)
             control_destroy(self.control)
             free(self.control)
 
@@ -172,6 +174,30 @@ cdef class BindingCache:
         """Bytes in memory (not merely reserved) for bindings, indexes, counters and scratch."""
         return control_memory(self.control)
 
+    # half bound UDP tunnels
+
+    def take_half_bound(self):
+        """Keepalives through half bound UDP tunnels since the last call: home address, source,
+        port. Publish the tunnel anew with that port; packets are dropped until then."""
+        cdef fm_half_bound told
+        cdef uint64_t woken
+        result = []
+        if self.control.e.half_bound_fd >= 0:
+            eventfd_read(self.control.e.half_bound_fd, &woken)
+        for worker in range(self.control.e.worker_count):
+            while half_bound_take(self.control.e.workers[worker], &told):
+                result.append((told.home, told.source, told.port))
+        return result
+
+    def half_bound_fd(self):
+        """A descriptor that becomes readable when ``take_half_bound`` has something; it belongs
+        to the engine. Ask for it before workers start. Raises OSError when there is none."""
+        if self.control.e.half_bound_fd < 0:
+            self.control.e.half_bound_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+            if self.control.e.half_bound_fd < 0:
+                raise OSError("no descriptor for half bound tunnels")
+        return self.control.e.half_bound_fd
+
     # mobile networks
 
     def set_prefix(self, prefix, length, home_address):
@@ -251,7 +277,8 @@ cdef class BindingCache:
                 "remote": swap32(line.remote),
                 "local": swap32(line.local),
                 "expires_ns": line.expires,
-                "mtu": line_budget(line, soft, now_ns) + 20,
+                "mtu": line_budget(line, soft, now_ns) + line_overhead(line),
+                "overhead": line_overhead(line),
                 "unreachable": int(soft.unreachable != 0
                                    and now_ns // 1000000000u - soft.learnt_s < FM_SOFT_LIFE_S),
                 "sent_packets": 0, "sent_bytes": 0, "received_packets": 0, "received_bytes": 0,

@@ -16,6 +16,7 @@
 #define FM_RECORD_BROADCAST 4
 #define FM_RECORD_NESTED 8
 #define FM_RECORD_GRE_KEY 16
+#define FM_RECORD_FLAGS 31
 #define FM_TOS_NORMAL 0
 #define FM_TOS_COMPATIBILITY 1
 #define FM_DEFAULT_MTU 1500
@@ -50,17 +51,39 @@ FM_FN const char *control_reject(const struct fm_record *r)
         return "remote tunnel end is the home address";
     if (r->remote == r->local)
         return "both tunnel ends are the same";
-    if (r->encapsulation != PROTO_IPIP)
-        return "encapsulation is not IP in IP (4)";
-    if (r->remote_port != 0)
-        return "UDP tunnels are not there yet";
+    if (r->encapsulation != PROTO_IPIP && r->encapsulation != PROTO_GRE &&
+        r->encapsulation != PROTO_MINIMAL)
+        return "encapsulation is none of IP in IP (4), GRE (47), minimal (55)";
+    if ((r->flags & FM_RECORD_GRE_KEY) && r->encapsulation != PROTO_GRE)
+        return "a key, but no GRE";
+    if (!r->remote_port != !r->local_port)
+        return "a UDP tunnel needs both ports";
     if (r->mtu != 0 && r->mtu < FM_MTU_MIN)
         return "path MTU is below 68";
-    if (r->flags & ~(FM_RECORD_REVERSE | FM_RECORD_FIRST_ONLY))
+    if (r->flags & ~FM_RECORD_FLAGS)
         return "unknown flags";
     if (r->tos > FM_TOS_COMPATIBILITY)
         return "unknown TOS mode";
     return (const char *)0;
+}
+
+FM_INLINE uint8_t control_line_flags(const struct fm_record *r)
+{
+    return (uint8_t)((r->flags & FM_RECORD_REVERSE ? FM_LINE_REVERSE : 0) |
+                     (r->flags & FM_RECORD_FIRST_ONLY ? FM_LINE_FIRST_ONLY : 0) |
+                     (r->flags & FM_RECORD_BROADCAST ? FM_LINE_BROADCAST : 0) |
+                     (r->flags & FM_RECORD_NESTED ? FM_LINE_NESTED : 0) |
+                     (r->flags & FM_RECORD_GRE_KEY ? FM_LINE_KEY : 0) |
+                     (r->remote_port == UDP_PORT_UNKNOWN ? FM_LINE_HALF_BOUND : 0) |
+                     (r->encapsulation != PROTO_GRE && !r->remote_port ? FM_LINE_IPIP : 0));
+}
+
+FM_INLINE uint8_t control_method(const struct fm_record *r)
+{
+    return (uint8_t)((r->encapsulation == PROTO_GRE       ? FM_GRE
+                      : r->encapsulation == PROTO_MINIMAL ? FM_MINIMAL
+                                                          : FM_IPIP) |
+                     (r->remote_port ? FM_UDP : 0));
 }
 
 FM_FN void control_fill(struct fm_line *line, const struct fm_record *r, uint32_t next)
@@ -72,14 +95,21 @@ FM_FN void control_fill(struct fm_line *line, const struct fm_record *r, uint32_
     line->next = next;
     line->expires = r->expires;
     uint8_t ttl = r->ttl ? r->ttl : FM_DEFAULT_TTL;
-    line->constant_sum = ipip_constant_sum(line->local, line->remote, ttl);
-    line->outer = ipip_constant_middle(line->local, ttl);
-    line->budget = (uint16_t)((r->mtu ? r->mtu : FM_DEFAULT_MTU) - IPIP_OVERHEAD);
+    line->flags = control_line_flags(r);
+    line->method = control_method(r);
+    /* Minimal encapsulation has no header of its own: this one is for fragments (IP in IP). */
+    uint8_t protocol = line->method & FM_UDP   ? PROTO_UDP
+                       : line->method & FM_GRE ? PROTO_GRE
+                                               : PROTO_IPIP;
+    line->constant_sum = ipip_constant_sum(line->local, line->remote, ttl, protocol);
+    line->outer = ipip_constant_middle(line->local, ttl, protocol);
+    if (r->flags & FM_RECORD_GRE_KEY)
+        line->gre_key = swap32(r->gre_key);
+    line->gre_last = ~(uint32_t)0; /* RFC 2890 2.2 */
+    if (r->remote_port)
+        line->ports = udp_ports_to_us(r->remote_port, r->local_port);
+    line->budget = (uint16_t)((r->mtu ? r->mtu : FM_DEFAULT_MTU) - line_overhead(line));
     line->tos_mask = r->tos == FM_TOS_COMPATIBILITY ? (uint8_t)~ECN_MASK : 0xff;
-    line->flags = (uint8_t)(((r->flags & FM_RECORD_REVERSE) ? FM_LINE_REVERSE : 0) |
-                            ((r->flags & FM_RECORD_FIRST_ONLY) ? FM_LINE_FIRST_ONLY : 0) |
-                            (r->encapsulation == PROTO_IPIP ? FM_LINE_IPIP : 0));
-    line->plain_budget = line->budget;
 }
 
 /* Lines whose workers have all moved on become free; at most `limit`. */
@@ -88,10 +118,10 @@ FM_FN void control_reclaim(struct fm_control *c, uint32_t limit)
     struct fm_engine *e = &c->e;
     while (c->old_head && limit--) {
         uint32_t number = c->old_head;
-        struct fm_line *line = &e->lines[number];
-        if (!fm_epoch_is_over(e, line->retired))
+        struct fm_line_note *note = &c->notes[number];
+        if (!fm_epoch_is_over(e, note->retired))
             return;
-        c->old_head = line->link;
+        c->old_head = note->link;
         if (!c->old_head)
             c->old_tail = FM_NO_LINE;
         for (uint32_t i = 0; i < e->worker_count; i++) {
@@ -101,7 +131,7 @@ FM_FN void control_reclaim(struct fm_control *c, uint32_t limit)
             if (w->received[number].packets)
                 memset(&w->received[number], 0, sizeof(struct fm_tally));
         }
-        line->link = c->free_head;
+        note->link = c->free_head;
         c->free_head = number;
     }
 }
@@ -110,7 +140,7 @@ FM_FN uint32_t control_take_line(struct fm_control *c)
 {
     uint32_t number = c->free_head;
     if (number) {
-        c->free_head = c->e.lines[number].link;
+        c->free_head = c->notes[number].link;
         return number;
     }
     return c->fresh < c->line_count ? c->fresh++ : FM_NO_LINE;
@@ -118,7 +148,7 @@ FM_FN uint32_t control_take_line(struct fm_control *c)
 
 FM_INLINE void control_give_line(struct fm_control *c, uint32_t number)
 {
-    c->e.lines[number].link = c->free_head;
+    c->notes[number].link = c->free_head;
     c->free_head = number;
 }
 
@@ -133,11 +163,10 @@ FM_FN void control_retire(struct fm_control *c, uint32_t head)
     uint64_t epoch = __atomic_add_fetch(&e->epoch, 1, __ATOMIC_SEQ_CST);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* withdrawn before worker epochs are read */
     for (uint32_t number = head; number; number = e->lines[number].next) {
-        struct fm_line *line = &e->lines[number];
-        line->retired = epoch;
-        line->link = FM_NO_LINE;
+        c->notes[number].retired = epoch;
+        c->notes[number].link = FM_NO_LINE;
         if (c->old_tail)
-            e->lines[c->old_tail].link = number;
+            c->notes[c->old_tail].link = number;
         else
             c->old_head = number;
         c->old_tail = number;
@@ -181,9 +210,13 @@ FM_FN int64_t control_prepare(struct fm_control *c, const struct fm_record *r, u
         control_fill(&e->lines[number], &r[i], next);
         next = number;
     }
-    e->lines[next].chain_length = (uint8_t)n;
-    if (n > 1 && !(e->lines[next].flags & FM_LINE_FIRST_ONLY) && e->role == FM_HOME_AGENT)
-        e->lines[next].plain_budget = 0;
+    struct fm_line *first = &e->lines[next];
+    first->chain_length = (uint8_t)n;
+    if (n > 1 && !(first->flags & FM_LINE_FIRST_ONLY) && e->role == FM_HOME_AGENT)
+        first->flags |= FM_LINE_COPIES;
+    if (first->method == FM_IPIP && !(first->flags & FM_LINE_COPIES) &&
+        e->role != FM_FOREIGN_AGENT)
+        first->plain_budget = first->budget;
     c->prepared += n;
     return next;
 }
@@ -212,9 +245,15 @@ FM_FN void control_widen(struct fm_engine *e, uint32_t lowest, uint32_t highest)
 
 FM_FN void control_inherit(struct fm_engine *e, struct fm_line *line, uint32_t head)
 {
-    for (uint32_t number = head; number; number = e->lines[number].next)
-        if (e->lines[number].remote == line->remote && e->lines[number].local == line->local)
-            line->soft = __atomic_load_n(&e->lines[number].soft, __ATOMIC_RELAXED);
+    for (uint32_t number = head; number; number = e->lines[number].next) {
+        const struct fm_line *old = &e->lines[number];
+        if (old->remote != line->remote || old->local != line->local ||
+            old->method != line->method || old->ports != line->ports)
+            continue;
+        line->soft = __atomic_load_n(&old->soft, __ATOMIC_RELAXED);
+        if (old->gre_key == line->gre_key)
+            line->gre_last = __atomic_load_n(&old->gre_last, __ATOMIC_RELAXED);
+    }
 }
 
 FM_FN void control_publish(struct fm_control *c, uint32_t head)

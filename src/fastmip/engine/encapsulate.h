@@ -2,7 +2,7 @@
  * own ICMP errors and copies need. The rules are in ipip.h and icmp.h; here is their order.
  *
  * encapsulate_chain  one packet to every live binding of a node (RFC 5944 4.2.3)
- * encapsulate_one    loop checks, MTU, then the outer header
+ * encapsulate_one    loop checks, MTU, then the outer header (tunnel.h)
  * encapsulate_fragments  RFC 2003 5.1: cut before encapsulating
  * answer             an ICMP error of ours, by the way its receiver can be reached
  */
@@ -10,6 +10,7 @@
 #define FASTMIP_ENCAPSULATE_H
 
 #include "icmp.h"
+#include "tunnel.h"
 
 /* Line that holds this address: its own binding, or its mobile network's router's. */
 FM_FN uint32_t find_binding(const struct fm_engine *e, uint32_t address_be)
@@ -28,7 +29,7 @@ FM_FN uint32_t find_binding(const struct fm_engine *e, uint32_t address_be)
 
 FM_INLINE int sends_on_head_only(const struct fm_engine *e, const struct fm_line *head)
 {
-    return e->role == FM_MOBILE_NODE || (head->flags & FM_LINE_FIRST_ONLY);
+    return e->role != FM_HOME_AGENT || (head->flags & FM_LINE_FIRST_ONLY);
 }
 
 /* Can anything be sent on this chain now? */
@@ -58,13 +59,11 @@ FM_FN void answer(struct fm_worker *w, uint32_t source_be, uint8_t type, uint8_t
 FM_INLINE void put_outer(struct fm_worker *w, struct fm_desc *d, uint32_t number,
                          struct fm_out *out)
 {
-    const struct fm_line *line = &w->engine->lines[number];
-    uint8_t tos = d->data[OFF_TOS] & line->tos_mask;
-    ipip_write_outer(d->data, d->len, tos, line->constant_sum, line->outer, line->remote);
+    uint32_t added = outer_write(&w->engine->lines[number], d->data, d->len);
     w->sent[number].packets++;
     w->sent[number].bytes += d->len;
-    d->data -= IPIP_OVERHEAD;
-    d->len += IPIP_OVERHEAD;
+    d->data -= added;
+    d->len += added;
     d->line = number;
     fm_emit(out, FM_TUNNEL, d);
 }
@@ -136,6 +135,10 @@ FM_FN void encapsulate_one(struct fm_worker *w, struct fm_desc *d, uint32_t numb
 {
     struct fm_line *line = &w->engine->lines[number];
     uint32_t total = d->len;
+    if (line->flags & FM_LINE_HALF_BOUND) {
+        fm_finish(w, d, FM_DROP_HALF_BOUND, total);
+        return;
+    }
     if (ipv4_source_be(d->data) == line->remote) {
         fm_finish(w, d, is_intercepted_tunnel ? FM_DROP_LOOP_INTERCEPTED : FM_DROP_LOOP_TUNNEL,
                   total);
@@ -151,14 +154,19 @@ FM_FN void encapsulate_one(struct fm_worker *w, struct fm_desc *d, uint32_t numb
                    total, out);
     }
     uint32_t budget = line_budget(line, soft, w->now_ns);
+    if (line_falls_back(line, d->data))
+        budget -= FM_FALLBACK_OCTETS;
     if (total <= budget) {
         put_outer(w, d, number, out);
         fm_finish(w, d, sent, total);
         return;
     }
     int verdict = FM_DROP_TOO_BIG;
-    if (!ipv4_is_df(d->data))
+    if (!ipv4_is_df(d->data)) {
+        if (line_is_minimal(line) && !ipv4_is_fragment(d->data))
+            budget -= FM_FALLBACK_OCTETS; /* each piece will be a fragment */
         verdict = encapsulate_fragments(w, d, number, budget, out);
+    }
     if (verdict == FM_DROP_TOO_BIG)
         answer(w, line->local, ICMP_UNREACHABLE, ICMP_CODE_TOO_BIG, budget, d->data, total, out);
     fm_finish(w, d, verdict, total);
@@ -169,9 +177,11 @@ FM_FN void encapsulate_chain(struct fm_worker *w, struct fm_desc *d, uint32_t he
                              struct fm_out *out)
 {
     struct fm_engine *e = w->engine;
-    uint8_t *inner = d->data;
-    uint32_t total = d->len;
+    const uint8_t *inner = d->data;
+    uint8_t header[60]; /* minimal encapsulation of the first overwrites it */
+    uint32_t total = d->len, header_len = ipv4_header_len(inner);
     int is_tunnel = 0, is_first = 1;
+    memcpy(header, inner, header_len);
     uint8_t protocol = ipv4_protocol(inner);
     if (protocol == PROTO_IPIP || protocol == PROTO_GRE || protocol == PROTO_MINIMAL) {
         if (tunnel_nesting(inner) >= IPIP_NESTING_MAX) {
@@ -199,7 +209,8 @@ FM_FN void encapsulate_chain(struct fm_worker *w, struct fm_desc *d, uint32_t he
                 fm_finish(w, &lost, FM_DROP_BUFFER, total);
                 continue;
             }
-            memcpy(copy->data, inner, total);
+            memcpy(copy->data, header, header_len);
+            memcpy(copy->data + header_len, inner + header_len, total - header_len);
             copy->side = d->side;
             copy->done = d->done;
             encapsulate_one(w, copy, number, is_tunnel, FM_ENCAPSULATED_COPY, out);

@@ -18,7 +18,7 @@ FM_TARGET void FM_ISA(home_batch)(struct fm_worker *w, struct fm_desc *batch, ui
     const struct fm_line *lines = e->lines;
     struct fm_tally *sent = w->sent;
     uint32_t key[FM_BATCH], bucket[FM_BATCH], number[FM_BATCH];
-    const uint32_t off_key = e->role == FM_MOBILE_NODE ? OFF_SOURCE : OFF_DESTINATION;
+    const uint32_t off_key = e->role == FM_HOME_AGENT ? OFF_DESTINATION : OFF_SOURCE;
     uint64_t clock = fm_stage_start(w);
 
     for (uint32_t i = 0; i < n; i++) {
@@ -66,8 +66,19 @@ FM_TARGET void FM_ISA(home_batch)(struct fm_worker *w, struct fm_desc *batch, ui
             budget = plain_budget(line, now_ns);
         uint32_t is_strange =
             (FM_IS_OWN(e, own, source) | is_martian_octet[source & 0xff]) & undone / FM_DONE_MARTIAN;
-        if (FM_UNLIKELY(is_strange | !line_is_alive(line, now_ns) | (total > budget) |
-                        (p[OFF_TTL] <= is_forwarded) | (source == line->remote))) {
+        uint32_t is_refused = is_strange | !line_is_alive(line, now_ns) |
+                              (p[OFF_TTL] <= is_forwarded) | (source == line->remote);
+        if (FM_UNLIKELY(is_refused | (total > budget))) {
+            if (FM_LIKELY(!is_refused && total <= other_budget(e, line, p, now_ns))) {
+                if (is_forwarded)
+                    ipv4_decrement_ttl(p);
+                uint32_t added = outer_write(line, p, total);
+                tally_add(&sent[number[i]], total);
+                desc_became(d, p - added, total + added, number[i], FM_ENCAPSULATED);
+                left[count++] = d;
+                done_bytes += total;
+                continue;
+            }
         not_plain:
             out->count[FM_TUNNEL] = count;
             home_slow(w, d, out);
@@ -97,7 +108,10 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
     const struct fm_line *lines = e->lines;
     struct fm_tally *received = w->received;
     uint32_t key[FM_BATCH], bucket[FM_BATCH], number[FM_BATCH];
+    uint32_t other_key[FM_BATCH]; /* where key is FM_NO_KEY: of other encapsulations */
+    struct fm_shape shape[FM_BATCH];
     const uint32_t is_home_agent = e->role == FM_HOME_AGENT; /* 1, FM_DONE_TTL, for masks */
+    const uint32_t is_router = e->role != FM_MOBILE_NODE;    /* the same */
     const uint32_t off_key = 20 + (is_home_agent ? OFF_SOURCE : OFF_DESTINATION);
     const uint32_t lowest = e->lowest_home, span = e->highest_home - lowest;
     const uint8_t flags_needed = FM_LINE_IPIP | (is_home_agent ? FM_LINE_REVERSE : 0);
@@ -106,7 +120,7 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
     for (uint32_t i = 0; i < n; i++) {
         const struct fm_desc *d = &batch[i];
         const uint8_t *p = d->data, *q = p + 20;
-        key[i] = FM_NO_KEY;
+        key[i] = other_key[i] = FM_NO_KEY;
         if (FM_UNLIKELY(d->len < 2 * IPV4_MIN_HEADER_LEN))
             continue;
         uint32_t total = ipv4_total(p), k = load32(p + off_key);
@@ -115,17 +129,24 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
                        (q[0] == 0x45) & (q[OFF_PROTOCOL] != PROTO_IPIP) &
                        (total - 40 <= d->len - 40) & (ipv4_total(q) - 20 <= total - 40) &
                        ipv4_sum20_is_right(p) & ipv4_sum20_is_right(q);
+        if (FM_UNLIKELY(!is_plain)) {
+            k = other_key[i] = shape_read(d, &shape[i], is_home_agent);
+            bucket[i] = index_bucket(&e->by_home, k);
+            __builtin_prefetch(&e->by_home.buckets[bucket[i]]);
+            continue;
+        }
         bucket[i] = index_bucket(&e->by_home, k);
         __builtin_prefetch(&e->by_home.buckets[bucket[i]]);
-        key[i] = is_plain ? k : FM_NO_KEY;
+        key[i] = k;
     }
     clock = fm_stage_end(w, FM_STAGE_CHECK, n, clock);
 
     for (uint32_t i = 0; i < n; i++) {
+        uint32_t k = key[i];
         number[i] = FM_NO_LINE;
-        if (FM_UNLIKELY(key[i] == FM_NO_KEY))
+        if (FM_UNLIKELY(k == FM_NO_KEY) && (k = other_key[i]) == FM_NO_KEY)
             continue;
-        number[i] = FM_FIND(&e->by_home, key[i], bucket[i]);
+        number[i] = FM_FIND(&e->by_home, k, bucket[i]);
         __builtin_prefetch(&lines[number[i]]);
         __builtin_prefetch(&received[number[i]], 1);
     }
@@ -142,7 +163,7 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
             goto not_plain;
         uint32_t total = ipv4_total(q), source = ipv4_source_be(q);
         uint32_t outer_ecn = p[OFF_TOS] & ECN_MASK;
-        uint32_t is_forwarded = is_home_agent & ~(uint32_t)d->done;
+        uint32_t is_forwarded = is_router & ~(uint32_t)d->done;
         /* Destination among the home addresses: perhaps another node away from home. */
         uint32_t is_hairpin = is_home_agent & (swap32(ipv4_destination_be(q)) - lowest <= span);
         uint32_t is_ecn_merged = (outer_ecn != 0) & (((p[OFF_TOS] ^ q[OFF_TOS]) & ECN_MASK) != 0);
@@ -151,6 +172,16 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
                         ((line->flags & flags_needed) != flags_needed) |
                         (q[OFF_TTL] <= is_forwarded) | is_martian_octet[source & 0xff])) {
         not_plain:
+            if (other_key[i] != FM_NO_KEY && line->home == other_key[i]) {
+                uint32_t total = shape_open(e, d, line, &shape[i], now_ns);
+                if (FM_LIKELY(total)) {
+                    tally_add(&received[number[i]], total);
+                    desc_became(d, d->data, total, number[i], FM_DECAPSULATED);
+                    left[count++] = d;
+                    done_bytes += total;
+                    continue;
+                }
+            }
             out->count[FM_HOME] = count;
             tunnel_slow(w, d, out);
             count = out->count[FM_HOME];

@@ -29,19 +29,20 @@ static const uint8_t ecn_egress[4][4] __attribute__((unused)) = {
 };
 
 /* One's complement sum of everything in the outer header that is known at install time. */
-FM_INLINE uint32_t ipip_constant_sum(uint32_t local_be, uint32_t remote_be, uint8_t ttl)
+FM_INLINE uint32_t ipip_constant_sum(uint32_t local_be, uint32_t remote_be, uint8_t ttl,
+                                     uint8_t protocol)
 {
-    return 0x45u + 0x40u + (ttl | PROTO_IPIP << 8) + (local_be & 0xffff) + (local_be >> 16) +
-           (remote_be & 0xffff) + (remote_be >> 16);
+    return 0x45u + 0x40u + (ttl | (uint32_t)protocol << 8) + (local_be & 0xffff) +
+           (local_be >> 16) + (remote_be & 0xffff) + (remote_be >> 16);
 }
 
 /* Octets 8 to 15 of the outer header but for the checksum: TTL, protocol, source. */
-FM_INLINE uint64_t ipip_constant_middle(uint32_t local_be, uint8_t ttl)
+FM_INLINE uint64_t ipip_constant_middle(uint32_t local_be, uint8_t ttl, uint8_t protocol)
 {
-    return ttl | PROTO_IPIP << 8 | (uint64_t)local_be << 32;
+    return ttl | (uint32_t)protocol << 8 | (uint64_t)local_be << 32;
 }
 
-/* Put the outer header in front of the inner packet at `inner`. */
+/* Put the outer header in front of the inner packet (or of GRE, or UDP) at `inner`. */
 FM_INLINE void ipip_write_outer(uint8_t *inner, uint32_t inner_total, uint8_t tos,
                                 uint32_t constant_sum, uint64_t middle, uint32_t remote_be)
 {

@@ -334,7 +334,8 @@ static inline void kernel_port_send_home(struct kernel_port *k, struct fm_desc *
 {
     for (uint32_t i = 0; i < count; i++) {
         struct fm_desc *d = packets[i];
-        if (d->verdict == FM_RETURNED_NO_BINDING || d->verdict == FM_RETURNED_EXPIRED)
+        if (d->verdict == FM_RETURNED_NO_BINDING || d->verdict == FM_RETURNED_EXPIRED ||
+            d->verdict == FM_RETURNED_NOT_REVERSE)
             port_put_hop_back(k, d);
         port_write_or_merge(k, d->data, d->len);
     }

@@ -53,6 +53,23 @@ FM_COLD uint32_t plain_budget(const struct fm_line *line, uint64_t now_ns)
     return line_budget(line, soft, now_ns);
 }
 
+/* Budget of a packet through a line that the fast loop looks at twice, because its encapsulation
+ * is another or for the sake of the role; 0 leaves the packet to slow.h. */
+FM_INLINE uint32_t other_budget(const struct fm_engine *e, const struct fm_line *line,
+                                const uint8_t *p, uint64_t now_ns)
+{
+    if (line->flags & (FM_LINE_COPIES | FM_LINE_HALF_BOUND))
+        return 0;
+    if (e->role == FM_FOREIGN_AGENT && !is_for_reverse_tunnel(line, p))
+        return 0;
+    if (line_falls_back(line, p))
+        return 0;
+    struct fm_soft soft = line_soft(line);
+    return soft.pending_code ? 0 : line_budget(line, soft, now_ns);
+}
+
+#include "shapes.h"
+
 #define FM_ISA(name) name##_scalar
 #define FM_TARGET FM_FN
 #define FM_FIND index_find_from

@@ -12,17 +12,25 @@
 
 #include "control.h"
 
-/* One draw, as what changes in the headers: octets 8 to 15 (TTL, protocol, checksum, source) of
- * the outer header and of the inner one, or of the inner one and its destination. */
+/* One draw, as what changes in the headers. Home side: octets 8 to 15 (TTL, protocol, checksum,
+ * source) and the destination. Tunnel side: those octets of the outer header and of the inner one;
+ * or of the forwarding header of minimal encapsulation its first word and its source. */
 struct fm_draw {
     uint64_t first, second;
 };
+
+#define REPLAY_HEADERS 96 /* octets of all headers, at most */
+#define REPLAY_SPOILT 48  /* octets that minimal encapsulation overwrites, at most */
 
 struct fm_replay {
     struct fm_engine *e;
     int side;
     uint32_t frame_count, size, draw_count;
     uint8_t done;
+    struct fm_record tunnel; /* what the packets' headers are made of, from our end */
+    uint32_t correspondent_be;
+    uint32_t overhead, second_at;
+    uint8_t spoilt[REPLAY_SPOILT];
     uint8_t *frames;
     struct fm_draw *draws;
     uint32_t next_frame, next_draw;
@@ -50,42 +58,69 @@ FM_INLINE uint64_t replay_bytes(const struct fm_replay *r)
     return (bytes + (2u << 20) - 1) & ~(uint64_t)((2u << 20) - 1); /* whole huge pages */
 }
 
-/* The packet every frame holds: UDP of `size` bytes, correspondent <-> home, in a tunnel from
- * remote to local on the tunnel side. */
-FM_FN void replay_write(const struct fm_replay *r, uint8_t *p, uint32_t correspondent_be,
-                        uint32_t local_be)
+/* The headers of a packet between correspondent and home; on the tunnel side as the node's line
+ * would send it. Returns their beginning in `room`; the inner header's is in the middle. */
+FM_FN uint8_t *replay_headers(const struct fm_replay *r, uint8_t room[REPLAY_HEADERS],
+                              uint32_t home_be, uint32_t remote_be)
 {
-    uint8_t *inner = r->side == FM_HOME ? p : p + IPIP_OVERHEAD;
-    memset(inner, 0x5a, r->size);
-    memset(inner, 0, IPV4_MIN_HEADER_LEN);
-    inner[0] = 0x45;
-    put16(inner + OFF_TOTAL, (uint16_t)r->size);
-    inner[OFF_TTL] = 64;
-    inner[OFF_PROTOCOL] = 17;
-    store32(inner + (r->side == FM_HOME ? OFF_SOURCE : OFF_DESTINATION), correspondent_be);
-    if (r->side == FM_TUNNEL)
-        ipip_write_outer(inner, r->size, 0, ipip_constant_sum(0, local_be, 64),
-                         ipip_constant_middle(0, 64), local_be);
+    uint8_t *p = room + REPLAY_HEADERS / 2;
+    memset(room, 0x5a, REPLAY_HEADERS);
+    memset(p, 0, IPV4_MIN_HEADER_LEN);
+    p[0] = 0x45;
+    put16(p + OFF_TOTAL, (uint16_t)r->size);
+    p[OFF_TTL] = 64;
+    p[OFF_PROTOCOL] = PROTO_UDP;
+    store32(p + OFF_SOURCE, r->side == FM_HOME ? r->correspondent_be : home_be);
+    store32(p + OFF_DESTINATION, r->side == FM_HOME ? home_be : r->correspondent_be);
+    ipv4_set_checksum(p);
+    if (r->side == FM_HOME)
+        return p;
+    struct fm_record far = r->tunnel; /* the other end's view */
+    struct fm_line line;
+    far.remote = r->tunnel.local;
+    far.local = swap32(remote_be);
+    far.remote_port = r->tunnel.local_port;
+    far.local_port = r->tunnel.remote_port;
+    control_fill(&line, &far, FM_NO_LINE);
+    return p - outer_write(&line, p, r->size);
 }
 
-/* What the headers must read for one draw, made from the packet in the frames. */
-FM_FN void replay_prepare_draw(const struct fm_replay *r, struct fm_draw *draw, uint32_t home_be,
-                               uint32_t remote_be, const uint8_t *packet)
+/* The packet every frame holds: UDP of `size` bytes. */
+FM_FN void replay_write(struct fm_replay *r, uint8_t *p)
 {
-    uint8_t copy[2 * IPV4_MIN_HEADER_LEN];
-    memcpy(copy, packet, sizeof copy);
-    copy[OFF_TTL] = 64;
-    store32(copy + (r->side == FM_HOME ? OFF_DESTINATION : OFF_SOURCE),
-            r->side == FM_HOME ? home_be : remote_be);
-    ipv4_set_checksum(copy);
-    draw->first = load64(copy + OFF_TTL);
+    uint8_t room[REPLAY_HEADERS];
+    const uint8_t *headers = replay_headers(r, room, swap32(1), swap32(2));
+    uint32_t len = (uint32_t)(room + REPLAY_HEADERS / 2 + IPV4_MIN_HEADER_LEN - headers);
+    memset(p, 0x5a, r->size + r->overhead);
+    memcpy(p, headers, len);
+    memcpy(r->spoilt, headers, REPLAY_SPOILT);
+}
+
+/* What the headers must read for one draw. */
+FM_FN void replay_prepare_draw(const struct fm_replay *r, struct fm_draw *draw, uint32_t home_be,
+                               uint32_t remote_be)
+{
+    uint8_t room[REPLAY_HEADERS];
+    const uint8_t *p = replay_headers(r, room, home_be, remote_be);
+    draw->first = load64(p + OFF_TTL);
     draw->second = home_be;
     if (r->side == FM_HOME)
         return;
-    copy[IPIP_OVERHEAD + OFF_TTL] = 64;
-    store32(copy + IPIP_OVERHEAD + OFF_SOURCE, home_be);
-    ipv4_set_checksum(copy + IPIP_OVERHEAD);
-    draw->second = load64(copy + IPIP_OVERHEAD + OFF_TTL);
+    draw->second = r->tunnel.encapsulation == PROTO_MINIMAL
+                       ? load32(p + r->second_at) | (uint64_t)home_be << 32
+                       : load64(p + r->second_at);
+}
+
+/* Our end of the tunnels. */
+FM_FN void replay_use(struct fm_replay *r, const struct fm_record *tunnel)
+{
+    struct fm_line line;
+    r->tunnel = *tunnel;
+    control_fill(&line, tunnel, FM_NO_LINE);
+    r->overhead = r->side == FM_HOME ? 0 : line_overhead(&line);
+    r->second_at = r->overhead + OFF_TTL;
+    if (line_is_minimal(&line))
+        r->second_at = IPV4_MIN_HEADER_LEN + (line.method & FM_UDP ? UDP_SHIM_LEN : 0);
 }
 
 /* Refill the batch from the next frames and draws; prefetch the frames of the batch after, as a
@@ -93,7 +128,8 @@ FM_FN void replay_prepare_draw(const struct fm_replay *r, struct fm_draw *draw, 
 FM_INLINE void replay_refill(struct fm_replay *r, uint32_t n)
 {
     uint32_t frame = r->next_frame, at = r->next_draw, ahead = (frame + n) % r->frame_count;
-    uint32_t len = r->size + (r->side == FM_HOME ? 0 : IPIP_OVERHEAD);
+    uint32_t len = r->size + r->overhead;
+    int is_minimal = r->tunnel.encapsulation == PROTO_MINIMAL;
     for (uint32_t i = 0; i < n; i++) {
         const struct fm_draw *draw = &r->draws[at];
         uint8_t *p = replay_frame(r, frame);
@@ -103,11 +139,17 @@ FM_INLINE void replay_refill(struct fm_replay *r, uint32_t n)
         d->len = len;
         d->done = r->done;
         d->side = (uint8_t)r->side;
+        if (is_minimal)
+            memcpy(p, r->spoilt, REPLAY_SPOILT);
         store64(p + OFF_TTL, draw->first);
-        if (r->side == FM_HOME)
+        if (r->side == FM_HOME) {
             store32(p + OFF_DESTINATION, (uint32_t)draw->second);
-        else
-            store64(p + IPIP_OVERHEAD + OFF_TTL, draw->second);
+        } else if (is_minimal) {
+            store32(p + r->second_at, (uint32_t)draw->second);
+            store32(p + r->second_at + 8, (uint32_t)(draw->second >> 32));
+        } else {
+            store64(p + r->second_at, draw->second);
+        }
         __builtin_prefetch((const uint8_t *)((uintptr_t)replay_frame(r, ahead) & ~63ul), 1);
         frame = frame + 1 == r->frame_count ? 0 : frame + 1;
         ahead = ahead + 1 == r->frame_count ? 0 : ahead + 1;

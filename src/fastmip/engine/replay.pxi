@@ -3,6 +3,7 @@
 cdef class Replay:
     """Runs one kind of packet through an engine as fast as it goes, addresses redrawn.
 
+    ``tunnel`` is a record of which only encapsulation, ports, key and local end count;
     ``draws`` holds pairs of native uint32 (home address, remote tunnel end) that are bound in
     the engine, a million or more to be honest; ``size`` is the inner packet's length in bytes;
     ``frames`` the size of the pool (512 stays in L2, 65536 does not). Raises ValueError for
@@ -13,7 +14,7 @@ cdef class Replay:
     cdef fm_replay *pool
     cdef uint32_t *keys
 
-    def __cinit__(self, BindingCache engine not None, *, int side, size, frames, draws, local,
+    def __cinit__(self, BindingCache engine not None, *, int side, size, frames, draws, tunnel,
                   correspondent, done=0):
         cdef Py_buffer view
         cdef uint32_t number
@@ -29,6 +30,14 @@ cdef class Replay:
         self.pool.size = size
         self.pool.frame_count = frames
         self.pool.done = done
+        self.pool.correspondent_be = swap32(correspondent)
+        PyObject_GetBuffer(tunnel, &view, PyBUF_SIMPLE)
+        try:
+            if view.len != <Py_ssize_t>sizeof(fm_record):
+                raise ValueError(f"{view.len} bytes are no tunnel record")
+            replay_use(self.pool, <const fm_record *>view.buf)
+        finally:
+            PyBuffer_Release(&view)
         self.pool.frames = <uint8_t *>control_map(replay_bytes(self.pool))
         PyObject_GetBuffer(draws, &view, PyBUF_SIMPLE)
         try:
@@ -41,12 +50,11 @@ cdef class Replay:
             if self.pool.frames == NULL or self.pool.draws == NULL or self.keys == NULL:
                 raise MemoryError
             for number in range(self.pool.frame_count):
-                replay_write(self.pool, replay_frame(self.pool, number), swap32(correspondent),
-                             swap32(local))
+                replay_write(self.pool, replay_frame(self.pool, number))
             for number in range(self.pool.draw_count):
                 self.keys[number] = swap32(pairs[2 * number])
                 replay_prepare_draw(self.pool, &self.pool.draws[number], self.keys[number],
-                                    swap32(pairs[2 * number + 1]), replay_frame(self.pool, 0))
+                                    swap32(pairs[2 * number + 1]))
         finally:
             PyBuffer_Release(&view)
 

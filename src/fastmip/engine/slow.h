@@ -4,6 +4,7 @@
 #ifndef FASTMIP_SLOW_H
 #define FASTMIP_SLOW_H
 
+#include "half_bound.h"
 #include "tunnel_errors.h"
 
 FM_FN int is_own_address(const struct fm_engine *e, uint32_t address_be)
@@ -27,6 +28,14 @@ FM_FN int forward_ttl(struct fm_worker *w, struct fm_desc *d, uint32_t source_be
     return 0;
 }
 
+/* Does a foreign agent tunnel this packet of a visitor to its home agent? Only unicast, and
+ * nothing when the visitor asked for encapsulating delivery (RFC 3024 5.1, 5.2.1). */
+FM_INLINE int is_for_reverse_tunnel(const struct fm_line *line, const uint8_t *p)
+{
+    return (line->flags & (FM_LINE_REVERSE | FM_LINE_NESTED)) == FM_LINE_REVERSE &&
+           (ipv4_destination_be(p) & 0xff) < 224;
+}
+
 /* From the home side into a tunnel. */
 FM_COLD void home_slow(struct fm_worker *w, struct fm_desc *d, struct fm_out *out)
 {
@@ -39,7 +48,7 @@ FM_COLD void home_slow(struct fm_worker *w, struct fm_desc *d, struct fm_out *ou
     }
     d->len = ipv4_total(p);
     uint32_t source = ipv4_source_be(p);
-    uint32_t head = find_binding(e, e->role == FM_MOBILE_NODE ? source : ipv4_destination_be(p));
+    uint32_t head = find_binding(e, e->role == FM_HOME_AGENT ? ipv4_destination_be(p) : source);
     int is_alive = head && chain_is_alive(e, head, w->now_ns);
     if (!is_alive && e->role == FM_MOBILE_NODE) {
         fm_finish(w, d, head ? FM_DROP_EXPIRED : FM_DROP_NO_BINDING, d->len);
@@ -48,6 +57,11 @@ FM_COLD void home_slow(struct fm_worker *w, struct fm_desc *d, struct fm_out *ou
     if (!is_alive) { /* RFC 5944 4.2.3: no binding, so the node is at home */
         fm_emit(out, FM_HOME, d);
         fm_finish(w, d, head ? FM_RETURNED_EXPIRED : FM_RETURNED_NO_BINDING, d->len);
+        return;
+    }
+    if (e->role == FM_FOREIGN_AGENT && !is_for_reverse_tunnel(&e->lines[head], p)) {
+        fm_emit(out, FM_HOME, d);
+        fm_finish(w, d, FM_RETURNED_NOT_REVERSE, d->len);
         return;
     }
     if (!(d->done & FM_DONE_MARTIAN)) {
@@ -69,54 +83,98 @@ FM_COLD void home_slow(struct fm_worker *w, struct fm_desc *d, struct fm_out *ou
     encapsulate_chain(w, d, head, FM_ENCAPSULATED, out);
 }
 
-/* The record that allows this tunnel packet (RFC 3024 4.3.2; RFC 5944 4.2.3), or its absence
- * as a verdict. *allowed is the line to account to. */
-FM_FN int check_tunnel(const struct fm_worker *w, uint32_t head, uint32_t outer_source,
-                       uint32_t outer_destination, uint32_t *allowed)
+/* How far a line lets a tunnel packet in: the place of its first objection. */
+enum fm_objection {
+    FM_NOT_SOURCE,
+    FM_NOT_END,
+    FM_NOT_PORT,
+    FM_NOT_ALIVE,
+    FM_NOT_METHOD,
+    FM_NOT_KEY,
+    FM_NOT_REVERSE,
+    FM_NO_OBJECTION
+};
+
+FM_FN enum fm_objection line_objection(const struct fm_worker *w, const struct fm_line *line,
+                                       const struct fm_carried *c)
 {
-    const struct fm_engine *e = w->engine;
-    int verdict = FM_DROP_CARE_OF_ADDRESS;
-    for (uint32_t number = head; number; number = e->lines[number].next) {
-        const struct fm_line *line = &e->lines[number];
-        if (line->remote != outer_source)
-            continue;
-        if (line->local != outer_destination) {
-            if (verdict == FM_DROP_CARE_OF_ADDRESS)
-                verdict = FM_DROP_TUNNEL_END;
-        } else if (!line_is_alive(line, w->now_ns)) {
-            verdict = FM_DROP_EXPIRED;
-        } else if (!(line->flags & FM_LINE_IPIP)) {
-            return FM_DROP_ENCAPSULATION;
-        } else if (e->role == FM_HOME_AGENT && !(line->flags & FM_LINE_REVERSE)) {
-            return FM_DROP_NOT_REVERSE;
-        } else {
-            *allowed = number;
-            return FM_NONE;
-        }
-    }
-    return verdict;
+    if (line->remote != c->source)
+        return FM_NOT_SOURCE;
+    if (line->local != c->destination)
+        return FM_NOT_END;
+    if ((line->method & c->method & FM_UDP) &&
+        (line->ports != c->ports || (line->flags & FM_LINE_HALF_BOUND)))
+        return FM_NOT_PORT;
+    if (!line_is_alive(line, w->now_ns))
+        return FM_NOT_ALIVE;
+    if (!line_uses(line, c->method))
+        return FM_NOT_METHOD;
+    if (!line_takes_key(line, &c->gre))
+        return FM_NOT_KEY;
+    if (w->engine->role == FM_HOME_AGENT && !(line->flags & FM_LINE_REVERSE))
+        return FM_NOT_REVERSE;
+    return FM_NO_OBJECTION;
 }
 
-FM_FN uint32_t find_receiver(const struct fm_engine *e, const uint8_t *outer,
-                             const uint8_t *inner)
+/* The record that allows this tunnel packet (RFC 3024 4.3.2; RFC 5944 4.2.3; RFC 3519 4.3), or
+ * the last objection as a verdict. *allowed is the line to account to. */
+FM_FN int check_tunnel(const struct fm_worker *w, uint32_t head, const struct fm_carried *c,
+                       uint32_t *allowed)
+{
+    static const uint16_t verdicts[] = {FM_DROP_CARE_OF_ADDRESS, FM_DROP_TUNNEL_END,
+                                        FM_DROP_UDP_PORT,        FM_DROP_EXPIRED,
+                                        FM_DROP_ENCAPSULATION,   FM_DROP_GRE_KEY,
+                                        FM_DROP_NOT_REVERSE,     FM_NONE};
+    const struct fm_engine *e = w->engine;
+    enum fm_objection last = FM_NOT_SOURCE;
+    for (uint32_t number = head; number && last != FM_NO_OBJECTION;
+         number = e->lines[number].next) {
+        enum fm_objection objection = line_objection(w, &e->lines[number], c);
+        if (objection > last)
+            last = objection;
+        *allowed = number;
+    }
+    return verdicts[last];
+}
+
+/* A tunnel packet of a half bound line: the keepalive that binds it, or nothing at all. */
+FM_COLD int check_half_bound(struct fm_worker *w, uint32_t head, const struct fm_carried *c)
+{
+    const struct fm_engine *e = w->engine;
+    for (uint32_t number = head; number; number = e->lines[number].next) {
+        const struct fm_line *line = &e->lines[number];
+        if (!(line->flags & FM_LINE_HALF_BOUND) || !half_bound_comes_from(line, c))
+            continue;
+        if (!line_is_alive(line, w->now_ns))
+            return FM_DROP_EXPIRED;
+        if (!line_uses(line, c->method))
+            return FM_DROP_ENCAPSULATION;
+        if (!half_bound_is_keepalive(line, c->inner))
+            return FM_DROP_HALF_BOUND;
+        half_bound_tell(w, line, c);
+        return FM_HALF_BOUND_KEEPALIVE;
+    }
+    return FM_DROP_UDP_PORT;
+}
+
+FM_FN uint32_t find_receiver(const struct fm_engine *e, const struct fm_carried *c)
 {
     if (e->role == FM_HOME_AGENT)
-        return find_binding(e, ipv4_source_be(inner));
-    uint32_t destination = ipv4_destination_be(inner);
+        return find_binding(e, ipv4_source_be(c->inner));
+    uint32_t destination = ipv4_destination_be(c->inner);
     uint32_t head = find_binding(e, destination);
-    if (head || (destination & 0xff) < 224)
+    if (head || (destination & 0xff) < 224 || e->role == FM_FOREIGN_AGENT)
         return head;
     /* Broadcast and multicast for a mobile node come through its tunnel (RFC 5944 4.3, 4.4). */
-    uint32_t number = index_find(&e->by_remote, ipv4_source_be(outer));
+    uint32_t number = index_find(&e->by_remote, c->source);
     return number ? find_binding(e, e->lines[number].home) : FM_NO_LINE;
 }
 
 /* Checks of a decapsulated packet that need no binding. */
-FM_FN int check_inner(struct fm_worker *w, const uint8_t *outer, uint32_t outer_total)
+FM_FN int check_inner(const struct fm_carried *c)
 {
-    uint32_t header = ipv4_header_len(outer);
-    const uint8_t *inner = outer + header;
-    int verdict = ipv4_check_inner(inner, outer_total - header);
+    const uint8_t *inner = c->inner;
+    int verdict = ipv4_check_inner(inner, c->room);
     if (verdict != FM_NONE)
         return verdict;
     if (ipv4_ttl(inner) == 0) /* RFC 2003 3.1 */
@@ -125,68 +183,113 @@ FM_FN int check_inner(struct fm_worker *w, const uint8_t *outer, uint32_t outer_
         return FM_DROP_NESTING;
     if (ipv4_is_martian_source(ipv4_source_be(inner)))
         return FM_DROP_MARTIAN;
+    if ((c->method & FM_GRE) && ipv4_destination_be(inner) == c->source)
+        return FM_DROP_LOOP_ENCAPSULATOR;
     return FM_NONE;
 }
 
 /* Merge the outer ECN field into the inner one (RFC 6040 4.2). */
-FM_FN int merge_ecn(struct fm_worker *w, uint8_t outer_tos, uint8_t *inner)
+FM_FN int merge_ecn(struct fm_worker *w, const struct fm_carried *c)
 {
-    uint8_t tos = inner[OFF_TOS];
-    uint8_t rule = ecn_egress[tos & ECN_MASK][outer_tos & ECN_MASK];
+    if (c->method & FM_MINIMAL) /* one header, one field */
+        return FM_NONE;
+    uint8_t tos = c->inner[OFF_TOS];
+    uint8_t rule = ecn_egress[tos & ECN_MASK][c->tos & ECN_MASK];
     if (rule & ECN_UNUSUAL)
         fm_event(w, FM_EVENT_ECN_UNUSUAL, 1);
     if (rule & ECN_DROP)
         return FM_DROP_ECN;
     if ((rule & ECN_MASK) != (tos & ECN_MASK))
-        ipv4_set_tos(inner, (uint8_t)((tos & ~ECN_MASK) | (rule & ECN_MASK)));
+        ipv4_set_tos(c->inner, (uint8_t)((tos & ~ECN_MASK) | (rule & ECN_MASK)));
     return FM_NONE;
 }
 
-/* From a tunnel to the home side, or straight into another node's tunnel. */
+/* Encapsulating delivery (RFC 3024 5.2): a visitor's packet in a tunnel from its home address to
+ * us. Is it one? *head is the visitor's line. */
+FM_FN int is_delivered(const struct fm_engine *e, const struct fm_carried *c, uint32_t *head)
+{
+    if (e->role != FM_FOREIGN_AGENT || c->source != ipv4_source_be(c->inner))
+        return 0;
+    *head = find_binding(e, c->source);
+    return *head && e->lines[*head].flags & FM_LINE_NESTED;
+}
+
+/* The same encapsulation as towards the home agent, or the default (RFC 3024 5.2.2). */
+FM_FN int check_delivered(const struct fm_worker *w, const struct fm_line *line,
+                          const struct fm_carried *c)
+{
+    if (!is_own_address(w->engine, c->destination))
+        return FM_DROP_TUNNEL_END;
+    if (!line_is_alive(line, w->now_ns))
+        return FM_DROP_EXPIRED;
+    if (c->method != FM_IPIP && c->method != (line->method & ~FM_UDP))
+        return FM_DROP_ENCAPSULATION;
+    if ((c->method & FM_GRE) && !line_takes_key(line, &c->gre))
+        return FM_DROP_GRE_KEY;
+    return line->flags & FM_LINE_REVERSE ? FM_NONE : FM_DROP_NOT_REVERSE;
+}
+
+/* Everything that may be wrong with a packet of the tunnel side. *number becomes its line;
+ * *onward the chain it goes on by when a visitor delivered it. */
+FM_FN int check_carried(struct fm_worker *w, const struct fm_desc *d, struct fm_carried *c,
+                        uint32_t *number, uint32_t *onward)
+{
+    struct fm_engine *e = w->engine;
+    int verdict = carried_open(d->data, c);
+    if (verdict == FM_NONE)
+        verdict = check_inner(c);
+    if (verdict != FM_NONE)
+        return verdict;
+    if (is_delivered(e, c, onward)) {
+        *number = *onward;
+        verdict = check_delivered(w, &e->lines[*number], c);
+    } else {
+        *onward = FM_NO_LINE;
+        uint32_t head = find_receiver(e, c);
+        verdict = head ? check_tunnel(w, head, c, number) : FM_DROP_NO_BINDING;
+        if (verdict == FM_DROP_UDP_PORT)
+            verdict = check_half_bound(w, head, c);
+    }
+    if (verdict == FM_NONE)
+        verdict = merge_ecn(w, c);
+    if (verdict == FM_NONE && c->gre.has_sequence &&
+        !gre_is_ahead(&e->lines[*number].gre_last, c->gre.sequence))
+        verdict = FM_DROP_GRE_SEQUENCE;
+    return verdict;
+}
+
+/* From a tunnel to the home side, or straight into another tunnel. */
 FM_COLD void tunnel_slow(struct fm_worker *w, struct fm_desc *d, struct fm_out *out)
 {
     struct fm_engine *e = w->engine;
-    uint8_t *p = d->data;
-    int verdict = ipv4_check(p, d->len, d->done & FM_DONE_CHECKSUM);
-    uint32_t number = FM_NO_LINE;
+    struct fm_carried c;
+    uint32_t number = FM_NO_LINE, onward = FM_NO_LINE;
+    int verdict = ipv4_check(d->data, d->len, d->done & FM_DONE_CHECKSUM);
     if (verdict == FM_NONE) {
-        d->len = ipv4_total(p);
-        uint8_t protocol = ipv4_protocol(p);
-        if (ipv4_is_fragment(p))
+        d->len = ipv4_total(d->data);
+        if (ipv4_is_fragment(d->data))
             verdict = FM_DROP_OUTER_FRAGMENT;
-        else if (protocol == PROTO_ICMP)
+        else if (ipv4_protocol(d->data) == PROTO_ICMP)
             verdict = tunnel_error(w, d, out);
-        else if (protocol == PROTO_GRE || protocol == PROTO_MINIMAL)
-            verdict = FM_DROP_ENCAPSULATION;
-        else if (protocol != PROTO_IPIP)
-            verdict = FM_DROP_NOT_TUNNEL;
         else
-            verdict = check_inner(w, p, d->len);
+            verdict = check_carried(w, d, &c, &number, &onward);
     }
-    uint8_t *inner = p;
-    if (verdict == FM_NONE) {
-        inner = p + ipv4_header_len(p);
-        uint32_t head = find_receiver(e, p, inner);
-        verdict = head ? check_tunnel(w, head, ipv4_source_be(p), ipv4_destination_be(p), &number)
-                       : FM_DROP_NO_BINDING;
-    }
-    if (verdict == FM_NONE)
-        verdict = merge_ecn(w, p[OFF_TOS], inner);
     if (verdict != FM_NONE) {
         fm_finish(w, d, verdict, d->len);
         return;
     }
-    d->data = inner;
-    d->len = ipv4_total(inner);
+    d->data = c.inner;
+    d->len = ipv4_total(c.inner);
     d->line = number;
     w->received[number].packets++;
     w->received[number].bytes += d->len;
-    if (e->role == FM_HOME_AGENT) {
+    if (e->role != FM_MOBILE_NODE) {
         uint32_t local = e->lines[number].local;
-        uint32_t head = find_binding(e, ipv4_destination_be(inner));
-        if (head && chain_is_alive(e, head, w->now_ns)) { /* no kernel on this path: our TTL */
+        if (e->role == FM_HOME_AGENT)
+            onward = find_binding(e, ipv4_destination_be(c.inner));
+        if (onward && chain_is_alive(e, onward, w->now_ns)) { /* no kernel on this path: our TTL */
             if (forward_ttl(w, d, local, out))
-                encapsulate_chain(w, d, head, FM_REENCAPSULATED, out);
+                encapsulate_chain(w, d, onward, FM_REENCAPSULATED, out);
             return;
         }
         if (!(d->done & FM_DONE_TTL) && !forward_ttl(w, d, local, out))

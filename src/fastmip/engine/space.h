@@ -22,10 +22,11 @@ struct fm_counts {
 struct fm_control {
     struct fm_engine e;
     struct fm_counts cleared;
+    struct fm_line_note *notes;
     uint32_t max_bindings, line_count;
     uint32_t fresh;            /* first line never used */
-    uint32_t free_head;        /* list by line.link */
-    uint32_t old_head, old_tail; /* retired lines, oldest first, by line.link */
+    uint32_t free_head;        /* list by note.link */
+    uint32_t old_head, old_tail; /* retired lines, oldest first, by note.link */
     uint32_t published, prepared;
     fm_find_fn find;
     const char *loops;
@@ -95,6 +96,10 @@ FM_INLINE uint64_t lines_bytes(const struct fm_control *c)
 {
     return (uint64_t)c->line_count * sizeof(struct fm_line);
 }
+FM_INLINE uint64_t line_notes_bytes(const struct fm_control *c)
+{
+    return (uint64_t)c->line_count * sizeof(struct fm_line_note);
+}
 FM_INLINE uint64_t tallies_bytes(const struct fm_control *c)
 {
     return (uint64_t)c->line_count * sizeof(struct fm_tally);
@@ -147,6 +152,7 @@ FM_FN void control_destroy(struct fm_control *c)
         control_free_worker(c, e->workers[i]);
     e->worker_count = 0;
     control_unmap(e->lines, lines_bytes(c));
+    control_unmap(c->notes, line_notes_bytes(c));
     control_unmap(e->by_home.buckets, index_bytes(&e->by_home));
     control_unmap(e->by_home.notes, notes_bytes(&e->by_home));
     control_unmap(e->by_remote.buckets, index_bytes(&e->by_remote));
@@ -155,6 +161,7 @@ FM_FN void control_destroy(struct fm_control *c)
     control_unmap(e->prefixes.length, (uint64_t)1 << 24);
     control_unmap(e->prefixes.group_entry, (uint64_t)FM_GROUP_MAX << 10);
     control_unmap(e->prefixes.group_length, (uint64_t)FM_GROUP_MAX << 8);
+    c->notes = (struct fm_line_note *)0;
     memset(e, 0, sizeof *e);
 }
 
@@ -169,15 +176,17 @@ FM_FN int control_create(struct fm_control *c, uint32_t max_bindings, int role, 
     c->fresh = 1;
     e->role = role;
     e->epoch = 1;
+    e->half_bound_fd = -1;
     e->lowest_home = 0xffffffffu; /* nothing bound: an empty range */
     e->highest_home = 0xffffffffu;
     e->lines = (struct fm_line *)control_map(lines_bytes(c));
+    c->notes = (struct fm_line_note *)control_map(line_notes_bytes(c));
     e->prefixes.entry = (uint32_t *)control_map((uint64_t)4 << 24);
     e->prefixes.length = (uint8_t *)control_map((uint64_t)1 << 24);
     e->prefixes.group_entry = (uint32_t *)control_map((uint64_t)FM_GROUP_MAX << 10);
     e->prefixes.group_length = (uint8_t *)control_map((uint64_t)FM_GROUP_MAX << 8);
     if (control_index_create(&e->by_home, max_bindings, seed) ||
-        control_index_create(&e->by_remote, max_bindings, seed + 3) || !e->lines ||
+        control_index_create(&e->by_remote, max_bindings, seed + 3) || !e->lines || !c->notes ||
         !e->prefixes.entry || !e->prefixes.length || !e->prefixes.group_entry ||
         !e->prefixes.group_length)
         return -1;
@@ -198,6 +207,7 @@ FM_FN uint64_t control_memory(const struct fm_control *c)
 {
     const struct fm_engine *e = &c->e;
     uint64_t sum = control_resident(e->lines, lines_bytes(c)) +
+                   control_resident(c->notes, line_notes_bytes(c)) +
                    control_resident(e->by_home.buckets, index_bytes(&e->by_home)) +
                    control_resident(e->by_home.notes, notes_bytes(&e->by_home)) +
                    control_resident(e->by_remote.buckets, index_bytes(&e->by_remote)) +

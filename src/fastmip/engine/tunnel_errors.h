@@ -1,8 +1,8 @@
 /* ICMP about outer packets (RFC 2003 4 and 5): validate the quote, keep soft state, relay.
  *
  * Such errors are unauthenticated. Only a quote of a packet we could have sent (our outer
- * source, the peer's outer destination, IPIP; and the inner addresses when they are quoted)
- * is believed; a tunnel MTU is never raised, never below 68, and must be smaller than the
+ * source, the peer's outer destination, the tunnel's encapsulation and ports; and the inner
+ * addresses when they are quoted) is believed; a tunnel MTU is never raised, never below 68, and must be smaller than the
  * packet it complains about. Relayed errors share the rate limit of all our errors.
  */
 #ifndef FASTMIP_TUNNEL_ERRORS_H
@@ -23,24 +23,100 @@ FM_FN uint32_t mtu_plateau_below(uint32_t total)
     return MTU_MIN;
 }
 
-/* Line of the tunnel a quoted outer packet went through, or FM_NO_LINE. */
-FM_FN uint32_t find_quoted(const struct fm_engine *e, const uint8_t *quote, const uint8_t *inner,
-                           uint32_t inner_len)
+/* What a router quoted of an outer packet of ours. */
+struct fm_quote {
+    const uint8_t *outer;
+    const uint8_t *inner;  /* header of what was inside, as far as it can be told */
+    uint32_t inner_len;    /* octets of it; 0 when too little was quoted */
+    uint32_t total;        /* of the outer packet */
+    uint32_t ports;        /* udp_ports_to_us, 0 without UDP */
+    uint32_t moved;        /* octets between a place in the payload outside and inside */
+    uint8_t method;        /* enum fm_method */
+    uint8_t restored[ICMP_ERROR_MAX];
+};
+
+/* Minimal encapsulation: put the inner header together again. m lies in the quote. */
+FM_FN void quote_restore(struct fm_quote *q, const uint8_t *m, uint32_t m_len)
 {
-    uint32_t local = ipv4_source_be(quote), remote = ipv4_destination_be(quote), number;
-    if (inner_len >= IPV4_MIN_HEADER_LEN) {
-        uint32_t key = e->role == FM_HOME_AGENT ? ipv4_destination_be(inner)
-                                                : ipv4_source_be(inner);
+    uint32_t header = ipv4_header_len(q->outer), shim = (uint32_t)(m - q->outer) - header;
+    if (m_len < MINIMAL_SHORT_LEN || m_len < minimal_len(m))
+        return;
+    uint32_t size = minimal_len(m), payload = m_len - size;
+    if (payload > ICMP_ERROR_MAX - header)
+        payload = ICMP_ERROR_MAX - header;
+    memcpy(q->restored, q->outer, header);
+    memcpy(q->restored + header, m + size, payload);
+    minimal_finish(q->restored, q->total - shim - size, minimal_protocol(m),
+                   minimal_has_source(m) ? minimal_source_be(m) : ipv4_source_be(q->outer),
+                   minimal_destination_be(m));
+    q->inner = q->restored;
+    q->inner_len = header + payload;
+    q->moved = shim + size;
+}
+
+/* Read `len` octets quoted of an outer packet whose IPv4 header is whole; false when it is none
+ * that we send. */
+FM_FN int quote_open(struct fm_quote *q, const uint8_t *quote, uint32_t len)
+{
+    uint32_t at = ipv4_header_len(quote);
+    uint8_t protocol = ipv4_protocol(quote);
+    q->outer = q->inner = quote;
+    q->total = ipv4_total(quote);
+    q->inner_len = q->ports = q->moved = 0;
+    q->method = FM_IPIP;
+    if (protocol == PROTO_UDP) {
+        q->method = FM_UDP;
+        q->ports = udp_ports_swapped(load32(quote + at));
+        if (at + UDP_SHIM_LEN > len)
+            return 1; /* its tunnel is known by the ports */
+        if (quote[at + UDP_HEADER_LEN] != MIP_TUNNEL_DATA)
+            return 0;
+        protocol = quote[at + UDP_HEADER_LEN + 1];
+        at += UDP_SHIM_LEN;
+    }
+    if (protocol == PROTO_GRE) {
+        q->method |= FM_GRE;
+        if (at + GRE_HEADER_LEN > len)
+            return 1;
+        at += load32(quote + at) == GRE_KEY_WORD ? 8 : 4;
+    } else if (protocol == PROTO_MINIMAL) {
+        q->method |= FM_MINIMAL;
+        if (at < len && !(get16(quote + OFF_FRAGMENT) & IPV4_OFFSET_MASK))
+            quote_restore(q, quote + at, len - at);
+        return 1;
+    } else if (protocol != PROTO_IPIP) {
+        return 0;
+    }
+    if (at < len) {
+        q->inner = quote + at;
+        q->inner_len = len - at;
+    }
+    q->moved = at;
+    return 1;
+}
+
+FM_INLINE int line_sent(const struct fm_line *line, const struct fm_quote *q)
+{
+    return line->remote == ipv4_destination_be(q->outer) &&
+           line->local == ipv4_source_be(q->outer) && line->ports == q->ports &&
+           line_uses(line, q->method);
+}
+
+/* Line of the tunnel a quoted outer packet went through, or FM_NO_LINE. */
+FM_FN uint32_t find_quoted(const struct fm_engine *e, const struct fm_quote *q)
+{
+    uint32_t number;
+    if (q->inner_len >= IPV4_MIN_HEADER_LEN) {
+        uint32_t key = e->role == FM_HOME_AGENT ? ipv4_destination_be(q->inner)
+                                                : ipv4_source_be(q->inner);
         number = find_binding(e, key);
-        while (number && (e->lines[number].remote != remote || e->lines[number].local != local))
+        while (number && !line_sent(&e->lines[number], q))
             number = e->lines[number].next;
         return number;
     }
     /* Only eight octets of the payload came back (RFC 792). */
-    number = index_find(&e->by_remote, remote);
-    if (number && e->lines[number].remote == remote && e->lines[number].local == local)
-        return number;
-    return FM_NO_LINE;
+    number = index_find(&e->by_remote, ipv4_destination_be(q->outer));
+    return number && line_sent(&e->lines[number], q) ? number : FM_NO_LINE;
 }
 
 /* RFC 2003 4.1-4.4: code of the destination unreachable an inner source hears; -1 none. */
@@ -64,7 +140,7 @@ FM_FN int learn_mtu(struct fm_worker *w, struct fm_line *line, uint32_t mtu, uin
     if (mtu < MTU_MIN)
         mtu = MTU_MIN;
     struct fm_soft was, soft;
-    uint32_t budget = mtu - IPIP_OVERHEAD;
+    uint32_t budget = mtu - line_overhead(line);
     do {
         was = soft = line_soft(line);
         if (budget > line_budget(line, soft, w->now_ns))
@@ -103,6 +179,24 @@ FM_COLD void tunnel_refused(struct fm_worker *w, const struct fm_desc *d, int is
         learn_unreachable(w, line, ICMP_CODE_HOST, ICMP_CODE_HOST + 1);
 }
 
+/* RFC 2003 4.5: where in the inner packet a pointer into the outer one points, when it points to
+ * something copied from there; -1 otherwise. */
+FM_FN int32_t inner_pointer(const struct fm_quote *q, uint32_t pointer)
+{
+    uint32_t header = ipv4_header_len(q->outer);
+    if (!(q->method & FM_MINIMAL)) {
+        if (pointer >= q->moved)
+            return (int32_t)(pointer - q->moved);
+        return pointer == OFF_TOS ? OFF_TOS : -1;
+    }
+    /* One header: all of it but length, protocol, checksum and addresses is the sender's. */
+    if (pointer >= header + q->moved)
+        return (int32_t)(pointer - q->moved);
+    int is_ours = pointer == OFF_TOTAL || pointer == OFF_TOTAL + 1 ||
+                  (pointer >= OFF_PROTOCOL && pointer < IPV4_MIN_HEADER_LEN);
+    return is_ours || pointer >= header ? -1 : (int32_t)pointer;
+}
+
 /* d is an ICMP packet to one of our addresses; its IPv4 header has passed ipv4_check. */
 FM_COLD int tunnel_error(struct fm_worker *w, struct fm_desc *d, struct fm_out *out)
 {
@@ -119,13 +213,14 @@ FM_COLD int tunnel_error(struct fm_worker *w, struct fm_desc *d, struct fm_out *
         quote[0] >> 4 != 4 || ipv4_header_len(quote) < IPV4_MIN_HEADER_LEN ||
         ipv4_header_len(quote) + 8 > quote_len)
         return FM_ICMP_MALFORMED;
-    if (ipv4_protocol(quote) != PROTO_IPIP)
+    struct fm_quote q;
+    if (!quote_open(&q, quote, quote_len))
         return FM_ICMP_IGNORED;
-    const uint8_t *inner = quote + ipv4_header_len(quote);
-    uint32_t inner_len = quote_len - ipv4_header_len(quote);
-    uint32_t number = find_quoted(e, quote, inner, inner_len);
-    if (!number)
-        return FM_ICMP_UNRELATED;
+    uint32_t number = find_quoted(e, &q);
+    if (!number) /* about UDP: perhaps one of the control plane's datagrams */
+        return q.method & FM_UDP ? FM_ICMP_IGNORED : FM_ICMP_UNRELATED;
+    const uint8_t *inner = q.inner;
+    uint32_t inner_len = q.inner_len;
     struct fm_line *line = &w->engine->lines[number];
     d->line = number;
     if (inner_len >= IPV4_MIN_HEADER_LEN && inner_len > ipv4_total(inner))
@@ -134,7 +229,7 @@ FM_COLD int tunnel_error(struct fm_worker *w, struct fm_desc *d, struct fm_out *
                     ipv4_header_len(inner) >= IPV4_MIN_HEADER_LEN &&
                     ipv4_header_len(inner) + 8 <= inner_len;
     if (icmp[0] == ICMP_UNREACHABLE && icmp[1] == ICMP_CODE_TOO_BIG) {
-        if (!learn_mtu(w, line, get16(icmp + 6), ipv4_total(quote)))
+        if (!learn_mtu(w, line, get16(icmp + 6), q.total))
             return FM_ICMP_UNRELATED;
         if (can_relay && ipv4_is_df(inner))
             answer(w, line->local, ICMP_UNREACHABLE, ICMP_CODE_TOO_BIG,
@@ -142,13 +237,23 @@ FM_COLD int tunnel_error(struct fm_worker *w, struct fm_desc *d, struct fm_out *
         return FM_ICMP_SOFT_STATE;
     }
     if (icmp[0] == ICMP_PARAMETER) { /* 4.5: only about fields copied from the inner header */
-        uint32_t pointer = icmp[4];
-        if (pointer >= ipv4_header_len(quote))
-            pointer -= ipv4_header_len(quote);
-        else if (pointer != OFF_TOS)
+        int32_t pointer = inner_pointer(&q, icmp[4]);
+        if (pointer < 0)
             return FM_ICMP_NOT_RELAYED;
         if (can_relay)
-            answer(w, line->local, ICMP_PARAMETER, 0, pointer << 24, inner, inner_len, out);
+            answer(w, line->local, ICMP_PARAMETER, 0, (uint32_t)pointer << 24, inner, inner_len,
+                   out);
+        return FM_ICMP_SOFT_STATE;
+    }
+    if (icmp[0] == ICMP_TIME_EXCEEDED && (q.method & FM_MINIMAL)) {
+        /* The TTL is the sender's own, and hops inside are to be seen (RFC 2004 3). */
+        if (!can_relay)
+            return FM_ICMP_NOT_RELAYED;
+        answer(w, line->local, ICMP_TIME_EXCEEDED, icmp[1], 0, inner, inner_len, out);
+        return FM_ICMP_RELAYED;
+    }
+    if ((q.method & FM_UDP) && icmp[0] == ICMP_UNREACHABLE && icmp[1] == ICMP_CODE_PORT) {
+        learn_unreachable(w, line, icmp[1], 0); /* the port is the tunnel's, not the sender's */
         return FM_ICMP_SOFT_STATE;
     }
     int code = relayed_code(e->role, icmp[0], icmp[1]);

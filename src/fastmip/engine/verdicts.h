@@ -25,11 +25,17 @@ enum fm_severity { FM_INFO = 0, FM_WARNING = 1, FM_SECURITY = 2 };
       "Home side, destination has no binding: returned unchanged for normal routing.")            \
     X(RETURNED_EXPIRED, "returned-expired", FM_INFO,                                              \
       "Home side, binding expired: returned unchanged for normal routing.")                       \
+    X(RETURNED_NOT_REVERSE, "returned-not-reverse", FM_INFO,                                      \
+      "Visitor's packet that must not be reverse tunnelled: returned for normal routing.")        \
+    X(HALF_BOUND_KEEPALIVE, "half-bound-keepalive", FM_INFO,                                      \
+      "First keepalive of a UDP tunnel whose port is not known: told to the control plane.")      \
     X(ICMP_SENT, "icmp-sent", FM_INFO, "ICMP error of ours, given to the home side.")             \
     X(ICMP_TUNNELLED, "icmp-tunnelled", FM_INFO,                                                  \
       "ICMP error of ours to a node away from home, sent through its tunnel.")                    \
     X(ICMP_SOFT_STATE, "icmp-soft-state", FM_INFO,                                                \
       "ICMP error about a packet of ours: tunnel soft state updated.")                            \
+    X(ICMP_RELAYED, "icmp-relayed", FM_INFO,                                                      \
+      "ICMP error about a packet of ours that concerns its sender alone: relayed.")               \
     X(ICMP_NOT_RELAYED, "icmp-not-relayed", FM_INFO,                                              \
       "ICMP about a packet of ours that must not be relayed (quench, redirect, source route).")   \
     X(ICMP_IGNORED, "icmp-ignored", FM_INFO, "ICMP that is no error; the kernel answers it.")     \
@@ -57,6 +63,27 @@ enum fm_severity { FM_INFO = 0, FM_WARNING = 1, FM_SECURITY = 2 };
       "Tunnel packet from a node that registered without reverse tunnelling.")                    \
     X(DROP_ENCAPSULATION, "drop-encapsulation", FM_SECURITY,                                      \
       "Tunnel packet with an encapsulation that was not negotiated.")                             \
+    X(DROP_UDP_PORT, "drop-udp-port", FM_SECURITY,                                                \
+      "UDP tunnel packet from or to other ports than this binding's.")                            \
+    X(DROP_HALF_BOUND, "drop-half-bound", FM_INFO,                                                \
+      "UDP tunnel whose port is not known yet: only a keepalive may pass.")                       \
+    X(DROP_GRE_KEY, "drop-gre-key", FM_SECURITY,                                                  \
+      "GRE key missing, not negotiated or another one (RFC 2890 2.1).")                           \
+    X(DROP_GRE_SEQUENCE, "drop-gre-sequence", FM_INFO,                                            \
+      "GRE sequence number not ahead of the last one (RFC 2890 2.2).")                            \
+    X(DROP_GRE_TRUNCATED, "drop-gre-truncated", FM_WARNING, "GRE header is cut short.")           \
+    X(DROP_GRE_VERSION, "drop-gre-version", FM_WARNING, "GRE version is not 0.")                  \
+    X(DROP_GRE_RESERVED, "drop-gre-reserved", FM_WARNING,                                         \
+      "GRE routing, source route or recursion bits are set (RFC 2784 2.3).")                      \
+    X(DROP_GRE_PROTOCOL, "drop-gre-protocol", FM_WARNING, "GRE payload is not IPv4.")             \
+    X(DROP_GRE_CHECKSUM, "drop-gre-checksum", FM_WARNING, "GRE checksum is wrong.")               \
+    X(DROP_MINIMAL_TRUNCATED, "drop-minimal-truncated", FM_WARNING,                               \
+      "Minimal forwarding header is cut short.")                                                  \
+    X(DROP_MINIMAL_CHECKSUM, "drop-minimal-checksum", FM_WARNING,                                 \
+      "Minimal forwarding header checksum is wrong.")                                             \
+    X(DROP_UDP_TRUNCATED, "drop-udp-truncated", FM_WARNING,                                       \
+      "UDP datagram shorter than its headers or than its own length.")                            \
+    X(DROP_UDP_CHECKSUM, "drop-udp-checksum", FM_WARNING, "UDP checksum is wrong.")               \
     X(DROP_NOT_TUNNEL, "drop-not-tunnel", FM_INFO, "Tunnel side, but no tunnel protocol.")        \
     X(DROP_OUTER_FRAGMENT, "drop-outer-fragment", FM_WARNING,                                     \
       "Fragment of a tunnel packet where the port does not reassemble.")                          \
@@ -78,6 +105,8 @@ enum fm_severity { FM_INFO = 0, FM_WARNING = 1, FM_SECURITY = 2 };
       "Packet from the far end of the tunnel it would enter: a loop (RFC 2003 3.2).")             \
     X(DROP_LOOP_INTERCEPTED, "drop-loop-intercepted", FM_WARNING,                                 \
       "Already tunnelled to the node from its care-of address (RFC 5944 4.2.3).")                 \
+    X(DROP_LOOP_ENCAPSULATOR, "drop-loop-encapsulator", FM_WARNING,                               \
+      "GRE payload addressed to its encapsulator: a loop (RFC 2784 3.1).")                        \
     X(DROP_NESTING, "drop-nesting", FM_WARNING, "More nested headers than allowed (8).")          \
     X(DROP_BUFFER, "drop-buffer", FM_WARNING, "No scratch buffer left for a copy or fragments.")
 

@@ -16,7 +16,7 @@
    and fro is not always met in the same direction. */
 #define FM_SAMPLE_EVERY 61
 
-enum fm_role { FM_HOME_AGENT = 0, FM_MOBILE_NODE = 1 };
+enum fm_role { FM_HOME_AGENT = 0, FM_MOBILE_NODE = 1, FM_FOREIGN_AGENT = 2 };
 enum fm_stage {
     FM_STAGE_RX,
     FM_STAGE_CHECK,
@@ -36,6 +36,20 @@ struct fm_cost {
     uint64_t sampled_packets, sampled_ticks; /* one batch in FM_SAMPLE_EVERY */
 };
 
+/* A keepalive through a half bound UDP tunnel (half_bound.h), host order. */
+struct fm_half_bound {
+    uint32_t home, source;
+    uint16_t port;
+};
+
+#define FM_HALF_BOUND_MAX 64u
+
+/* From a worker to the control thread. */
+struct fm_half_bound_ring {
+    struct fm_half_bound told[FM_HALF_BOUND_MAX];
+    uint32_t put, taken;
+};
+
 struct fm_worker;
 typedef void (*fm_batch_fn)(struct fm_worker *, struct fm_desc *, uint32_t, uint64_t,
                             struct fm_out *);
@@ -50,6 +64,7 @@ struct fm_engine {
     uint32_t local_count;
     uint32_t local_be[FM_LOCAL_MAX] __attribute__((aligned(64))); /* zero-padded */
     fm_batch_fn run[FM_SIDES]; /* chosen for this CPU */
+    int half_bound_fd;         /* eventfd, -1 without */
     uint32_t worker_count;
     struct fm_worker *workers[FM_WORKERS_MAX];
     uint64_t epoch __attribute__((aligned(64)));
@@ -69,6 +84,7 @@ struct fm_worker {
     struct fm_tally verdicts[FM_VERDICT_COUNT];
     uint64_t events[FM_EVENT_COUNT];
     struct fm_cost costs[FM_STAGES];
+    struct fm_half_bound_ring half_bound;
     /* ICMP token bucket (RFC 1812 4.3.2.8) */
     uint64_t icmp_interval_ns, icmp_burst_ns, icmp_next_ns;
     uint32_t icmp_id, icmp_id_step; /* no two workers use the same Identification */
