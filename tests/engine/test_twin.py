@@ -221,7 +221,7 @@ def is_for_many(packet: bytes) -> bool:
     carried = opened(packet)
     if isinstance(carried, str) or problem(carried.inner):
         return False
-    return Header(carried.inner).destination >> 24 >= 224
+    return bool(Header(carried.inner).destination >> 24 >= 224)
 
 
 @pytest.mark.parametrize("scalar", [False, True], ids=["simd", "scalar"])
