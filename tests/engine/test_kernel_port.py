@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,63 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
-from tests.helpers.c_probe import compile_probe, pack, unpack
+from tests.engine.port_lab import HOME, TUNNEL, VNET_LEN, Port
+from tests.helpers.c_probe import compile_probe, unpack
 
 HERE = Path(__file__).parent
-HOME, TUNNEL = 0, 1
-DECAPSULATED = 5
-VNET_LEN = 10
 GSO_TCPV4 = 1
-
-
-class Port:
-    """A kernel port whose TUN device is one end of a socket pair."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library = library
-        library.probe_counter.restype = ctypes.c_uint64
-        library.probe_counter_name.restype = ctypes.c_char_p
-        library.probe_receive.restype = ctypes.c_uint32
-        self.out = (ctypes.c_ubyte * (1 << 23))()
-        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
-        self.ends = [end for pair in pairs for end in pair]
-        for end in self.ends:
-            end.setblocking(False)
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-        self.device, self.tunnel = pairs[0][1], pairs[1][1]
-        raw = (ctypes.c_int * 1)(pairs[1][0].fileno())
-        assert library.probe_open(pairs[0][0].fileno(), raw, 1, -1) == 0
-
-    def close(self) -> None:
-        self.library.probe_close()
-        for end in self.ends:
-            end.close()
-
-    def send_home(self, packets: list[bytes]) -> list[tuple[bytes, bytes]]:
-        """Send one batch; the writes: vnet header and packet."""
-        data = pack(packets)
-        self.library.probe_send(HOME, data, len(data), DECAPSULATED)
-        return self.writes()
-
-    def writes(self) -> list[tuple[bytes, bytes]]:
-        found: list[tuple[bytes, bytes]] = []
-        while True:
-            try:
-                write = self.device.recv(70000)
-            except BlockingIOError:
-                return found
-            found.append((write[:VNET_LEN], write[VNET_LEN:]))
-
-    def receive(self, side: int) -> list[bytes]:
-        used = self.library.probe_receive(side, self.out)
-        return unpack(bytes(self.out[:used]))
-
-    def counters(self) -> dict[str, int]:
-        found, number = {}, 0
-        while name := self.library.probe_counter_name(number):
-            found[name.decode()] = self.library.probe_counter(number)
-            number += 1
-        return found
 
 
 @pytest.fixture(scope="module")
