@@ -61,7 +61,8 @@ class FakeMachine:
     def open_tun(self) -> str | None:
         return self.tun_error
 
-    def open_raw_socket(self) -> str | None:
+    def open_raw_socket(self, protocol: int) -> str | None:
+        assert protocol in {4, 47, 55}
         return self.raw_error
 
     def clock(self) -> ClockStatus | None:
@@ -156,6 +157,15 @@ def test_tun_and_raw_sockets_that_do_not_open_fail(machine: FakeMachine) -> None
     assert found(machine, "raw-sockets")[0].status == FAIL
     machine.tun_error = "Permission denied"
     assert found(machine, "tun")[0].remedy == "run chmod 666 /dev/net/tun"
+
+
+def test_the_kernels_own_tunnel_drivers_are_named_with_a_remedy(machine: FakeMachine) -> None:
+    machine.files["/proc/modules"] = (
+        "gre 16384 1 ip_gre, Live 0x0\ntunnel4 16384 1 ipip, Live 0x0\n"
+    )
+    [finding] = found(machine, "kernel-tunnels")
+    assert finding.status == WARN
+    assert finding.remedy == "run modprobe -r ip_gre gre ipip tunnel4"
 
 
 def test_port_434_is_free_ours_or_a_strangers(machine: FakeMachine) -> None:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from fastmip._dataplane import Engine
 
 
+NAMES = {devices.IPIP: "ipip", devices.GRE: "gre", devices.MINIMAL: "minimal"}
+"""IP protocol number -> its name in configuration files."""
+
+
 class EnginePort:
     """Opens what the engine works on; closes exactly that."""
 
@@ -84,6 +88,17 @@ class EnginePort:
     def sockets(self, kind: str) -> tuple[socket.socket, ...]:
         """Sockets of a kind: ``tunnel`` (raw), ``udp``, ``icmp``."""
         return tuple(self._sockets.get(kind, ()))
+
+    def facts(self) -> dict[str, object]:
+        """What ``show runtime`` tells of it."""
+        drops = {f"receive_drops_{kind}": count for kind, count in self.receive_drops().items()}
+        return {
+            "tunnel_device": self.device,
+            "super_frames": ", ".join(sorted(self.super_frames)) or "none",
+            "encapsulations": ", ".join(NAMES[protocol] for protocol in self.protocols),
+            "udp_tunnel_port": self.udp_port or "off",
+            **drops,
+        }
 
     def receive_drops(self) -> dict[str, int]:
         """Packets the kernel dropped because a socket's buffer was full, by kind of socket."""

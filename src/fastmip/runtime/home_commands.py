@@ -190,6 +190,7 @@ class HomeCommands:
             "engine_bindings": service.engine.bindings(),
             "engine_bytes": service.engine.memory_bytes(),
             "workers": service.config.engine.workers,
+            **({} if service.tunnel is None else service.tunnel.port.facts()),
         }
         return {"rows": rows, "summary": summary}
 

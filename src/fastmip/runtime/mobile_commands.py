@@ -121,7 +121,7 @@ class MobileCommands:
         rows: list[dict[str, Any]] = [
             {"stage": name, **costs} for name, costs in _items(service.engine.stages())
         ]
-        return {"rows": rows, "summary": service.status()}
+        return {"rows": rows, "summary": {**service.status(), **service.tunnel.port.facts()}}
 
     async def show_violation(self, _arguments: Arguments) -> Answer:
         """RFC 2006 mipSecViolationTable, latest peer last."""

@@ -27,6 +27,9 @@ CAPABILITIES = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_NET_RAW": 
 MIN_SQLITE = (3, 24)
 """First version with upsert."""
 OUTER_HEADER_LEN = 20
+TUNNEL_PROTOCOLS = (4, 47, 55)
+TUNNEL_MODULES = {"tunnel4": "ipip tunnel4", "gre": "ip_gre gre"}
+"""Modules that receive protocols 4 and 47 -> what to unload."""
 ENGINE_BYTES_PER_BINDING = 300
 USO_KERNEL = (6, 2)
 """First kernel that hands UDP super-frames to a TUN device."""
@@ -111,12 +114,26 @@ def tun_device(machine: Machine, _subject: Subject) -> Iterator[Finding]:
 
 
 def raw_sockets(machine: Machine, _subject: Subject) -> Iterator[Finding]:
-    """Tunnels are raw sockets of protocol 4."""
-    error = machine.open_raw_socket()
-    if error is None:
-        yield Finding("raw-sockets", OK, "protocol 4 opens")
+    """Tunnels are raw sockets of protocols 4, 47 and 55."""
+    errors = {protocol: machine.open_raw_socket(protocol) for protocol in TUNNEL_PROTOCOLS}
+    failed = [f"protocol {protocol}: {error}" for protocol, error in errors.items() if error]
+    if failed:
+        yield Finding("raw-sockets", FAIL, "; ".join(failed), "grant CAP_NET_RAW")
     else:
-        yield Finding("raw-sockets", FAIL, f"protocol 4: {error}", "grant CAP_NET_RAW")
+        numbers = ", ".join(map(str, TUNNEL_PROTOCOLS))
+        yield Finding("raw-sockets", OK, f"protocols {numbers} open")
+
+
+def kernel_tunnels(machine: Machine, _subject: Subject) -> Iterator[Finding]:
+    """The kernel's own tunnel drivers see our packets beside us and answer them."""
+    text = machine.read("/proc/modules") or ""
+    loaded = [line.split()[0] for line in text.splitlines() if line.split()[0] in TUNNEL_MODULES]
+    if loaded:
+        detail = f"{', '.join(loaded)} loaded: each tunnel packet is answered port unreachable"
+        remedy = f"run modprobe -r {' '.join(TUNNEL_MODULES[name] for name in loaded)}"
+        yield Finding("kernel-tunnels", WARN, detail, remedy)
+    else:
+        yield Finding("kernel-tunnels", OK, "the kernel's own tunnel drivers stay out of the way")
 
 
 def port_434(machine: Machine, subject: Subject) -> Iterator[Finding]:
@@ -244,7 +261,9 @@ def firewall(machine: Machine, subject: Subject) -> Iterator[Finding]:
     }
     relevant = dropping & ({"input", "forward"} if subject.is_home_agent else {"input"})
     if "input" in relevant:
-        remedy = "make sure it accepts udp dport 434 and ip protocol 4 (docs/deployment.md)"
+        remedy = (
+            "make sure it accepts udp dport 434 and ip protocols 4, 47, 55 (docs/deployment.md)"
+        )
         yield Finding("firewall", WARN, "the input chain drops by default", remedy)
     if "forward" in relevant:
         remedy = "accept packets from and to the tunnel device (docs/deployment.md)"
@@ -319,6 +338,7 @@ CHECKS: tuple[Callable[[Machine, Subject], Iterator[Finding]], ...] = (
     capabilities,
     tun_device,
     raw_sockets,
+    kernel_tunnels,
     port_434,
     ip_forwarding,
     reverse_path_filter,

@@ -43,8 +43,8 @@ class Machine(Protocol):
     def open_tun(self) -> str | None:
         """Why /dev/net/tun cannot be opened; None when it can."""
 
-    def open_raw_socket(self) -> str | None:
-        """Why a raw socket for protocol 4 cannot be opened; None when it can."""
+    def open_raw_socket(self, protocol: int) -> str | None:
+        """Why a raw socket for a protocol cannot be opened; None when it can."""
 
     def clock(self) -> ClockStatus | None:
         """State of the wall clock."""
@@ -77,10 +77,10 @@ class LinuxMachine:
             return error.strerror or str(error)
         return None
 
-    def open_raw_socket(self) -> str | None:
-        """Open and close a raw socket for IP in IP."""
+    def open_raw_socket(self, protocol: int) -> str | None:
+        """Open and close a raw socket."""
         try:
-            socket.socket(socket.AF_INET, socket.SOCK_RAW, 4).close()
+            socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol).close()
         except OSError as error:
             return error.strerror or str(error)
         return None
