@@ -31,6 +31,7 @@ mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 stty -echo raw
 modprobe -d ROOT -a ipip ip_gre || exit 1
+for scope in all default; do echo 1 >/proc/sys/net/ipv6/conf/$scope/disable_ipv6; done
 ip link set lo up
 ip link set vec0 name eth0
 ip link set eth0 up

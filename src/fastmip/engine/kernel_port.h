@@ -130,10 +130,9 @@ static inline uint32_t kernel_port_receive_home(struct kernel_port *k, struct fm
 
 /* Inner TCP or UDP with a bare pseudo-header sum: complete it, or take it up for cutting.
  * True if it was taken up. */
-static inline int port_mend_inner(struct kernel_port *k, uint8_t *data, uint32_t len)
+static inline int port_mend_inner(struct kernel_port *k, uint8_t *data, uint32_t len,
+                                  uint32_t prefix)
 {
-    uint32_t prefix = tunnel_prefix(data, len);
-    if (!prefix) return 0;
     uint8_t *ip = data + prefix;
     uint32_t field = transport_partial(ip, len - prefix);
     if (!field) return 0;
@@ -150,6 +149,17 @@ static inline int port_mend_inner(struct kernel_port *k, uint8_t *data, uint32_t
                          .csum_start = (uint16_t)ip_len,
                          .csum_offset = (uint16_t)(field - ip_len)};
     if (vnet_complete(&h, ip, total) == 0) port_count(k, PORT_TUNNEL_COMPLETED, 1);
+    return 0;
+}
+
+/* What a kernel or NIC on this machine left undone in a tunnel packet. True if it is taken up for
+ * cutting. */
+static inline int port_mend(struct kernel_port *k, uint8_t *data, uint32_t len)
+{
+    uint32_t prefix = tunnel_prefix(data, len);
+    if (!prefix) return 0;
+    if (port_mend_inner(k, data, len, prefix)) return 1;
+    if (gre_complete(data, len)) port_count(k, PORT_TUNNEL_COMPLETED, 1);
     return 0;
 }
 
@@ -236,7 +246,7 @@ static inline uint32_t kernel_port_receive_tunnel(struct kernel_port *k, struct 
         }
         uint32_t len = k->rx[i].msg_len;
         uint8_t *data = port_received(k, i, len, 0);
-        if (len && port_mend_inner(k, data, len)) continue;
+        if (len && port_mend(k, data, len)) continue;
         port_describe(&batch[n++], data, len, FM_TUNNEL);
     }
 }

@@ -22,7 +22,7 @@
     X(TUNNEL_LARGE, "tunnel-large", "Larger than a slot: reassembled or merged by GRO.")          \
     X(TUNNEL_MERGED, "tunnel-merged", "Merged by GRO, cut again: GRO should be off.")             \
     X(TUNNEL_SEGMENTS, "tunnel-segments", "Wire-size packets cut from merged ones, UDP too.")     \
-    X(TUNNEL_COMPLETED, "tunnel-checksums-completed", "Inner checksums that were partial.")       \
+    X(TUNNEL_COMPLETED, "tunnel-checksums-completed", "Inner or GRE checksums that were partial.") \
     X(TUNNEL_READ_ERRORS, "tunnel-read-errors", "Reads of a tunnel socket that failed.")          \
     X(TUNNEL_SENT, "tunnel-sent", "Packets sent through the tunnel socket, UDP apart.")           \
     X(TUNNEL_TOO_BIG, "tunnel-too-big", "Not sent (EMSGSIZE): beyond the MTU of the interface.")  \
