@@ -22,6 +22,7 @@ from fastmip.agents.bindings import (
     Binding,
     live_expiry,
     pack_bindings,
+    tunnel_of,
     tunnel_record,
     tunnel_records,
     unpack_bindings,
@@ -32,7 +33,9 @@ SECOND = 1_000_000_000
 
 u8, u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32, 64))
 bindings = st.builds(
-    Binding, u32, u32, u32, u32, u64, u64, u64, u32, u32, u16, u16, u8, st.sampled_from([4, 47])
+    Binding,
+    *(u32, u32, u32, u32, u64, u64, u64, u32, u32, u16, u16, u8, st.sampled_from([4, 47, 55])),
+    *(st.just(0) | u16, u32, u8),
 )
 nows = st.builds(Now, st.integers(0, 2**62), st.integers(0, 2**62))
 
@@ -41,7 +44,7 @@ def test_record_is_64_bytes_and_both_descriptions_agree() -> None:
     assert BINDING_RECORD.size == BINDING_RECORD_SIZE == BINDING_DTYPE.itemsize == 64
     assert TUNNEL_DTYPE.itemsize == TUNNEL_RECORD.size == 40
     offset = 0
-    for name, code in zip(Binding._fields, "IIIIQQQIIHHBB", strict=True):
+    for name, code in zip(Binding._fields, "IIIIQQQIIHHBBHIB", strict=True):
         field, at = BINDING_DTYPE.fields[name][:2]  # type: ignore[index]
         assert at == offset, name
         assert field.itemsize == struct.calcsize("<" + code), name
@@ -53,7 +56,7 @@ def test_struct_and_numpy_read_the_same(found: list[Binding]) -> None:
     packed = pack_bindings(found)
     assert len(packed) == 64 * len(found)
     array = np.frombuffer(packed, dtype=BINDING_DTYPE)
-    assert [Binding(*list(row)[:13]) for row in array.tolist()] == found
+    assert [Binding(*list(row)[:16]) for row in array.tolist()] == found
     assert [binding.to_bytes() for binding in found] == [
         packed[index : index + 64] for index in range(0, len(packed), 64)
     ]
@@ -81,6 +84,29 @@ def slow_expiry(binding: Binding, boot: int, now: Now) -> int:
     return now.boot_ns + max(remaining, 0)
 
 
+def slow_flags(binding: Binding) -> int:
+    """Record flags of a binding: reverse, and broadcasts, nested unless D is set."""
+    flags = RECORD_REVERSE if binding.flags & 0x02 else 0
+    if binding.services & 0x08:
+        flags |= RECORD_BROADCAST if binding.flags & 0x20 else RECORD_BROADCAST | RECORD_NESTED
+    return flags
+
+
+@given(bindings)
+def test_a_commit_and_a_restart_ask_the_engine_for_the_same(binding: Binding) -> None:
+    binding = binding._replace(expires_boot_ns=max(binding.expires_boot_ns, 1))
+    committed = tunnel_record(binding.home_address, tunnel_of(binding), mtu_bytes=1500)
+    restarted = tunnel_records(binding.to_bytes(), boot=binding.boot, now=Now(0, 0), mtu_bytes=1500)
+    assert restarted.tobytes() == committed
+
+
+def test_rows_written_before_a_field_was_added_read_as_plain_tunnels() -> None:
+    old = struct.pack("<IIIIQQQIIHHBB10x", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0x22, 4)
+    (found,) = unpack_bindings(old, boot=8, anchor=None)
+    assert found == Binding(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0x22, 4)
+    assert (found.tunnel_port, found.services, found.remote) == (0, 0, 2)
+
+
 @given(st.lists(bindings, max_size=6), nows, st.sampled_from([0, 1, 2]))
 def test_engine_records_match_a_slow_twin(found: list[Binding], now: Now, boot: int) -> None:
     found = [binding._replace(boot=index % 3) for index, binding in enumerate(found)]
@@ -96,15 +122,15 @@ def test_engine_records_match_a_slow_twin(found: list[Binding], now: Now, boot: 
     expected = [
         TUNNEL_RECORD.pack(
             binding.home_address,
-            binding.care_of_address,
+            binding.source_address if binding.tunnel_port else binding.care_of_address,
             binding.home_agent,
             1400,
             binding.encapsulation,
-            1 if binding.flags & 2 else 0,
+            slow_flags(binding),
             slow_expiry(binding, boot, now),
             0,
-            0,
-            0,
+            binding.tunnel_port,
+            434 if binding.tunnel_port else 0,
             63,
             1,
         )

@@ -4,7 +4,8 @@ A record carries its expiry on both clocks and the boot it was written in. While
 lasts only CLOCK_BOOTTIME counts, so steps of the wall clock neither expire nor prolong a
 binding. After a reboot the wall clock is all there is; the remaining time is then capped by
 the granted lifetime. Records are little-endian and packed; ``BINDING_RECORD`` (struct) and
-``BINDING_DTYPE`` (numpy) describe the same bytes.
+``BINDING_DTYPE`` (numpy) describe the same bytes. A field is added in place of reserved bytes,
+zero standing for what was before it, so that old rows stay readable.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastmip.agents.effects import NEVER, Now, Tunnel
+from fastmip.wire.codes import MOBILE_IP_PORT
 
-BINDING_RECORD = struct.Struct("<IIIIQQQIIHHBB10x")
+BINDING_RECORD = struct.Struct("<IIIIQQQIIHHBBHIB3x")
 BINDING_RECORD_SIZE = 64
 
 BINDING_DTYPE = np.dtype(
@@ -36,7 +38,10 @@ BINDING_DTYPE = np.dtype(
         ("source_port", "<u2"),
         ("flags", "u1"),
         ("encapsulation", "u1"),
-        ("reserved", "V10"),
+        ("tunnel_port", "<u2"),
+        ("revocation_timestamp", "<u4"),
+        ("services", "u1"),
+        ("reserved", "V3"),
     ]
 )
 
@@ -74,6 +79,21 @@ OUTER_TTL = 64
 FLAG_REVERSE_TUNNEL = 0x02
 """T bit of the Registration Request flags (RFC 3024 3.2)."""
 
+FLAG_COLOCATED = 0x20
+"""D bit: the mobile node decapsulates itself."""
+
+HALF_BOUND = 0xFFFF
+"""``tunnel_port`` until the first keepalive tells it (RFC 3519 4.6, R flag)."""
+
+SERVICE_REVOCATION = 0x01
+"""Revocation was negotiated (RFC 3543 4.2.1)."""
+SERVICE_INFORM = 0x02
+"""So was the I bit."""
+SERVICE_DIRECT = 0x04
+"""With the mobile node itself, not with a foreign agent."""
+SERVICE_BROADCASTS = 0x08
+"""Broadcasts of the home network are tunnelled too (B bit, RFC 5944 4.3)."""
+
 _SECOND = 1_000_000_000
 _INFINITE = 0xFFFF
 
@@ -104,6 +124,25 @@ class Binding(NamedTuple):
     """Flags byte of the Registration Request."""
     encapsulation: int
     """IP protocol number of the tunnel."""
+    tunnel_port: int = 0
+    """Not 0: a UDP tunnel (RFC 3519) to this port of ``source_address``; HALF_BOUND: the port
+    is that of the first keepalive."""
+    revocation_timestamp: int = 0
+    """Of the peer's extension 137, by its clock (RFC 3543)."""
+    services: int = 0
+    """SERVICE_ bits: what was granted beside the tunnel."""
+
+    @property
+    def remote(self) -> int:
+        """Where the tunnel leads: behind a translator not the address registered."""
+        return self.source_address if self.tunnel_port else self.care_of_address
+
+    @property
+    def registered_boot_ns(self) -> int:
+        """CLOCK_BOOTTIME of the registration; 0 when the lifetime is infinite."""
+        if self.expires_boot_ns == NEVER:
+            return 0
+        return self.expires_boot_ns - self.lifetime_s * _SECOND
 
     @property
     def reverse(self) -> bool:
@@ -119,6 +158,31 @@ def pack_bindings(bindings: Iterable[Binding]) -> bytes:
     """Concatenate the records of a node for ``NodeRow.bindings``."""
     pack = BINDING_RECORD.pack
     return b"".join([pack(*binding) for binding in bindings])
+
+
+def tunnel_of(binding: Binding) -> Tunnel:
+    """The tunnel a binding asks the packet engine for."""
+    flags = binding.flags
+    if not binding.tunnel_port and not binding.services:
+        return Tunnel(
+            binding.care_of_address,
+            binding.home_agent,
+            binding.expires_boot_ns,
+            binding.encapsulation,
+            flags & FLAG_REVERSE_TUNNEL != 0,
+        )
+    broadcasts = binding.services & SERVICE_BROADCASTS != 0
+    return Tunnel(
+        binding.remote,
+        binding.home_agent,
+        binding.expires_boot_ns,
+        binding.encapsulation,
+        flags & FLAG_REVERSE_TUNNEL != 0,
+        remote_port=binding.tunnel_port,
+        local_port=MOBILE_IP_PORT if binding.tunnel_port else 0,
+        broadcasts=broadcasts,
+        nested=broadcasts and not flags & FLAG_COLOCATED,
+    )
 
 
 def live_expiry(expires_wall_ns: int, lifetime_s: int, anchor: Now) -> int:
@@ -185,11 +249,20 @@ def tunnel_records(
     kept = source[alive]
     tunnels = np.zeros(len(kept), dtype=TUNNEL_DTYPE)
     tunnels["home_address"] = kept["home_address"]
-    tunnels["remote"] = kept["care_of_address"]
+    in_udp = kept["tunnel_port"] != 0
+    tunnels["remote"] = np.where(in_udp, kept["source_address"], kept["care_of_address"])
+    tunnels["remote_port"] = kept["tunnel_port"]
+    tunnels["local_port"] = np.where(in_udp, MOBILE_IP_PORT, 0)
     tunnels["local"] = kept["home_agent"]
     tunnels["mtu"] = mtu_bytes
     tunnels["encapsulation"] = kept["encapsulation"]
-    tunnels["flags"] = np.where(kept["flags"] & FLAG_REVERSE_TUNNEL, reverse_flag, 0)
+    broadcasts = kept["services"] & SERVICE_BROADCASTS != 0
+    nested = broadcasts & (kept["flags"] & FLAG_COLOCATED == 0)
+    tunnels["flags"] = (
+        np.where(kept["flags"] & FLAG_REVERSE_TUNNEL, reverse_flag, 0)
+        | np.where(broadcasts, RECORD_BROADCAST, 0)
+        | np.where(nested, RECORD_NESTED, 0)
+    )
     tunnels["expires_ns"] = expires[alive]
     tunnels["ttl"] = ttl
     tunnels["tos_mode"] = tos_mode

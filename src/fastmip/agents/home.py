@@ -31,29 +31,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
 from fastmip.agents import home_counters as names
-from fastmip.agents.bindings import Binding, pack_bindings
-from fastmip.agents.effects import (
-    NEVER,
-    Arrival,
-    Commit,
-    CommitOutcome,
-    Effect,
-    GratuitousArp,
-    NodeRow,
-    Now,
-    StopProxyArp,
-    Tunnel,
-)
-from fastmip.agents.expiry import BindingExpiry
-from fastmip.agents.home_arp import arp_effects
-from fastmip.agents.home_counters import CODE_COUNTERS, ViolationReason, new_counters
-from fastmip.agents.home_replies import ReplyWriter
+from fastmip.agents.bindings import SERVICE_BROADCASTS, Binding, pack_bindings
+from fastmip.agents.claims import PLAIN, Claims, mn_aaa_of, read_claims
+from fastmip.agents.effects import NEVER, Arrival, Effect, NodeRow, Now
+from fastmip.agents.home_counters import CODE_COUNTERS, ViolationReason
+from fastmip.agents.home_ledger import HomeLedger
+from fastmip.agents.home_revocation import NO_TERMS, negotiate
 from fastmip.agents.hosts import INFINITE_LIFETIME, HomeAgentPolicy, Host
-from fastmip.agents.nodes import Held, Node, NodeCache, Work
+from fastmip.agents.nodes import Held, Node, Work
 from fastmip.agents.reply_policy import (
     IDENTIFICATION_MISMATCH,
     INSUFFICIENT_RESOURCES,
@@ -62,9 +48,9 @@ from fastmip.agents.reply_policy import (
     Refusal,
     climb,
     may_tell_stranger,
+    mn_aaa_is_authentic,
 )
-from fastmip.agents.throttle import Allowance
-from fastmip.auth.associations import ReplayStyle, SecurityAssociation
+from fastmip.auth.associations import ReplayStyle
 from fastmip.auth.authenticators import verify_authentication
 from fastmip.auth.freshness import (
     NO_NONCE,
@@ -77,26 +63,27 @@ from fastmip.auth.freshness import (
 )
 from fastmip.errors import StoreError, WireError
 from fastmip.wire.addresses import is_unicast
-from fastmip.wire.codes import FLAG_REVERSE_TUNNEL, ExtensionType, MessageType, ReplyCode
-from fastmip.wire.extensions import UnknownExtension
+from fastmip.wire.authext import AuthenticationExtension, GeneralizedAuthentication
+from fastmip.wire.codes import FLAG_BROADCAST, ExtensionType, MessageType, ReplyCode
 from fastmip.wire.registration import RegistrationRequest
+from fastmip.wire.registry import CONTROL_EXTENSIONS, EXPERIMENTAL_EXTENSIONS
 
 _SECOND = 1_000_000_000
-_IP_IN_IP = 4
-_EXPIRIES_PER_CALL = 4096
-"""Bindings looked at in one ``handle_timer``, so that a mass expiry does not stop the loop."""
-_RETRY_S = 5
-"""Pause before a removal that the engine or the store refused is tried again."""
+_REVOCATIONS = (MessageType.REVOCATION, MessageType.REVOCATION_ACKNOWLEDGMENT)
 
 
-class HomeAgent:
+def _nobody(_nai: bytes) -> Host | None:
+    return None
+
+
+class HomeAgent(HomeLedger):
     """Registration at the home agent: one instance per process, one caller thread.
 
-    Never raises on what a datagram contains. ``hosts`` finds a served mobile node, ``load``
-    its durable row (while it raises StoreError its node is denied with 130); ``boot`` is this
-    boot's row in the boot table; ``random(n)`` gives n unpredictable bytes; ``started`` are
-    the clocks of this start, ``anchor`` those by which it converted bindings of earlier boots
-    (``bindings.tunnel_records``).
+    Never raises on what a datagram contains. ``hosts`` finds a served mobile node, ``by_nai``
+    one by its network access identifier, ``load`` its durable row (while it raises StoreError
+    its node is denied with 130); ``boot`` is this boot's row in the boot table; ``random(n)``
+    gives n unpredictable bytes; ``started`` are the clocks of this start, ``anchor`` those by
+    which it converted bindings of earlier boots (``bindings.tunnel_records``).
     """
 
     def __init__(
@@ -107,25 +94,23 @@ class HomeAgent:
         load: Callable[[int], NodeRow | None],
         boot: int,
         random: Callable[[int], bytes],
+        by_nai: Callable[[bytes], Host | None] = _nobody,
         cache_nodes: int = 65536,
         started: Now | None = None,
         anchor: Now | None = None,
     ) -> None:
-        self._policy = policy
-        self._hosts = hosts
-        self._boot = boot
-        self._random = random
-        self._nodes = NodeCache(
-            load, boot=boot, capacity=cache_nodes, started=started, anchor=anchor
+        super().__init__(
+            policy,
+            hosts=hosts,
+            load=load,
+            boot=boot,
+            cache_nodes=cache_nodes,
+            started=started,
+            anchor=anchor,
         )
-        self._works: dict[int, Work] = {}
-        self._token = 0
-        self._expiry = BindingExpiry()
+        self._random = random
+        self._by_nai = by_nai
         self._time = IdentificationClock()
-        self._bindings = 0
-        self._new_bindings = Allowance()
-        self._count = new_counters()
-        self._writer = ReplyWriter(policy, self._count)
 
     # receiving: what a stranger can reach ---------------------------------------------------
 
@@ -133,37 +118,53 @@ class HomeAgent:
         """Handle one datagram from UDP port 434."""
         count = self._count
         if not data or data[0] != MessageType.REGISTRATION_REQUEST:
-            count[names.UNEXPECTED_TYPE] += 1
-            return []
+            return self._receive_other(data, arrival, now)
         count[names.REQUESTS] += 1
         if not arrival.source.port or not is_unicast(arrival.source.address):
             count[names.BAD_SOURCE] += 1
             return []
+        registry = EXPERIMENTAL_EXTENSIONS if self._policy.experimental else CONTROL_EXTENSIONS
         try:
-            request = RegistrationRequest.decode(data)
-        except UnknownExtension:
-            count[names.UNKNOWN_EXTENSION] += 1
-            return []
-        except WireError:
-            count[names.MALFORMED] += 1
+            request = RegistrationRequest.decode(data, registry)
+        except WireError as error:
+            self._count_bad(error)
             return []
         if not request.lifetime:
             count[names.DEREGISTRATIONS] += 1
         effects: list[Effect] = []
-        proof = self._authenticate(request, data, arrival, now, effects)
-        if proof is None:
+        held = self._authenticate(request, data, arrival, now, effects)
+        if held is None:
             return effects
-        host, association = proof
+        if not request.home_address:
+            # Assigning a home address is not offered yet (RFC 2794 4): 129.
+            self._tell(held, ReplyCode.HA_PROHIBITED, now, effects)
+            return effects
         try:
             node = self._nodes.get(request.home_address, now)
         except StoreError:
             self._count[names.UNREADABLE] += 1
-            self._writer.tell_no_store(request, arrival, host, association, now, effects)
+            self._tell(held, ReplyCode.HA_INSUFFICIENT_RESOURCES, now, effects)
             return effects
         if node.work is not None:
-            self._hold(node, Held(request, data, arrival, host, association))
+            self._hold(node, held)
             return effects
-        return self._answer(node, request, data, arrival, host, association, now)
+        return self._answer(node, held, now)
+
+    def _receive_other(self, data: bytes, arrival: Arrival, now: Now) -> list[Effect]:
+        """A datagram that is no request: revocation, its acknowledgment, or nothing of ours."""
+        kind = data[0] if data else None
+        if kind in _REVOCATIONS and self._policy.revocation:
+            if not arrival.source.port or not is_unicast(arrival.source.address):
+                self._count[names.BAD_SOURCE] += 1
+                return []
+            if kind == MessageType.REVOCATION:
+                return self._receive_revocation(data, arrival, now)
+            return self._receive_acknowledgment(data, arrival)
+        if kind == MessageType.EXPERIMENTAL and self._policy.experimental:
+            self._count[names.EXPERIMENTAL] += 1
+        else:
+            self._count[names.UNEXPECTED_TYPE] += 1
+        return []
 
     def _authenticate(
         self,
@@ -172,42 +173,83 @@ class HomeAgent:
         arrival: Arrival,
         now: Now,
         effects: list[Effect],
-    ) -> tuple[Host, SecurityAssociation] | None:
+    ) -> Held | None:
         """Find who sent it (RFC 5944 3.8.2.1 a); adds a violation and perhaps a 131."""
         found = request.authentications(ExtensionType.MOBILE_HOME_AUTHENTICATION)
-        if len(found) != 1:
-            if found:
-                self._count[names.REPEATED_AUTHENTICATION] += 1
-            elif request.malformed:
-                self._count[names.MALFORMED] += 1
-            else:
-                self._count[names.MISSING_AUTHENTICATION] += 1
+        extension: AuthenticationExtension | GeneralizedAuthentication
+        if len(found) == 1:
+            extension = found[0]
+        elif found:
+            self._count[names.REPEATED_AUTHENTICATION] += 1
             return None
-        extension = found[0]
-        host = self._find_host(request.home_address)
+        else:
+            mn_aaa = mn_aaa_of(request) if self._policy.aaa_authorizes else None
+            if mn_aaa is None:
+                is_damaged = request.malformed
+                self._count[names.MALFORMED if is_damaged else names.MISSING_AUTHENTICATION] += 1
+                return None
+            extension = mn_aaa
+        claims = read_claims(request, extension)
+        host = self._host_of(request, claims)
         if host is None:
             self._count[names.UNKNOWN_HOME_ADDRESS] += 1
             return None
-        association = host.associations.inbound(extension.spi)
-        if association is not None and verify_authentication(data, extension, association):
-            return host, association
-        if association is None:
-            reason, counter = ViolationReason.BAD_SPI, names.UNKNOWN_SPI
+        code = ReplyCode.HA_MOBILE_NODE_AUTHENTICATION
+        if isinstance(extension, AuthenticationExtension):
+            association = host.associations.inbound(extension.spi)
+            if association is not None and verify_authentication(data, extension, association):
+                return Held(request, data, arrival, host, association, claims)
+            is_known = association is not None
         else:
+            code = ReplyCode.HA_BAD_AAA_AUTHENTICATION
+            association = host.associations.outbound()
+            if association is not None and mn_aaa_is_authentic(data, request, extension, host):
+                return Held(request, data, arrival, host, association, claims)
+            is_known = True
+        if is_known:
             reason, counter = ViolationReason.BAD_AUTHENTICATOR, names.BAD_AUTHENTICATOR
+        else:
+            reason, counter = ViolationReason.BAD_SPI, names.UNKNOWN_SPI
         self._count[counter] += 1
-        self._writer.report(request, arrival, extension.spi, reason, now, effects)
+        self._report(request, arrival, extension.spi, reason, now, effects)
         if may_tell_stranger(data, request, arrival, self._policy):
-            self._writer.tell_stranger(request, arrival, host, now, effects)
+            self._writer.tell_stranger(request, arrival, host, claims, code, now, effects)
         return None
 
-    def _find_host(self, home_address: int) -> Host | None:
-        """The host, or None: a directory that cannot be read knows nobody."""
-        try:
-            return self._hosts(home_address)
-        except StoreError:
-            self._count[names.UNREADABLE] += 1
+    def _host_of(self, request: RegistrationRequest, claims: Claims) -> Host | None:
+        """The host a request claims to come from: by home address, by NAI if it has none."""
+        nai = claims.node_nai
+        if not request.home_address:
+            if nai is None:
+                return None
+            try:
+                return self._by_nai(nai.nai)
+            except StoreError:
+                self._count[names.UNREADABLE] += 1
+                return None
+        host = self._find_host(request.home_address)
+        if nai is not None and host is not None and host.nai and host.nai != nai.nai:
             return None
+        return host
+
+    def _tell(self, held: Held, code: ReplyCode, now: Now, effects: list[Effect]) -> None:
+        """Deny an authentic request without touching its node."""
+        signing = held.host.associations.outbound(held.association.spi)
+        self._writer.tell(
+            held.request, held.arrival, held.host, signing, held.claims, code, now, effects
+        )
+
+    def _report(
+        self,
+        request: RegistrationRequest,
+        arrival: Arrival,
+        spi: int,
+        reason: ViolationReason,
+        now: Now,
+        effects: list[Effect],
+    ) -> None:
+        home_address, identification = request.home_address, request.identification
+        self._writer.report(home_address, identification, arrival, spi, reason, now, effects)
 
     def _hold(self, node: Node, held: Held) -> None:
         """Keep the latest request that came while the node's commit is outstanding."""
@@ -228,31 +270,28 @@ class HomeAgent:
 
     # deciding -------------------------------------------------------------------------------
 
-    def _answer(
-        self,
-        node: Node,
-        request: RegistrationRequest,
-        data: bytes,
-        arrival: Arrival,
-        host: Host,
-        association: SecurityAssociation,
-        now: Now,
-    ) -> list[Effect]:
+    def _answer(self, node: Node, held: Held, now: Now) -> list[Effect]:
         """Climb the ladder with an authentic request of an idle node."""
+        request, arrival, policy = held.request, held.arrival, self._policy
         identification = request.identification
-        freshness = node.judge(identification, association, self._time, now)
+        freshness = node.judge(identification, held.association, self._time, now)
+        foreign_agent = policy.foreign_agents(arrival.source.address)
+        if foreign_agent is None and held.claims.agent_udp is not None:
+            # A foreign agent behind a translator is known by its care-of address.
+            foreign_agent = policy.foreign_agents(request.care_of_address)
         case = Case(
             request,
-            data,
+            held.data,
             arrival,
-            host,
-            association,
-            self._policy,
-            self._policy.foreign_agents(arrival.source.address),
+            held.host,
+            held.association,
+            policy,
+            foreign_agent,
             self,
             now,
             freshness,
             node.live(now.boot_ns),
+            held.claims,
         )
         if freshness is Freshness.REPEATED and node.repeatable == identification:
             repeated = self._repeat(node, case)
@@ -266,20 +305,6 @@ class HomeAgent:
         if refusal is not None:
             return self._refuse(node, case, refusal)
         return self._accept(node, case)
-
-    def has_room(self, more: int, now: Now) -> bool:
-        """Whether so many more bindings fit, by number and by rate."""
-        policy = self._policy
-        if self._bindings + more > policy.max_bindings:
-            return False
-        limit = policy.max_bindings_per_second
-        return not limit or self._new_bindings.spend(now.boot_ns, limit)
-
-    def is_bound(self, home_address: int, now: Now) -> bool:
-        """Whether an address is a home address with a binding here."""
-        if self._hosts(home_address) is None:
-            return False
-        return bool(self._nodes.get(home_address, now).live(now.boot_ns))
 
     def _repeat(self, node: Node, case: Case) -> list[Effect] | None:
         """Answer an exact duplicate of the request in force (RFC 5944 3.8.2.2).
@@ -318,7 +343,7 @@ class HomeAgent:
         request = case.request
         if refusal.violation is not None:
             spi = case.association.spi
-            self._writer.report(request, case.arrival, spi, refusal.violation, case.now, effects)
+            self._report(request, case.arrival, spi, refusal.violation, case.now, effects)
         if refusal.code == SILENT:
             self._count[refusal.counter] += 1
             return effects
@@ -355,6 +380,9 @@ class HomeAgent:
         home_address = request.home_address
         lifetime = self._writer.grant(request, case.host)
         if lifetime:
+            if case.choice.tunnel_port:
+                lifetime = min(lifetime, self._policy.nat_max_lifetime_s)
+                self._count[names.UDP_TUNNELS] += 1
             bindings = (self._new_binding(case, lifetime), *case.kept)
         elif request.care_of_address == home_address:
             bindings = ()
@@ -374,6 +402,11 @@ class HomeAgent:
         else:
             expires_boot_ns = now.boot_ns + lifetime * _SECOND
             expires_wall_ns = now.wall_ns + lifetime * _SECOND
+        choice = case.choice
+        terms = NO_TERMS if case.claims is PLAIN else negotiate(case)
+        services = terms.services
+        if request.flags & FLAG_BROADCAST and self._policy.broadcasts:
+            services |= SERVICE_BROADCASTS
         return Binding(
             request.home_address,
             request.care_of_address,
@@ -387,207 +420,24 @@ class HomeAgent:
             lifetime,
             case.arrival.source.port,
             request.flags,
-            _IP_IN_IP,
+            choice.encapsulation,
+            choice.tunnel_port,
+            terms.timestamp,
+            services,
         )
 
     def _new_nonce(self, node: Node) -> int:
         return new_nonce(node.nonce, lambda bits: int.from_bytes(self._random(bits // 8)))
 
-    def _commit(self, work: Work, tunnels: tuple[Binding, ...]) -> Commit:
-        """Put a node in work; ``commit_done`` hears of it by the token."""
-        self._token = token = self._token + 1
-        self._works[token] = work
-        work.node.work = work
-        return Commit(
-            token,
-            work.row.home_address,
-            tuple(
-                [
-                    Tunnel(
-                        b.care_of_address,
-                        b.home_agent,
-                        b.expires_boot_ns,
-                        b.encapsulation,
-                        b.flags & FLAG_REVERSE_TUNNEL != 0,
-                    )
-                    for b in tunnels
-                ]
-            ),
-            work.row,
-        )
-
-    # after the commit -----------------------------------------------------------------------
-
-    def commit_done(self, token: int, outcome: CommitOutcome, now: Now) -> list[Effect]:
-        """Hear how a Commit ended; returns ARP effects and the reply, and the next Commit.
-
-        A token that is not outstanding is ignored.
-        """
-        work = self._works.pop(token, None)
-        if work is None:
-            return []
-        node = work.node
-        node.work = None
-        effects: list[Effect] = []
-        if outcome is CommitOutcome.COMMITTED:
-            self._committed(node, work, now, effects)
-        else:
-            self._failed(node, work, now, effects)
-        if node.withdraw and (work.case is not None or outcome is CommitOutcome.COMMITTED):
-            effects += self._withdraw(node, work.row.home_address)
-        if node.held is not None and node.work is None:
-            held, node.held = node.held, None
-            effects += self._resume(node, held, now)
-        return effects
-
-    def _committed(self, node: Node, work: Work, now: Now, effects: list[Effect]) -> None:
-        """Adopt the stored state, then move ARP, then answer (RFC 5944 4.6)."""
-        old = node.bindings
-        node.bindings = new = work.bindings
-        node.identification = work.row.identification
-        node.nonce = work.row.nonce
-        node.unsaved_nonce = False
-        self._bindings += len(new) - len(old)
-        home_address = work.row.home_address
-        case = work.case
-        if case is None:
-            self._expiry.schedule(node, home_address, (), new)
-            expired = [b for b in old if b.expires_boot_ns <= now.boot_ns]
-            self._count[names.EXPIRED] += len(expired)
-            if old and not new and self._policy.home_interface:
-                effects.append(StopProxyArp(home_address))
-            return
-        self._expiry.schedule(node, home_address, old, new)
-        identification = case.request.identification
-        if case.uses_nonces:
-            identification = nonce_reply(identification, node.nonce)
-        if work.code in _ACCEPTED:
-            self._count[CODE_COUNTERS[work.code]] += 1
-            node.repeatable = work.row.identification
-            for moved in arp_effects(case, old, new):
-                self._count[names.GRATUITOUS_ARPS] += isinstance(moved, GratuitousArp)
-                effects.append(moved)
-            self._writer.answer(case, work.code, work.lifetime_s, identification, effects)
-        else:
-            lifetime = self._writer.grant(case.request, case.host)
-            self._writer.answer(case, work.code, lifetime, identification, effects)
-
-    def _failed(self, node: Node, work: Work, now: Now, effects: list[Effect]) -> None:
-        """The stored state stays in force; a request is answered 130 (or its own denial)."""
-        self._count[names.COMMITS_FAILED] += 1
-        case = work.case
-        if case is None:
-            node.withdraw |= work.withdraws
-            self._expiry.put_off(node, work.row.home_address, now.boot_ns, _RETRY_S)
-            return
-        code = work.code
-        if code in _ACCEPTED:
-            code = int(ReplyCode.HA_INSUFFICIENT_RESOURCES)
-            self._count[CODE_COUNTERS[code]] += 1
-            if not self._writer.may_deny(case.request.home_address, now):
-                return
-        identification = case.request.identification
-        if case.uses_nonces:
-            node.nonce = work.row.nonce
-            node.unsaved_nonce = True
-            identification = nonce_reply(identification, node.nonce)
-        lifetime = self._writer.grant(case.request, case.host)
-        self._writer.answer(case, code, lifetime, identification, effects)
-
     def _resume(self, node: Node, held: Held, now: Now) -> list[Effect]:
         """Answer a held request, if its sender is still one of our hosts."""
-        host = self._find_host(held.request.home_address)
+        host = self._host_of(held.request, held.claims)
         association = held.association
-        if host is None or host.associations.inbound(association.spi) != association:
+        if host is None or association not in host.associations:
             self._count[names.UNKNOWN_HOME_ADDRESS] += 1
             return []
-        return self._answer(node, held.request, held.data, held.arrival, host, association, now)
-
-    # lifetimes ------------------------------------------------------------------------------
-
-    def handle_timer(self, now: Now) -> list[Effect]:
-        """Remove bindings whose lifetime has ended; call it at ``next_deadline``.
-
-        Does a bounded part; when more is due, ``next_deadline`` is already past.
-        """
-        effects: list[Effect] = []
-        for home_address in self._expiry.due(now.boot_ns, _EXPIRIES_PER_CALL):
-            try:
-                effects += self._look_at(home_address, now)
-            except StoreError:
-                self._count[names.UNREADABLE] += 1
-                self._expiry.look_again(home_address, now.boot_ns, _RETRY_S)
-        return effects
-
-    def _look_at(self, home_address: int, now: Now) -> list[Effect]:
-        """A hint came due: drop what has expired, put the rest further on."""
-        node = self._nodes.get(home_address, now)
-        if self._expiry.is_superseded(node, now.boot_ns):
-            return []
-        if node.work is not None:
-            self._expiry.put_off(node, home_address, now.boot_ns, 1)
-            return []
-        if node.withdraw:
-            return self._withdraw(node, home_address)
-        live = node.live(now.boot_ns)
-        if len(live) == len(node.bindings):
-            self._expiry.schedule(node, home_address, (), live)
-            return []
-        effects: list[Effect] = []
-        if not live and self._policy.home_interface:
-            effects.append(StopProxyArp(home_address))
-        row = NodeRow(home_address, node.identification, node.nonce, pack_bindings(live))
-        effects.append(self._commit(Work(node, row, live), live))
-        return effects
-
-    def next_deadline(self) -> int | None:
-        """CLOCK_BOOTTIME nanoseconds at which ``handle_timer`` has something to do."""
-        return self._expiry.next_deadline()
-
-    # administration -------------------------------------------------------------------------
-
-    def schedule_expiries(self, tunnels: npt.NDArray[np.void]) -> None:
-        """Take over restored bindings: records of TUNNEL_DTYPE as the engine got them."""
-        self._bindings += len(tunnels)
-        self._expiry.restore(tunnels["home_address"], tunnels["expires_ns"])
-
-    def bindings_of(self, home_address: int) -> list[Binding]:
-        """Bindings of a node as stored, newest first; expired ones not yet removed included."""
-        return list(self._nodes.peek(home_address))
-
-    def clear_binding(self, home_address: int, now: Now) -> list[Effect]:
-        """Withdraw all bindings of a node on the operator's word.
-
-        A request that is in work is finished first. Raises StoreError if ``load`` does.
-        """
-        node = self._nodes.get(home_address, now)
-        if node.work is not None:
-            node.withdraw = True
-            return []
-        return self._withdraw(node, home_address)
-
-    def host_removed(self, home_address: int, now: Now) -> list[Effect]:
-        """Withdraw what a host had when it leaves the configuration; its mark stays stored."""
-        self._nodes.get(home_address, now).held = None
-        return self.clear_binding(home_address, now)
-
-    def _withdraw(self, node: Node, home_address: int) -> list[Effect]:
-        node.withdraw = False
-        if not node.bindings:
-            return []
-        row = NodeRow(home_address, node.identification, node.nonce, b"")
-        return [self._commit(Work(node, row, (), withdraws=True), ())]
-
-    def set_policy(self, policy: HomeAgentPolicy) -> None:
-        """Replace the policy; bindings already granted stay as they are."""
-        self._policy = self._writer.policy = policy
-
-    def counters(self) -> dict[str, int]:
-        """Counters and gauges of ``home_counters.HOME_COUNTERS``."""
-        found = dict(self._count)
-        found[names.BINDINGS] = self._bindings
-        found[names.CACHED_NODES] = len(self._nodes)
-        return found
+        held.host = host
+        return self._answer(node, held, now)
 
 
 _ACCEPTED = (int(ReplyCode.ACCEPTED), int(ReplyCode.ACCEPTED_NO_SIMULTANEOUS))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
+from fastmip.agents.revocation import counters as revocation_counters
 from fastmip.wire.codes import ReplyCode
 
 REQUESTS: Final = "haRegRequestsReceived"
@@ -36,6 +37,10 @@ VIOLATIONS_SUPPRESSED: Final = "haViolationsSuppressed"
 COMMITS_FAILED: Final = "haCommitsFailed"
 UNREADABLE: Final = "haRowsUnreadable"
 EXPIRED: Final = "haBindingsExpired"
+EXPERIMENTAL: Final = "haExperimentalMessages"
+UDP_TUNNELS: Final = "haUdpTunnelsGranted"
+KEEPALIVES: Final = "haFirstKeepalives"
+KEEPALIVES_REFUSED: Final = "haFirstKeepalivesRefused"
 BINDINGS: Final = "haBindings"
 CACHED_NODES: Final = "haCachedNodes"
 
@@ -54,6 +59,10 @@ CODE_COUNTERS: Final[dict[int, str]] = {
     ReplyCode.HA_REVERSE_TUNNEL_UNAVAILABLE: "cmiHaReverseTunnelUnavailable",
     ReplyCode.HA_REVERSE_TUNNEL_MANDATORY: "cmiHaReverseTunnelBitNotSet",
     ReplyCode.HA_ENCAPSULATION_UNAVAILABLE: "cmiHaEncapsulationUnavailable",
+    ReplyCode.HA_CRITICAL_VENDOR_FROM_MOBILE_NODE: "haUnknownCriticalVendorFromMN",
+    ReplyCode.HA_CRITICAL_VENDOR_FROM_FOREIGN_AGENT: "haUnknownCriticalVendorFromFA",
+    ReplyCode.HA_UDP_ENCAPSULATION_UNAVAILABLE: "haUdpEncapsulationUnavailable",
+    ReplyCode.HA_BAD_AAA_AUTHENTICATION: "haAAAAuthenticationFailure",
 }
 """Reply code -> counter: RFC 2006 where it has one, CISCO-MOBILE-IP-MIB for RFC 3024's codes.
 
@@ -76,10 +85,14 @@ HOME_COUNTERS: Final[dict[str, str]] = {
     "cmiHaReverseTunnelUnavailable": "Requests denied with code 137 (RFC 3024).",
     "cmiHaReverseTunnelBitNotSet": "Requests denied with code 138 (RFC 3024).",
     "cmiHaEncapsulationUnavailable": "Requests denied with code 139 (RFC 3024).",
+    "haUnknownCriticalVendorFromMN": "Requests denied with code 140 (RFC 3115).",
+    "haUnknownCriticalVendorFromFA": "Requests denied with code 141 (RFC 3115).",
+    "haUdpEncapsulationUnavailable": "Requests denied with code 142 (RFC 3519).",
+    "haAAAAuthenticationFailure": "Requests with a wrong Mobile-AAA authenticator, code 144.",
     REPLIES: "Registration Replies sent.",
     DEREGISTRATION_REPLIES: "Registration Replies sent to requests with lifetime 0.",
     GRATUITOUS_ARPS: "Gratuitous ARPs asked for on behalf of mobile nodes.",
-    UNEXPECTED_TYPE: "Datagrams on port 434 that are not Registration Requests; dropped.",
+    UNEXPECTED_TYPE: "Datagrams on port 434 that no home agent expects; dropped.",
     MALFORMED: "Requests too short, or damaged where authentication would stand; dropped.",
     UNKNOWN_EXTENSION: "Requests with an unknown extension below 128; dropped.",
     BAD_SOURCE: "Requests from a source no reply could reach (port 0, not unicast); dropped.",
@@ -98,6 +111,11 @@ HOME_COUNTERS: Final[dict[str, str]] = {
     COMMITS_FAILED: "Changes the packet engine or the store refused.",
     UNREADABLE: "Hosts or nodes the store could not read; answered 130, or not at all.",
     EXPIRED: "Bindings removed because their lifetime ended.",
+    EXPERIMENTAL: "Experimental messages (type 255) where experiments are allowed; dropped.",
+    UDP_TUNNELS: "Registrations granted a UDP tunnel (RFC 3519).",
+    KEEPALIVES: "Half-bound UDP tunnels completed by their first keepalive (RFC 3519 4.6).",
+    KEEPALIVES_REFUSED: "First keepalives from an address that did not register; dropped.",
+    **revocation_counters("ha"),
     BINDINGS: "Bindings in force now (a gauge).",
     CACHED_NODES: "Mobile nodes held in memory now (a gauge).",
 }

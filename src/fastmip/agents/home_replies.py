@@ -2,21 +2,34 @@
 
 RFC 5944 3.8.3: addresses and ports swapped from the request, our unicast address where it was
 sent to a broadcast, Mobile-Home authentication on every reply, Foreign-Home authentication
-where the sender is a foreign agent we share a security association with.
+where the sender is a foreign agent we share a security association with. What is for the
+mobile node stands before the first, what is for the foreign agent between the two (3.8.3.3):
+
+| extension                | answers              | stands                          | RFC  |
+|--------------------------|----------------------|---------------------------------|------|
+| 131 mobile node NAI      | the same, always     | first                           | 2794 |
+| 136/1 our identity       | any, if configured   | before Mobile-Home              | 3846 |
+| 44 UDP tunnel reply      | 144, if accepted     | behind the one of who asked     | 3519 |
+| 137 revocation support   | 137, if accepted     | as 44                           | 3543 |
+| 132 challenge            | the same, always     | behind Mobile-Home              | 4721 |
 """
 
 from __future__ import annotations
 
 from fastmip.agents import home_counters as names
+from fastmip.agents.bindings import SERVICE_DIRECT
+from fastmip.agents.claims import PLAIN, Claims
 from fastmip.agents.effects import Arrival, Effect, Endpoint, Now, SendDatagram, Violation
 from fastmip.agents.home_arp import is_from_home
 from fastmip.agents.home_counters import CODE_COUNTERS, ViolationReason
+from fastmip.agents.home_revocation import negotiate, support
 from fastmip.agents.hosts import HomeAgentPolicy, Host
 from fastmip.agents.reply_policy import Case, is_broadcast
 from fastmip.agents.throttle import Allowance, DenialThrottle
 from fastmip.auth.associations import AssociationSet, SecurityAssociation
 from fastmip.auth.authenticators import append_authentication
-from fastmip.wire.codes import ExtensionType, ReplyCode
+from fastmip.wire.codes import ExtensionType, ReplyCode, is_accepted
+from fastmip.wire.nai import HOME_AGENT_NAI, NaiCarrying
 from fastmip.wire.registration import RegistrationReply, RegistrationRequest
 
 
@@ -42,6 +55,9 @@ class ReplyWriter:
         self, case: Case, code: int, lifetime: int, identification: int, effects: list[Effect]
     ) -> None:
         """Add the reply to an authentic request, signed as the request was."""
+        for_node = for_agent = b""
+        if case.claims is not PLAIN or self.policy.identity:
+            for_node, for_agent = self._extensions(case, code)
         self.reply(
             case.request,
             case.arrival,
@@ -51,41 +67,51 @@ class ReplyWriter:
             lifetime,
             identification,
             effects,
+            for_node,
+            for_agent,
         )
+
+    def _extensions(self, case: Case, code: int) -> tuple[bytes, bytes]:
+        """What stands before and behind the Mobile-Home authentication."""
+        for_node, for_agent = echoes(case.claims)
+        if self.policy.identity:
+            for_node += NaiCarrying(HOME_AGENT_NAI, self.policy.identity).build()
+        if not is_accepted(code) or not case.request.lifetime:
+            return for_node, for_agent
+        choice = case.choice
+        if choice.answer is not None:
+            answer = choice.answer.build()
+            if choice.for_agent:
+                for_agent += answer
+            else:
+                for_node += answer
+        terms = negotiate(case)
+        if terms.services & SERVICE_DIRECT:
+            for_node += support(terms, case.now).build()
+        elif terms.services:
+            for_agent += support(terms, case.now).build()
+        return for_node, for_agent
 
     def tell_stranger(
         self,
         request: RegistrationRequest,
         arrival: Arrival,
         host: Host,
+        claims: Claims,
+        code: ReplyCode,
         now: Now,
         effects: list[Effect],
     ) -> None:
-        """Answer 131, signed with the first association (RFC 5944 3.8.2.1 a)."""
-        signing = host.associations.outbound()
-        code = int(ReplyCode.HA_MOBILE_NODE_AUTHENTICATION)
-        self._tell(request, arrival, host, signing, code, now, effects)
+        """Answer 131 or 144, signed with the first association (RFC 5944 3.8.2.1 a)."""
+        self.tell(request, arrival, host, host.associations.outbound(), claims, code, now, effects)
 
-    def tell_no_store(
-        self,
-        request: RegistrationRequest,
-        arrival: Arrival,
-        host: Host,
-        association: SecurityAssociation,
-        now: Now,
-        effects: list[Effect],
-    ) -> None:
-        """Answer 130 to an authentic request whose node's row cannot be read."""
-        signing = host.associations.outbound(association.spi)
-        code = int(ReplyCode.HA_INSUFFICIENT_RESOURCES)
-        self._tell(request, arrival, host, signing, code, now, effects)
-
-    def _tell(
+    def tell(
         self,
         request: RegistrationRequest,
         arrival: Arrival,
         host: Host,
         association: SecurityAssociation | None,
+        claims: Claims,
         code: int,
         now: Now,
         effects: list[Effect],
@@ -93,6 +119,7 @@ class ReplyWriter:
         """Deny without knowing the node's state; the Identification goes back as it came."""
         self._count[CODE_COUNTERS[code]] += 1
         if self.may_deny(request.home_address, now):
+            for_node, for_agent = echoes(claims)
             self.reply(
                 request,
                 arrival,
@@ -102,6 +129,8 @@ class ReplyWriter:
                 self.grant(request, host),
                 request.identification,
                 effects,
+                for_node,
+                for_agent,
             )
 
     def reply(
@@ -114,6 +143,8 @@ class ReplyWriter:
         lifetime: int,
         identification: int,
         effects: list[Effect],
+        for_node: bytes = b"",
+        for_agent: bytes = b"",
     ) -> None:
         """Add the signed Registration Reply to the effects."""
         policy = self.policy
@@ -130,8 +161,9 @@ class ReplyWriter:
             identification,
         ).encode()
         message = append_authentication(
-            message, ExtensionType.MOBILE_HOME_AUTHENTICATION, association
+            message + for_node, ExtensionType.MOBILE_HOME_AUTHENTICATION, association
         )
+        message += for_agent
         if foreign_agent is not None and request.lifetime:
             # None on a deregistration, whose request carries none either (C-06).
             shared = foreign_agent.outbound()
@@ -162,7 +194,8 @@ class ReplyWriter:
 
     def report(
         self,
-        request: RegistrationRequest,
+        home_address: int,
+        identification: int,
         arrival: Arrival,
         spi: int,
         reason: ViolationReason,
@@ -172,8 +205,17 @@ class ReplyWriter:
         """Add a security violation to the effects, within the limit."""
         if self._reports.spend(now.boot_ns, self.policy.reports_per_second):
             peer = arrival.source.address
-            effects.append(
-                Violation(request.home_address, peer, spi, request.identification, reason.text)
-            )
+            effects.append(Violation(home_address, peer, spi, identification, reason.text))
         else:
             self._count[names.VIOLATIONS_SUPPRESSED] += 1
+
+
+def echoes(claims: Claims) -> tuple[bytes, bytes]:
+    """What every reply repeats: the NAI (RFC 2794 3), and the challenge (RFC 4721 3.4)."""
+    if claims is PLAIN:
+        return b"", b""
+    nai, challenge = claims.node_nai, claims.challenge
+    return (
+        b"" if nai is None else nai.encode(),
+        b"" if challenge is None else challenge.encode(),
+    )

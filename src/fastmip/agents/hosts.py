@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from fastmip.auth.associations import AssociationSet
+from fastmip.auth.mn_aaa import AaaSecret
+from fastmip.wire.vendor import VendorRegistry
 
 INFINITE_LIFETIME = 0xFFFF
 """Lifetime field of a registration that never expires (RFC 5944 3.3)."""
@@ -36,6 +38,10 @@ class Host:
     """Longest lifetime granted; ``None`` takes the home agent's."""
     simultaneous_bindings: int | None = None
     """Most care-of addresses at a time; ``None`` takes the home agent's."""
+    nai: bytes = b""
+    """Its network access identifier (RFC 2794); a request that names another is a stranger's."""
+    aaa: tuple[AaaSecret, ...] = ()
+    """Secrets of the Mobile-AAA authentication (RFC 4721); the SPI selects one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,31 @@ class HomeAgentPolicy:
     """Deny the formerly used bits r and x with 134 instead of ignoring them (C-01)."""
     strict_source: bool = True
     """Deny with 129 when a request with lifetime comes from neither its care-of nor its home
-    address nor an authenticated foreign agent."""
+    address nor an authenticated foreign agent, and asks for no UDP tunnel."""
+    encapsulations: frozenset[int] = frozenset({4, 47, 55})
+    """Protocol numbers of the encapsulations offered; IP-in-IP always is."""
+    nat_traversal: bool = True
+    """Tunnel in UDP when a translator is on the way and it is asked for (RFC 3519), else 129."""
+    nat_force: bool = True
+    """Also without a translator, if that is asked for (F flag), else 129."""
+    nat_keepalive_s: int = 0
+    """Keepalive interval told; 0 leaves it to the mobile node."""
+    nat_max_lifetime_s: int = INFINITE_LIFETIME
+    """Longest lifetime granted to a UDP tunnel (RFC 3519 5.2)."""
+    revocation: bool = True
+    """Negotiate revocation with whoever asks for it (RFC 3543)."""
+    revocation_inform: bool = True
+    """Also the I bit: we say whether the mobile node is told."""
+    aaa_authorizes: bool = False
+    """A Mobile-AAA authentication that we can check stands in for a Mobile-Home one."""
+    identity: bytes = b""
+    """Our network access identifier, told in replies (RFC 3846 4); empty tells none."""
+    vendors: VendorRegistry = field(default_factory=VendorRegistry)
+    """Vendor extensions known; unknown critical ones are denied with 140 or 141 (RFC 3115)."""
+    experimental: bool = False
+    """Take part in experiments (RFC 4064): their extensions do not drop a request."""
+    broadcasts: bool = False
+    """Grant the B bit (RFC 5944 4.3)."""
     answer_bad_authentication: bool = False
     """Answer a wrong Mobile-Home authenticator with 131 where RFC 5944 3.8.2.1 leaves the choice.
     With a valid Foreign-Home authenticator 131 is mandatory and always sent."""

@@ -11,7 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from fastmip.agents.bindings import Binding, unpack_bindings
+from fastmip.agents.claims import Claims
 from fastmip.agents.effects import Arrival, NodeRow, Now
+from fastmip.agents.home_revocation import Ending
 from fastmip.agents.hosts import Host
 from fastmip.agents.reply_policy import Case
 from fastmip.auth.associations import ReplayStyle, SecurityAssociation
@@ -32,7 +34,7 @@ _LEAST_CAPACITY = 16
 class Held:
     """An authenticated request that waits for its predecessor's commit."""
 
-    __slots__ = ("arrival", "association", "data", "host", "request")
+    __slots__ = ("arrival", "association", "claims", "data", "host", "request")
 
     def __init__(
         self,
@@ -41,18 +43,20 @@ class Held:
         arrival: Arrival,
         host: Host,
         association: SecurityAssociation,
+        claims: Claims,
     ) -> None:
         self.request = request
         self.data = data
         self.arrival = arrival
         self.host = host
         self.association = association
+        self.claims = claims
 
 
 class Work:
     """A commit under way: what the node becomes when it succeeds, and whom to answer."""
 
-    __slots__ = ("bindings", "case", "code", "lifetime_s", "node", "row", "withdraws")
+    __slots__ = ("bindings", "case", "code", "ending", "lifetime_s", "node", "row", "withdraws")
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Work:
         lifetime_s: int = 0,
         *,
         withdraws: bool = False,
+        ending: Ending | None = None,
     ) -> None:
         self.node = node
         self.row = row
@@ -75,6 +80,8 @@ class Work:
         self.lifetime_s = lifetime_s
         self.withdraws = withdraws
         """It takes bindings away before their time."""
+        self.ending = ending
+        """A foreign agent's revocation asked for it."""
 
 
 class Node:

@@ -1,8 +1,9 @@
 """The ladder from an authentic request to its reply code: one function per rung.
 
-Order (RFC 5944 3.8.2, RFC 3024 4.3.1): Identification, foreign agent authentication, form,
-home agent address, home address, encapsulation, reverse tunnel, source, care-of address,
-simultaneous bindings, resources. The first refusal answers. Rungs read the case and change
+Order (RFC 5944 3.8.2, RFC 3024 4.3.1): Mobile-AAA authentication, Identification, foreign agent
+authentication, form, home agent address, vendor extensions, home address, encapsulation, reverse
+tunnel, UDP tunnel, source, care-of address, simultaneous bindings, resources. The first refusal
+answers. Rungs read the case and change
 nothing; everything cheaper than authentication has been checked before a case exists.
 """
 
@@ -12,16 +13,18 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from fastmip.agents.bindings import Binding
+from fastmip.agents.claims import PLAIN, Claims, challenge_before, mn_aaa_of
 from fastmip.agents.effects import Arrival, Now
 from fastmip.agents.home_counters import UNEXPECTED_FOREIGN_HOME, ViolationReason
+from fastmip.agents.home_tunnels import UNAVAILABLE, TunnelChoice, choose_tunnel, is_ill_placed
 from fastmip.agents.hosts import HomeAgentPolicy, Host, ReverseTunnel
 from fastmip.auth.associations import AssociationSet, ReplayStyle, SecurityAssociation
 from fastmip.auth.authenticators import verify_authentication
 from fastmip.auth.freshness import Freshness
+from fastmip.auth.mn_aaa import COLOCATED_CHALLENGE, spi_of, verify_mn_aaa
 from fastmip.wire.addresses import LIMITED_BROADCAST, is_loopback, is_multicast, is_unicast
+from fastmip.wire.authext import GeneralizedAuthentication
 from fastmip.wire.codes import (
-    FLAG_GRE,
-    FLAG_MINIMAL,
     FLAG_RESERVED_R,
     FLAG_RESERVED_X,
     FLAG_REVERSE_TUNNEL,
@@ -67,8 +70,13 @@ REVERSE_TUNNEL_MANDATORY: Final = Refusal(ReplyCode.HA_REVERSE_TUNNEL_MANDATORY)
 REVERSE_TUNNEL_UNAVAILABLE: Final = Refusal(ReplyCode.HA_REVERSE_TUNNEL_UNAVAILABLE)
 TOO_MANY_BINDINGS: Final = Refusal(ReplyCode.HA_TOO_MANY_BINDINGS)
 INSUFFICIENT_RESOURCES: Final = Refusal(ReplyCode.HA_INSUFFICIENT_RESOURCES)
+BAD_AAA: Final = Refusal(
+    ReplyCode.HA_BAD_AAA_AUTHENTICATION, violation=ViolationReason.BAD_AUTHENTICATOR
+)
+CRITICAL_OF_NODE: Final = Refusal(ReplyCode.HA_CRITICAL_VENDOR_FROM_MOBILE_NODE)
+CRITICAL_OF_AGENT: Final = Refusal(ReplyCode.HA_CRITICAL_VENDOR_FROM_FOREIGN_AGENT)
+UDP_ENCAPSULATION_UNAVAILABLE: Final = Refusal(ReplyCode.HA_UDP_ENCAPSULATION_UNAVAILABLE)
 
-_ENCAPSULATIONS: Final = FLAG_MINIMAL | FLAG_GRE
 _RESERVED: Final = FLAG_RESERVED_R | FLAG_RESERVED_X
 
 
@@ -86,8 +94,11 @@ class Case:
     """An authentic request and everything its rungs look at."""
 
     __slots__ = (
+        "_agent_is_proven",
+        "_choice",
         "arrival",
         "association",
+        "claims",
         "data",
         "foreign_agent",
         "freshness",
@@ -112,6 +123,7 @@ class Case:
         now: Now,
         freshness: Freshness,
         live: tuple[Binding, ...],
+        claims: Claims,
     ) -> None:
         self.request = request
         self.data = data
@@ -128,6 +140,25 @@ class Case:
         """What the Identification is worth."""
         self.live = live
         """Unexpired bindings of the node, newest first."""
+        self.claims = claims
+        self._agent_is_proven: bool | None = None
+        self._choice: TunnelChoice | None = None
+
+    @property
+    def choice(self) -> TunnelChoice:
+        """The tunnel it would get."""
+        if self._choice is None:
+            self._choice = choose_tunnel(self)
+        return self._choice
+
+    def agent_is_proven(self) -> bool:
+        """Whether a foreign agent we know vouches for its part of the request."""
+        if self._agent_is_proven is None:
+            shared = self.foreign_agent
+            self._agent_is_proven = shared is not None and foreign_agent_is_authentic(
+                self.data, self.request, shared
+            )
+        return self._agent_is_proven
 
     @property
     def uses_nonces(self) -> bool:
@@ -149,6 +180,32 @@ class Case:
         return ()
 
 
+def mobile_aaa(case: Case) -> Refusal | None:
+    """A Mobile-AAA authentication we hold the secret of, and it is wrong (RFC 4721 3.4): 144.
+
+    Without a secret it is for somebody else, a foreign agent or an AAA server.
+    """
+    if not case.host.aaa:
+        return None
+    found = mn_aaa_of(case.request)
+    if found is None or mn_aaa_is_authentic(case.data, case.request, found, case.host):
+        return None
+    return BAD_AAA
+
+
+def mn_aaa_is_authentic(
+    data: bytes, request: RegistrationRequest, found: GeneralizedAuthentication, host: Host
+) -> bool:
+    """Whether a Mobile-AAA authentication is right by the secret its SPI names."""
+    challenge = challenge_before(request, found.offset)
+    if challenge is None:
+        challenge = COLOCATED_CHALLENGE
+    return any(
+        spi_of(secret) == found.spi and verify_mn_aaa(data, found, secret, challenge)
+        for secret in host.aaa
+    )
+
+
 def identification(case: Case) -> Refusal | None:
     """Replay protection (RFC 5944 3.8.2.1 b, 5.7): 133."""
     return None if case.freshness is Freshness.FRESH else IDENTIFICATION_MISMATCH
@@ -161,8 +218,9 @@ def foreign_agent_is_authentic(
     found = request.authentications(ExtensionType.FOREIGN_HOME_AUTHENTICATION)
     if len(found) != 1:
         return False
-    mobile_home = request.authentications(ExtensionType.MOBILE_HOME_AUTHENTICATION)
-    if not mobile_home or mobile_home[0].offset > found[0].offset:
+    node = request.authentications(ExtensionType.MOBILE_HOME_AUTHENTICATION)
+    authorizing = node[0] if node else mn_aaa_of(request)
+    if authorizing is None or authorizing.offset > found[0].offset:
         return False
     association = shared.inbound(found[0].spi)
     return association is not None and verify_authentication(data, found[0], association)
@@ -198,7 +256,7 @@ def foreign_agent(case: Case) -> Refusal | None:
             return None
         found = request.authentications(ExtensionType.FOREIGN_HOME_AUTHENTICATION)
         return FOREIGN_AGENT_UNKNOWN if found else None
-    if request.lifetime == 0 or foreign_agent_is_authentic(case.data, request, shared):
+    if request.lifetime == 0 or case.agent_is_proven():
         return None
     if request.authentications(ExtensionType.FOREIGN_HOME_AUTHENTICATION):
         return FOREIGN_AGENT_FAILED
@@ -211,9 +269,9 @@ def form(case: Case) -> Refusal | None:
     """A message damaged outside its authentic part, or reserved bits set (3.8.2.3): 134.
 
     The bits r and x are ignored unless the policy is strict, because RFC 5944 3.3 says so
-    while 3.8.2.3 says otherwise.
+    while 3.8.2.3 says otherwise. A UDP tunnel request by the wrong side is as bad.
     """
-    if case.request.malformed:
+    if case.request.malformed or (case.claims is not PLAIN and is_ill_placed(case)):
         return POORLY_FORMED
     if case.request.flags & _RESERVED and case.policy.strict_reserved:
         return POORLY_FORMED
@@ -237,6 +295,18 @@ def is_broadcast(address: int, policy: HomeAgentPolicy) -> bool:
     )
 
 
+def vendor_extensions(case: Case) -> Refusal | None:
+    """A critical vendor extension that is not known (RFC 3115 2.4): 140, or 141 of an agent's."""
+    if case.claims is PLAIN:
+        return None
+    known = case.policy.vendors
+    if case.claims.unknown_critical(known, of_agent=False):
+        return CRITICAL_OF_NODE
+    if case.claims.unknown_critical(known, of_agent=True):
+        return CRITICAL_OF_AGENT
+    return None
+
+
 def home_address(case: Case) -> Refusal | None:
     """A home address that cannot be served although it is configured (3.8.3.2): 129."""
     address = case.request.home_address
@@ -246,10 +316,10 @@ def home_address(case: Case) -> Refusal | None:
 
 
 def encapsulation(case: Case) -> Refusal | None:
-    """Minimal and GRE encapsulation are not offered (RFC 5944 4.1, RFC 3024 4.3.1): 139."""
-    if case.request.flags & _ENCAPSULATIONS and case.request.lifetime:
-        return ENCAPSULATION_UNAVAILABLE
-    return None
+    """An encapsulation that is not offered (RFC 3024 4.3.1, RFC 3519 4.6.1): 139, or 142 in UDP."""
+    if not case.request.lifetime or case.choice.encapsulation != UNAVAILABLE:
+        return None
+    return UDP_ENCAPSULATION_UNAVAILABLE if case.choice.tunnel_port else ENCAPSULATION_UNAVAILABLE
 
 
 def reverse_tunnel(case: Case) -> Refusal | None:
@@ -266,12 +336,19 @@ def reverse_tunnel(case: Case) -> Refusal | None:
     return REVERSE_TUNNEL_UNAVAILABLE if wanted else None
 
 
+def udp_tunnel(case: Case) -> Refusal | None:
+    """A UDP tunnel that is needed or forced, and the policy is against it (3519 4.6.1): 129."""
+    if case.claims is PLAIN or not case.request.lifetime:
+        return None
+    return PROHIBITED if case.choice.is_prohibited else None
+
+
 def source_address(case: Case) -> Refusal | None:
     """A sender that is neither the care-of nor the home address: 129.
 
     Behind such a source stands a translator (RFC 3519 1.2), and a tunnel to the care-of
-    address would lead nowhere. A foreign agent we know may relay for a co-located care-of
-    address; a deregistration may come from anywhere (RFC 5944 3.8.2.2).
+    address would lead nowhere, unless it is one in UDP. A foreign agent we know may relay for
+    a co-located care-of address; a deregistration may come from anywhere (RFC 5944 3.8.2.2).
     """
     request = case.request
     source = case.arrival.source.address
@@ -279,7 +356,7 @@ def source_address(case: Case) -> Refusal | None:
         return None
     if case.foreign_agent is not None or not case.policy.strict_source:
         return None
-    return PROHIBITED
+    return None if case.choice.tunnel_port else PROHIBITED
 
 
 def care_of_address(case: Case) -> Refusal | None:
@@ -287,15 +364,16 @@ def care_of_address(case: Case) -> Refusal | None:
 
     Itself, us, no unicast address, loopback (unless we are there too, in a laboratory), the
     home network's broadcast, a home address bound here (two such bindings would chase a
-    packet in a circle), or outside the service area.
+    packet in a circle), or outside the service area. Behind a translator the address that
+    counts is the translator's.
     """
     request = case.request
-    address = request.care_of_address
     if not request.lifetime:
         return None
     policy = case.policy
+    address = case.choice.remote
     if (
-        address == request.home_address
+        request.home_address in (address, request.care_of_address)
         or not is_unicast(address)
         or (is_loopback(address) and not is_loopback(request.home_agent))
         or address in policy.own
@@ -332,13 +410,16 @@ def resources(case: Case) -> Refusal | None:
 
 
 LADDER: Final[tuple[Callable[[Case], Refusal | None], ...]] = (
+    mobile_aaa,
     identification,
     foreign_agent,
     form,
     home_agent_address,
+    vendor_extensions,
     home_address,
     encapsulation,
     reverse_tunnel,
+    udp_tunnel,
     source_address,
     care_of_address,
     simultaneous_bindings,
