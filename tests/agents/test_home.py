@@ -205,6 +205,9 @@ def test_second_own_address_is_copied_and_starts_the_tunnel_rfc5944_3_8_3_2() ->
 Change = Callable[[Lab], None]
 
 
+_IPIP = frozenset({4})
+
+
 def _policy(**changes: Any) -> Change:
     return lambda lab: lab.set_policy(**changes)
 
@@ -262,9 +265,9 @@ DENIALS: list[tuple[str, int, Change, dict[str, Any], int]] = [
         {"flags": D},
         CARE_OF,
     ),
-    ("minimal encapsulation", 139, _policy(), {"flags": D | M}, CARE_OF),
-    ("GRE", 139, _policy(), {"flags": D | G}, CARE_OF),
-    ("both", 139, _policy(), {"flags": D | M | G}, CARE_OF),
+    ("minimal encapsulation", 139, _policy(encapsulations=_IPIP), {"flags": D | M}, CARE_OF),
+    ("GRE", 139, _policy(encapsulations=_IPIP), {"flags": D | G}, CARE_OF),
+    ("both", 139, _policy(encapsulations=_IPIP), {"flags": D | M | G}, CARE_OF),
 ]
 
 
@@ -502,6 +505,7 @@ def test_counters_follow_rfc2006() -> None:
     lab = Lab()
     lab.send(lab.request())
     lab.pass_time(1)
+    lab.set_policy(encapsulations=_IPIP)
     lab.send(lab.request(flags=D | M))
     counted = {name: value for name, value in lab.agent.counters().items() if value}
     assert counted == {

@@ -185,6 +185,7 @@ def test_a_rejected_request_moves_no_arp_sec55(
     fields: dict[str, Any], outcome: CommitOutcome
 ) -> None:
     lab = Lab(outcome=outcome)
+    lab.set_policy(encapsulations=frozenset({4}))
     assert arp(lab.send(lab.request(**fields))) == []
     assert lab.tunnels == {}
 

@@ -13,6 +13,7 @@ from fastmip.agents.home_counters import (
     new_counters,
 )
 from fastmip.agents.reply_policy import SILENT, Refusal
+from fastmip.agents.revocation import counters
 from fastmip.wire.codes import ReplyCode
 
 RFC2006 = {
@@ -49,7 +50,8 @@ def test_every_name_has_a_sentence() -> None:
         for name, value in vars(home_counters).items()
         if name.isupper() and isinstance(value, str)
     }
-    assert constants | set(CODE_COUNTERS.values()) == set(HOME_COUNTERS)
+    others = set(CODE_COUNTERS.values()) | set(counters("ha"))
+    assert constants | others == set(HOME_COUNTERS)
     for sentence in HOME_COUNTERS.values():
         assert sentence[0].isupper()
         assert sentence[-1] in ".)"
@@ -63,7 +65,7 @@ def test_every_refusal_is_counted() -> None:
         assert counter in HOME_COUNTERS
 
 
-@pytest.mark.parametrize("code", [130, 131])
+@pytest.mark.parametrize("code", [129, 130, 131, 144])
 def test_codes_given_outside_the_ladder_are_counted(code: int) -> None:
     assert ReplyCode(code) in CODE_COUNTERS
 

@@ -30,13 +30,16 @@ from fastmip.agents.reply_policy import LADDER
 
 def test_ladder_names_every_rung_once_in_the_documented_order() -> None:
     assert [rung.__name__ for rung in LADDER] == [
+        "mobile_aaa",
         "identification",
         "foreign_agent",
         "form",
         "home_agent_address",
+        "vendor_extensions",
         "home_address",
         "encapsulation",
         "reverse_tunnel",
+        "udp_tunnel",
         "source_address",
         "care_of_address",
         "simultaneous_bindings",
@@ -69,6 +72,7 @@ def crowded_lab() -> Lab:
         lab.send(lab.request(care_of=care_of, flags=S | D), lab.arrival(care_of))
         lab.pass_time(1)
     lab.set_policy(strict_reserved=True, reverse_tunnel=ReverseTunnel.REFUSE, max_bindings=4)
+    lab.set_policy(encapsulations=frozenset({4}))
     return lab
 
 

@@ -110,7 +110,10 @@ class Bench:
         }
         self.agent = HomeAgent(
             HomeAgentPolicy(
-                address(HOME_AGENT), Prefix(address("10.1.0.0"), 16), home_interface="eth0"
+                address(HOME_AGENT),
+                Prefix(address("10.1.0.0"), 16),
+                home_interface="eth0",
+                encapsulations=frozenset({4}),
             ),
             hosts=known.get,
             load=load or self.rows.get,

@@ -1,7 +1,7 @@
 """Which tunnel a registration gets: encapsulation (RFC 5944 4.1), and UDP or not (RFC 3519).
 
-M and G ask for minimal encapsulation and GRE. With both the order is minimal, GRE, IP-in-IP,
-the cheapest first; with one it is that or a denial (139).
+M and G ask for minimal encapsulation and GRE. Neither is IP-in-IP; of both the cheaper that is
+offered is taken, minimal before GRE; when nothing that was asked for is offered, it is denied.
 
 A UDP tunnel needs a request for it (extension 144), from the mobile node (D=1, before its
 authentication) or from a foreign agent that proved itself (D=0). A translator shows in an IP
@@ -67,7 +67,7 @@ def choose_encapsulation(flags: int, offered: frozenset[int]) -> int:
         return ENCAPSULATION_MINIMAL
     if gre and ENCAPSULATION_GRE in offered:
         return ENCAPSULATION_GRE
-    return ENCAPSULATION_IPIP if minimal and gre else UNAVAILABLE
+    return UNAVAILABLE
 
 
 def choose_tunnel(case: Case) -> TunnelChoice:
