@@ -154,6 +154,7 @@ class Lab:
             load=self.load,
             boot=self.boot,
             random=self.random,
+            by_nai=self.lookup_nai,
             cache_nodes=self.cache_nodes,
             started=self.now,
         )
@@ -162,6 +163,9 @@ class Lab:
         if self.no_directory:
             raise StoreError("locked")
         return self.hosts.get(home_address)
+
+    def lookup_nai(self, nai: bytes) -> Host | None:
+        return next((host for host in self.hosts.values() if host.nai == nai), None)
 
     def load(self, home_address: int) -> NodeRow | None:
         self.loads += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from fastmip.runtime.config import (
+    AaaConfig,
     AssociationConfig,
     Config,
     DaemonConfig,
@@ -19,6 +21,7 @@ from fastmip.runtime.config import (
     HomeAgentConfig,
     HostConfig,
     MobileNodeConfig,
+    VendorExtensionConfig,
     check_text,
 )
 from fastmip.runtime.home_service import NEEDS_RESTART
@@ -31,8 +34,10 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[home_agent]`": HomeAgentConfig,
     "`[[home_agent.host]]`": HostConfig,
     "`[[home_agent.foreign_agent]]`": ForeignAgentConfig,
+    "`[home_agent.host.aaa]`": AaaConfig,
     "Associations": AssociationConfig,
     "`[mobile_node]`": MobileNodeConfig,
+    "`[[vendor_extension]]`": VendorExtensionConfig,
 }
 DERIVED = {"home_gateway": "the home agent"}
 """Defaults that are taken from another key."""
@@ -61,6 +66,8 @@ def documented_default(field: msgspec.structs.FieldInfo) -> str:
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`{json.dumps(value)}`"
     if field.name == "fwmark":
         return f"`{value:#x}`"
     return f'`"{value}"`' if isinstance(value, str | Path) else f"`{value}`"
@@ -118,7 +125,7 @@ def test_what_can_be_reloaded_is_what_the_mobile_node_reloads() -> None:
 
 def test_every_table_of_the_file_is_documented() -> None:
     names = {field.name for field in msgspec.structs.fields(Config)}
-    assert names == {"daemon", "engine", "home_agent", "mobile_node"}
+    assert names == {"daemon", "engine", "home_agent", "mobile_node", "vendor_extensions"}
 
 
 def test_the_example_is_a_configuration() -> None:

@@ -112,8 +112,6 @@ def read_claims(
 
 def mn_aaa_of(request: RegistrationRequest) -> GeneralizedAuthentication | None:
     """The one Mobile-AAA authentication of a request; None without, or with several."""
-    if len(request.extensions) == 1:
-        return None
     found = [
         extension
         for extension in request.extensions

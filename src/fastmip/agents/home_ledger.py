@@ -210,14 +210,13 @@ class HomeLedger:
             self._count_bad(error)
             return []
         effects: list[Effect] = []
-        association = self._revocations.judge(data, message, arrival)
+        if not self._revocations.concerns_us(message):
+            return effects
+        association = self._revocations.proof(data, message, arrival)
         home_address = message.home_address
         if association is None:
-            if not message.by_home_agent:
-                reason = ViolationReason.BAD_AUTHENTICATOR
-                self._writer.report(
-                    home_address, message.identifier, arrival, 0, reason, now, effects
-                )
+            reason = ViolationReason.BAD_AUTHENTICATOR
+            self._writer.report(home_address, message.identifier, arrival, 0, reason, now, effects)
             return effects
         if self._find_host(home_address) is None:
             self._count[names.UNKNOWN_HOME_ADDRESS] += 1

@@ -179,20 +179,21 @@ class HomeRevocations:
 
     # told to us
 
-    def judge(
-        self,
-        data: bytes,
-        message: RevocationMessage,
-        arrival: Arrival,
-    ) -> SecurityAssociation | None:
-        """The association that proves a revocation; None drops it, counted."""
+    def concerns_us(self, message: RevocationMessage) -> bool:
+        """Whether a foreign agent wrote it to us; what is not is counted."""
         self._add("RevocationsReceived")
         if message.by_home_agent:
             self._add("RevocationsReflected")
-            return None
-        if message.home_domain_address not in self.policy.own:
+        elif message.home_domain_address not in self.policy.own:
             self._add("RevocationsUnmatched")
-            return None
+        else:
+            return True
+        return False
+
+    def proof(
+        self, data: bytes, message: RevocationMessage, arrival: Arrival
+    ) -> SecurityAssociation | None:
+        """The association that proves a revocation; None, counted, if none does."""
         shared = self._agents(arrival.source.address, message.foreign_domain_address)
         association = proof(data, message, _FOREIGN_HOME, shared)
         if association is None:

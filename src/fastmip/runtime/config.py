@@ -18,9 +18,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from fastmip.auth import associations as auth
+from fastmip.auth.mn_aaa import CHAP_SPI, AaaSecret, ChapKey
 from fastmip.errors import ConfigError
 from fastmip.runtime import config_checks, config_messages
 from fastmip.runtime.keys import OTHERS, Key, KeyFileError, read_key_file
+from fastmip.wire.vendor import VendorRegistry
 
 INFINITE_LIFETIME = 0xFFFF
 """A registration lifetime that never ends, as on the wire (RFC 5944 3.3)."""
@@ -29,6 +31,10 @@ MAX_FILE_LEN = 16 << 20
 
 Lifetime = Annotated[int, msgspec.Meta(ge=1, le=65534)] | Literal["infinite"]
 Encapsulation = Literal["ipip"]
+Offered = Literal["ipip", "minimal", "gre"]
+"""Encapsulations an agent offers: RFC 2003, 2004, 2784."""
+BroadcastKind = Literal["dhcp", "netbios", "multicast", "all"]
+"""What of a home link's broadcasts is tunnelled to those who ask for it."""
 Algorithm = Literal["hmac-md5", "hmac-sha1", "hmac-sha256", "keyed-md5"]
 Replay = Literal["timestamps", "nonces"]
 Direction = Literal["both", "inbound", "outbound"]
@@ -56,6 +62,8 @@ class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Unix socket of the command line, mode 0600."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
+    experimental: bool = False
+    """Take part in experiments (RFC 4064)."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -101,6 +109,26 @@ class AssociationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         )
 
 
+class AaaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A secret of the Mobile-AAA authentication (RFC 4721)."""
+
+    spi: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+    """2 is CHAP_SPI: the formula of RADIUS servers instead of ``algorithm``."""
+    key: Key | None = None
+    key_file: Path | None = None
+    algorithm: Algorithm = "hmac-md5"
+
+    def build(self) -> AaaSecret:
+        """Make what verifies."""
+        if self.key is None:
+            raise LookupError("the key of this secret was not loaded")
+        if self.spi == CHAP_SPI:
+            return ChapKey(self.key.reveal())
+        return auth.SecurityAssociation(
+            spi=self.spi, key=self.key.reveal(), algorithm=auth.Algorithm(self.algorithm)
+        )
+
+
 class HostConfig(
     msgspec.Struct,
     frozen=True,
@@ -112,6 +140,9 @@ class HostConfig(
 
     home_address: Address
     associations: tuple[AssociationConfig, ...]
+    nai: str | None = None
+    """Network access identifier (RFC 2794)."""
+    aaa: AaaConfig | None = None
 
     def association_set(self) -> auth.AssociationSet:
         """Make the set of associations shared with this node."""
@@ -172,6 +203,25 @@ class HomeAgentConfig(
     """Answer a wrong authenticator with 131 instead of with silence."""
     denials_per_second: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 1000
     """Over all nodes; each node gets one a second at most."""
+    encapsulations: tuple[Offered, ...] = ("ipip", "minimal", "gre")
+    nat_traversal: bool = True
+    """UDP tunnels through address translators (RFC 3519)."""
+    nat_force: bool = True
+    """Also without one, when a node forces it."""
+    nat_keepalive: Annotated[int, msgspec.Meta(ge=0, le=3600)] = 0
+    """Seconds; 0 leaves it to the node."""
+    nat_max_lifetime: Lifetime = 60
+    """Longest registration of a UDP tunnel (RFC 3519 5.2)."""
+    revocation: bool = True
+    """Negotiate revocation (RFC 3543)."""
+    revocation_inform: bool = True
+    """Also its I bit."""
+    aaa_authorization: bool = False
+    """A Mobile-AAA authentication stands in for a Mobile-Home one (RFC 4721)."""
+    identity: str | None = None
+    """Our own NAI, told in replies (RFC 3846)."""
+    broadcast: tuple[BroadcastKind, ...] = ()
+    """Broadcasts of the home link tunnelled to nodes with B set (RFC 5944 4.3)."""
     foreign_agents: tuple[ForeignAgentConfig, ...] = ()
     hosts: tuple[HostConfig, ...] = ()
 
@@ -179,6 +229,11 @@ class HomeAgentConfig(
     def max_lifetime_s(self) -> int:
         """Seconds; 0xffff when infinite, as on the wire."""
         return _lifetime_s(self.max_lifetime)
+
+    @property
+    def nat_max_lifetime_s(self) -> int:
+        """Seconds; 0xffff when infinite, as on the wire."""
+        return _lifetime_s(self.nat_max_lifetime)
 
 
 class MobileNodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -216,13 +271,45 @@ class MobileNodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         return self.home_agent if self.home_gateway is None else self.home_gateway
 
 
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class VendorExtensionConfig(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    rename={"vendor_type": "type"},
+):
+    """``[[vendor_extension]]``: a vendor's extension that is known by name (RFC 3115)."""
+
+    vendor: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFF)]
+    """SMI network management private enterprise code."""
+    vendor_type: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+    name: str
+
+
+class Config(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    rename={"vendor_extensions": "vendor_extension"},
+):
     """A whole configuration file, checked, with its keys."""
 
     daemon: DaemonConfig = msgspec.field(default_factory=DaemonConfig)
     engine: EngineConfig = msgspec.field(default_factory=EngineConfig)
     home_agent: HomeAgentConfig | None = None
     mobile_node: MobileNodeConfig | None = None
+    vendor_extensions: tuple[VendorExtensionConfig, ...] = ()
+
+    def vendor_registry(self) -> VendorRegistry:
+        """Make the registry of known vendor extensions."""
+        return VendorRegistry(
+            {(item.vendor, item.vendor_type): item.name for item in self.vendor_extensions}
+        )
+
+
+Keyed = TypeVar("Keyed", AssociationConfig, AaaConfig)
+"""A table with a key."""
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
@@ -356,7 +443,9 @@ def _with_keys(file: str, config: Config) -> Config:
     if home_agent is not None:
         home_agent = msgspec.structs.replace(
             home_agent,
-            hosts=_peers_with_keys(file, "home_agent.host", base, home_agent.hosts),
+            hosts=_aaa_with_keys(
+                file, base, _peers_with_keys(file, "home_agent.host", base, home_agent.hosts)
+            ),
             foreign_agents=_peers_with_keys(
                 file, "home_agent.foreign_agent", base, home_agent.foreign_agents
             ),
@@ -380,9 +469,18 @@ def _peers_with_keys(file: str, path: str, base: Path, peers: tuple[Peer, ...]) 
     )
 
 
-def _with_key(
-    file: str, path: str, base: Path, association: AssociationConfig
-) -> AssociationConfig:
+def _aaa_with_keys(file: str, base: Path, hosts: tuple[HostConfig, ...]) -> tuple[HostConfig, ...]:
+    return tuple(
+        host
+        if host.aaa is None
+        else msgspec.structs.replace(
+            host, aaa=_with_key(file, f"home_agent.host[{number}].aaa", base, host.aaa)
+        )
+        for number, host in enumerate(hosts)
+    )
+
+
+def _with_key(file: str, path: str, base: Path, association: Keyed) -> Keyed:
     if association.key_file is None:
         return association
     try:

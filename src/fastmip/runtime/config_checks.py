@@ -11,12 +11,15 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from fastmip.auth.associations import ADVISED_WINDOW_S
+from fastmip.auth.mn_aaa import CHAP_SPI
 from fastmip.errors import ConfigError
+from fastmip.wire.nai import check_nai
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network
 
     from fastmip.runtime.config import (
+        AaaConfig,
         Address,
         AssociationConfig,
         Config,
@@ -55,6 +58,10 @@ def check_config(file: str, config: Config, *, file_is_private: bool, mode: int)
         _check_mobile_node(file, mobile_node, file_is_private=file_is_private, mode=mode)
     if home_agent is not None and mobile_node is not None:
         _check_roles_together(file, home_agent, mobile_node)
+    seen: dict[tuple[int, int], int] = {}
+    for number, item in enumerate(config.vendor_extensions):
+        if seen.setdefault((item.vendor, item.vendor_type), number) != number:
+            raise ConfigError(file, f"vendor_extension[{number}]", "is listed twice: remove one")
 
 
 def warnings(config: Config) -> list[str]:
@@ -99,14 +106,32 @@ def _check_home_agent(file: str, home_agent: HomeAgentConfig) -> None:
         if home_agent.interface == home_agent.tunnel_device:
             remedy = "must differ from home_agent.interface: fastmip makes this device itself"
             raise ConfigError(file, "home_agent.tunnel_device", remedy)
+    if "ipip" not in home_agent.encapsulations:
+        remedy = 'must list "ipip", which every home agent has (RFC 5944 4.2.3)'
+        raise ConfigError(file, "home_agent.encapsulations", remedy)
+    if home_agent.broadcast and home_agent.interface is None:
+        remedy = "needs home_agent.interface: a virtual home network has no broadcasts"
+        raise ConfigError(file, "home_agent.broadcast", remedy)
+    if home_agent.identity is not None:
+        _check_nai(file, "home_agent.identity", home_agent.identity)
+
+
+def _check_nai(file: str, path: str, nai: str) -> None:
+    if not check_nai(nai.encode()):
+        remedy = 'not a network access identifier (RFC 4282): use one such as "user@example.org"'
+        raise ConfigError(file, path, remedy)
 
 
 def _check_hosts(
     file: str, home_agent: HomeAgentConfig, *, file_is_private: bool, mode: int
 ) -> None:
     first: dict[int, int] = {}
+    first_nai: dict[str, int] = {}
     for number, host in enumerate(home_agent.hosts):
         path = f"home_agent.host[{number}]"
+        if host.nai is not None and first_nai.setdefault(host.nai, number) != number:
+            remedy = f"is also that of host[{first_nai[host.nai]}]: change one of them"
+            raise ConfigError(file, f"{path}.nai", remedy)
         other = first.setdefault(host.home_address, number)
         if other != number:
             remedy = f"{host.home_address} is also host[{other}]: remove one of them"
@@ -129,6 +154,13 @@ def check_host(
     if host.home_address == home_agent.address:
         raise ConfigError(file, where, "is the home agent's own address: use another")
     _check_associations(file, path, host.associations, file_is_private=file_is_private, mode=mode)
+    if host.nai is not None:
+        _check_nai(file, f"{path}.nai", host.nai)
+    if host.aaa is not None:
+        aaa_path = f"{path}.aaa"
+        if host.aaa.spi != CHAP_SPI:
+            _check_spi(file, aaa_path, host.aaa)
+        _check_key(file, aaa_path, host.aaa, file_is_private=file_is_private, mode=mode)
 
 
 def _check_foreign_agents(
@@ -185,9 +217,24 @@ def _check_directions(file: str, path: str, associations: tuple[AssociationConfi
 def _check_association(
     file: str, path: str, association: AssociationConfig, *, file_is_private: bool, mode: int
 ) -> None:
-    if association.spi < MIN_SPI:
+    _check_spi(file, path, association)
+    _check_key(file, path, association, file_is_private=file_is_private, mode=mode)
+
+
+def _check_spi(file: str, path: str, keyed: AssociationConfig | AaaConfig) -> None:
+    if keyed.spi < MIN_SPI:
         remedy = f"SPIs below {MIN_SPI} are reserved (RFC 5944 1.6): use {MIN_SPI} or more"
         raise ConfigError(file, f"{path}.spi", remedy)
+
+
+def _check_key(
+    file: str,
+    path: str,
+    association: AssociationConfig | AaaConfig,
+    *,
+    file_is_private: bool,
+    mode: int,
+) -> None:
     if association.key is None and association.key_file is None:
         raise ConfigError(file, f"{path}.key_file", "missing: name a file with the key, mode 0600")
     if association.key is not None and association.key_file is not None:

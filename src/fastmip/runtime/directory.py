@@ -58,14 +58,13 @@ class HostDirectory:
         self._cache: OrderedDict[int, Host] = OrderedDict()
         self._strangers: OrderedDict[int, None] = OrderedDict()
         self._static: dict[int, Host] = {}
+        self._by_nai: dict[bytes, Host] = {}
         self.set_static(static)
 
     def set_static(self, hosts: Iterable[HostConfig]) -> None:
         """Replace the hosts of the configuration file."""
-        self._static = {
-            int(host.home_address): Host(int(host.home_address), host.association_set())
-            for host in hosts
-        }
+        self._static = {int(host.home_address): host_of(host) for host in hosts}
+        self._by_nai = {host.nai: host for host in self._static.values() if host.nai}
 
     def is_static(self, home_address: int) -> bool:
         """Whether the host stands in the configuration file."""
@@ -93,6 +92,10 @@ class HostDirectory:
         if len(cache) > CACHE_HOSTS:
             cache.popitem(last=False)
         return host
+
+    def lookup_nai(self, nai: bytes) -> Host | None:
+        """The host of the file with this network access identifier."""
+        return self._by_nai.get(nai)
 
     def forget(self, home_address: int) -> None:
         """The directory's row changed."""
@@ -128,6 +131,16 @@ class HostDirectory:
         )
         for row in rows:
             yield HostEntry(*row)
+
+
+def host_of(config: HostConfig) -> Host:
+    """A host of the configuration file as the agent knows it."""
+    return Host(
+        int(config.home_address),
+        config.association_set(),
+        nai=(config.nai or "").encode(),
+        aaa=() if config.aaa is None else (config.aaa.build(),),
+    )
 
 
 def insert_host(connection: sqlite3.Connection, host: HostConfig) -> None:

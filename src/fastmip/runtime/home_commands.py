@@ -9,9 +9,17 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastmip.agents.bindings import Binding, unpack_bindings
+from fastmip.agents.bindings import (
+    FLAG_COLOCATED,
+    HALF_BOUND,
+    SERVICE_BROADCASTS,
+    SERVICE_DIRECT,
+    SERVICE_REVOCATION,
+    Binding,
+    unpack_bindings,
+)
 from fastmip.agents.effects import NEVER
 from fastmip.agents.home_counters import BINDINGS, CACHED_NODES, VIOLATIONS_SUPPRESSED
 from fastmip.errors import ConfigError
@@ -39,6 +47,15 @@ _REASON_NUMBERS = {
     "badSPI": 4,
     "missingSecurityExtension": 5,
 }
+
+
+class _Ends(NamedTuple):
+    """What makes a tunnel: its end points and its encapsulation."""
+
+    local: int
+    remote: int
+    encapsulation: int
+    udp_port: int
 
 
 class HomeCommands:
@@ -90,8 +107,12 @@ class HomeCommands:
                     "lifetime_s": "infinite" if endless else binding.lifetime_s,
                     "remaining_s": "infinite" if endless else remaining_s,
                     "flags": "".join(name for bit, name in _FLAGS if binding.flags & bit),
-                    "encapsulation": "ipip" if binding.encapsulation == 4 else "?",
+                    "encapsulation": _ENCAPSULATIONS.get(binding.encapsulation, "?"),
+                    "tunnel": _tunnel(binding),
+                    "foreign_agent": _foreign_agent(binding),
                     "reverse_tunnel": binding.reverse,
+                    "broadcasts": bool(binding.services & SERVICE_BROADCASTS),
+                    "revocation": _revocation(binding),
                     "spi": binding.spi,
                     "identification": f"{binding.identification:016x}",
                 }
@@ -116,27 +137,33 @@ class HomeCommands:
     async def show_tunnel(self, arguments: Arguments) -> Answer:
         """Tunnels by their end points, with users and packets."""
         now = clock.now()
-        users: Counter[tuple[int, int, int]] = Counter()
-        sums: dict[tuple[int, int, int], Counter[str]] = {}
-        seen: set[int] = set()
+        users: Counter[_Ends] = Counter()
+        sums: dict[_Ends, Counter[str]] = {}
+        traffic: dict[int, dict[str, int]] = {}
+        home_address = -1
         for binding in self._bindings(arguments):
             if binding.expires_boot_ns <= now.boot_ns:
                 continue
-            key = (binding.home_agent, binding.care_of_address, binding.encapsulation)
+            if binding.home_address != home_address:  # a node's bindings stand together
+                home_address = binding.home_address
+                found = self._service.engine.traffic(home_address)
+                traffic = {tunnel["remote"]: tunnel for tunnel in found}
+            key = _Ends(
+                binding.home_agent, binding.remote, binding.encapsulation, binding.tunnel_port
+            )
             users[key] += 1
-            if binding.home_address in seen:
-                continue
-            seen.add(binding.home_address)
-            for tunnel in self._service.engine.traffic(binding.home_address):
-                counts = sums.setdefault((key[0], tunnel["remote"], key[2]), Counter())
+            tunnel = traffic.pop(binding.remote, None)
+            if tunnel is not None:
+                counts = sums.setdefault(key, Counter())
                 counts.update({name: tunnel[name] for name in _TRAFFIC})
         rows: list[dict[str, object]] = [
             {
-                "local": format_address(key[0]),
-                "remote": format_address(key[1]),
-                "encapsulation": "ipip",
+                "local": format_address(key.local),
+                "remote": format_address(key.remote),
+                "encapsulation": _ENCAPSULATIONS.get(key.encapsulation, "?"),
+                "udp_port": key.udp_port,
                 "users": count,
-                "path_mtu": self._service.path_mtu_bytes(key[1]),
+                "path_mtu": self._service.path_mtu_bytes(key.remote),
                 **sums.get(key, {}),
             }
             for key, count in users.items()
@@ -336,6 +363,32 @@ class HomeCommands:
         pipeline, now = self._service.pipeline, clock.now()
         pipeline.carry_out(self._service.agent.clear_binding(home_address, now), now)
         pipeline.flush()
+
+
+_ENCAPSULATIONS = {4: "ipip", 47: "gre", 55: "minimal"}
+
+
+def _tunnel(binding: Binding) -> str:
+    """``ip``, or the far end of a UDP tunnel."""
+    if not binding.tunnel_port:
+        return "ip"
+    port = "?" if binding.tunnel_port == HALF_BOUND else str(binding.tunnel_port)
+    return f"udp {format_address(binding.source_address)}:{port}"
+
+
+def _foreign_agent(binding: Binding) -> str:
+    """Who relayed the registration, as far as one can tell; empty for the node itself."""
+    if not binding.flags & FLAG_COLOCATED:
+        return format_address(binding.source_address)
+    is_own = binding.source_address in (binding.care_of_address, binding.home_address)
+    return "" if is_own or binding.tunnel_port else format_address(binding.source_address)
+
+
+def _revocation(binding: Binding) -> str:
+    """With whom revocation was negotiated."""
+    if not binding.services & SERVICE_REVOCATION:
+        return ""
+    return "mobile-node" if binding.services & SERVICE_DIRECT else "foreign-agent"
 
 
 def _address(arguments: Arguments, name: str = "home_address", default: int | None = None) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fastmip.agents.throttle import Allowance
 from fastmip.runtime.logging import get_logger
 from fastmip.wire.addresses import format_address
-from fastmip.wire.codes import ReplyCode
+from fastmip.wire.codes import MessageType, ReplyCode
 
 if TYPE_CHECKING:
     from fastmip.agents.bindings import Binding
@@ -58,8 +58,12 @@ class RegistrationLog:
         now: Now,
         *,
         asked: bool,
+        revoked: bool = False,
     ) -> None:
-        """A change is in force; ``asked``: by a request, not by time or an operator."""
+        """A change is in force; ``asked``: by a request, ``revoked``: by a foreign agent.
+
+        Else by time or an operator.
+        """
         before = [binding.care_of_address for binding in old]
         after = [binding.care_of_address for binding in new]
         if before == after:
@@ -70,7 +74,7 @@ class RegistrationLog:
         home = format_address(home_address)
         if after:
             log.info(
-                _event(before, after, asked=asked),
+                "revoked-in-part" if revoked else _event(before, after, asked=asked),
                 home_address=home,
                 care_of=_listed(after),
                 lifetime_s=new[0].lifetime_s,
@@ -80,12 +84,13 @@ class RegistrationLog:
         else:
             is_over = all(binding.expires_boot_ns <= now.boot_ns for binding in old)
             name = "deregistered" if asked else "expired" if is_over else "withdrawn"
+            name = "revoked" if revoked else name
             log.info(name, home_address=home, care_of=_listed(before), **more)
 
     def sent(self, reply: SendDatagram, now: Now) -> None:
-        """A reply leaves; nothing but a denial is news."""
+        """A message leaves; nothing but a reply that denies is news."""
         code = reply.data[1]
-        if code <= _LAST_ACCEPTED:
+        if reply.data[0] != MessageType.REGISTRATION_REPLY or code <= _LAST_ACCEPTED:
             return
         more = self._denials.take(now)
         if more is not None:

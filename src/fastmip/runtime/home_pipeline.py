@@ -38,6 +38,7 @@ from fastmip.runtime import clock
 from fastmip.runtime.home_log import RegistrationLog
 from fastmip.runtime.logging import get_logger
 from fastmip.wire.addresses import format_address
+from fastmip.wire.codes import MessageType
 
 if TYPE_CHECKING:
     from fastmip.agents.home import HomeAgent
@@ -177,9 +178,16 @@ class HomePipeline:
             old = bindings_of(item.home_address)
             effects = done(item.token, outcome, now)
             if not reason:
-                asked = any(isinstance(effect, SendDatagram) for effect in effects)
+                sent = [effect.data[0] for effect in effects if isinstance(effect, SendDatagram)]
                 new = bindings_of(item.home_address)
-                self._log.changed(item.home_address, old, new, now, asked=asked)
+                self._log.changed(
+                    item.home_address,
+                    old,
+                    new,
+                    now,
+                    asked=MessageType.REGISTRATION_REPLY in sent,
+                    revoked=MessageType.REVOCATION_ACKNOWLEDGMENT in sent,
+                )
             self.carry_out(effects, now)
         self.flush()
 

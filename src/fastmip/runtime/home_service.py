@@ -26,7 +26,7 @@ from fastmip.errors import ConfigError, EngineFull, StoreError
 from fastmip.runtime import clock
 from fastmip.runtime.arp import ArpResponder
 from fastmip.runtime.control_port import ControlPort
-from fastmip.runtime.directory import HostDirectory
+from fastmip.runtime.directory import HostDirectory, host_of
 from fastmip.runtime.home_commands import HomeCommands
 from fastmip.runtime.home_pipeline import HomePipeline, Prepared
 from fastmip.runtime.home_tunnel import HomeTunnel
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from fastmip.runtime.netlink import Kernel
 
 STORE_NAME = "fastmip.db"
-NEEDS_RESTART = ("address", "home_network", "interface", "tunnel_device", "tos")
+NEEDS_RESTART = ("address", "home_network", "interface", "tunnel_device", "tos", "broadcast")
 """Keys of ``[home_agent]`` that a reload cannot change."""
 _PEERS = ("hosts", "foreign_agents")
 """Fields whose changes are told peer by peer."""
@@ -60,6 +60,8 @@ _REVERSE = {
     "required": ReverseTunnel.REQUIRE,
     "off": ReverseTunnel.REFUSE,
 }
+
+_ENCAPSULATIONS = {"ipip": 4, "minimal": 55, "gre": 47}
 
 log = get_logger("home-agent")
 
@@ -84,6 +86,18 @@ def policy_of(config: Config) -> HomeAgentPolicy:
         foreign_agents={
             int(agent.address): agent.association_set() for agent in section.foreign_agents
         }.get,
+        encapsulations=frozenset(_ENCAPSULATIONS[name] for name in section.encapsulations),
+        nat_traversal=section.nat_traversal,
+        nat_force=section.nat_force,
+        nat_keepalive_s=section.nat_keepalive,
+        nat_max_lifetime_s=section.nat_max_lifetime_s,
+        revocation=section.revocation,
+        revocation_inform=section.revocation_inform,
+        aaa_authorizes=section.aaa_authorization,
+        identity=(section.identity or "").encode(),
+        vendors=config.vendor_registry(),
+        experimental=config.daemon.experimental,
+        broadcasts=bool(section.broadcast),
     )
 
 
@@ -192,6 +206,7 @@ class HomeService:
         self.agent = HomeAgent(
             policy_of(self.config),
             hosts=self.hosts.lookup,
+            by_nai=self.hosts.lookup_nai,
             load=self.store.load,
             boot=self.store.boot.id,
             random=os.urandom,
@@ -425,7 +440,7 @@ def _section_or_refuse(config: Config) -> HomeAgentConfig:
 
 
 def _hosts_of(section: HomeAgentConfig) -> dict[int, object]:
-    return {int(host.home_address): host.association_set() for host in section.hosts}
+    return {int(host.home_address): host_of(host) for host in section.hosts}
 
 
 def _agents_of(section: HomeAgentConfig) -> dict[int, object]:
