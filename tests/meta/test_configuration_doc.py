@@ -22,6 +22,7 @@ from fastmip.runtime.config import (
     HostConfig,
     MobileNodeConfig,
     VendorExtensionConfig,
+    SentExtensionConfig,
     check_text,
 )
 from fastmip.runtime.home_service import NEEDS_RESTART
@@ -38,6 +39,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Associations": AssociationConfig,
     "`[mobile_node]`": MobileNodeConfig,
     "`[[vendor_extension]]`": VendorExtensionConfig,
+    "`[[mobile_node.vendor_extension]]`": SentExtensionConfig,
+    "`[mobile_node.aaa]`": AaaConfig,
 }
 DERIVED = {"home_gateway": "the home agent"}
 """Defaults that are taken from another key."""

@@ -407,7 +407,7 @@ def test_a_home_agent_file_is_refused_with_key_and_remedy(
         ),
         ("spi = 256", "spi = 2", "mobile_node.association.spi: SPIs below 256 are reserved"),
         ("[mobile_node.association]", "[x]", "x: unknown key"),
-        ("interfaces", 'encapsulation = "gre"\ninterfaces', "mobile_node.encapsulation: expected"),
+        ("interfaces", 'encapsulation = "esp"\ninterfaces', "mobile_node.encapsulation: expected"),
     ],
 )
 def test_a_mobile_node_file_is_refused_with_key_and_remedy(

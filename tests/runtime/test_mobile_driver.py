@@ -78,11 +78,11 @@ class FakeWorld:
         self.told.append("settle")
         return True
 
-    async def route_through_tunnel(self, *, reverse: bool, interface: str) -> None:
+    async def route_through_tunnel(self, *, reverse: bool, interface: str, gateway: int) -> None:
         await asyncio.sleep(0.01)  # the kernel takes its time; the next effect has to wait
         if self.broken:
             raise OSError("the link is gone")
-        self.told.append(("tunnel", reverse, interface))
+        self.told.append(("tunnel", reverse, interface, *([gateway] if gateway else [])))
 
     async def at_home(self, interface: str) -> None:
         await asyncio.sleep(0.01)
@@ -275,6 +275,8 @@ def test_handover_rows_count_from_the_new_link() -> None:
         "from_address": "10.3.1.5",
         "to_interface": "eth0",
         "to_address": "10.3.2.5",
+        "agent": "",
+        "agent_heard_ns": 0,
         "link_lost_ns": 1_000_000,
         "link_up_ns": 31_000_000,
         "request_ns": 32_000_000,

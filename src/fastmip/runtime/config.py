@@ -30,9 +30,8 @@ MAX_FILE_LEN = 16 << 20
 """Bytes; subscribers beyond some ten thousands belong into the directory (``host add``)."""
 
 Lifetime = Annotated[int, msgspec.Meta(ge=1, le=65534)] | Literal["infinite"]
-Encapsulation = Literal["ipip"]
-Offered = Literal["ipip", "minimal", "gre"]
-"""Encapsulations an agent offers: RFC 2003, 2004, 2784."""
+Encapsulation = Literal["ipip", "minimal", "gre"]
+"""RFC 2003, RFC 2004, RFC 2784."""
 BroadcastKind = Literal["dhcp", "netbios", "multicast", "all"]
 """What of a home link's broadcasts is tunnelled to those who ask for it."""
 Algorithm = Literal["hmac-md5", "hmac-sha1", "hmac-sha256", "keyed-md5"]
@@ -203,7 +202,7 @@ class HomeAgentConfig(
     """Answer a wrong authenticator with 131 instead of with silence."""
     denials_per_second: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 1000
     """Over all nodes; each node gets one a second at most."""
-    encapsulations: tuple[Offered, ...] = ("ipip", "minimal", "gre")
+    encapsulations: tuple[Encapsulation, ...] = ("ipip", "minimal", "gre")
     nat_traversal: bool = True
     """UDP tunnels through address translators (RFC 3519)."""
     nat_force: bool = True
@@ -236,8 +235,26 @@ class HomeAgentConfig(
         return _lifetime_s(self.nat_max_lifetime)
 
 
-class MobileNodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[mobile_node]``: the mobile node role, with a co-located care-of address."""
+class SentExtensionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[[mobile_node.vendor_extension]]``: sent in every request (RFC 3115)."""
+
+    vendor: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFF)]
+    """SMI network management private enterprise code."""
+    type: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+    value: str = ""
+    """Hexadecimal."""
+    critical: bool = False
+    """Who does not know it denies the request."""
+
+
+class MobileNodeConfig(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    rename={"foreign_agents": "foreign_agent", "vendor_extensions": "vendor_extension"},
+):
+    """``[mobile_node]``: the mobile node role."""
 
     home_address: Address
     home_network: ipaddress.IPv4Network
@@ -254,6 +271,25 @@ class MobileNodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     fwmark: Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFFFF)] = 0x434
     table: Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFFFF)] = 434
     """Number of the routing table of the tunnel."""
+    care_of: Literal["co-located", "foreign-agent", "foreign-agent-first", "co-located-first"] = (
+        "co-located"
+    )
+    """Kinds of care-of addresses to use; all but the first need agent discovery."""
+    move_detection: Literal["lazy", "eager"] = "lazy"
+    handover: Literal["smooth", "fast", "seamless"] = "smooth"
+    delivery: Literal["direct", "encapsulating"] = "direct"
+    """How packets get to a foreign agent that reverse-tunnels them (RFC 3024 5)."""
+    broadcasts: bool = False
+    nat: Literal["off", "auto", "forced"] = "off"
+    keepalive: Annotated[int, msgspec.Meta(ge=10, le=3600)] = 110
+    """Seconds, unless the home agent names others (RFC 3519 4.9)."""
+    revocation: bool = False
+    nai: str | None = None
+    """Network access identifier (RFC 2794)."""
+    vendor_extensions: tuple[SentExtensionConfig, ...] = ()
+    aaa: AaaConfig | None = None
+    """Answers challenges of foreign agents."""
+    foreign_agents: tuple[ForeignAgentConfig, ...] = ()
     association: AssociationConfig
 
     @property
@@ -451,8 +487,15 @@ def _with_keys(file: str, config: Config) -> Config:
             ),
         )
     if mobile_node is not None:
-        association = _with_key(file, "mobile_node.association", base, mobile_node.association)
-        mobile_node = msgspec.structs.replace(mobile_node, association=association)
+        aaa = mobile_node.aaa
+        mobile_node = msgspec.structs.replace(
+            mobile_node,
+            association=_with_key(file, "mobile_node.association", base, mobile_node.association),
+            aaa=None if aaa is None else _with_key(file, "mobile_node.aaa", base, aaa),
+            foreign_agents=_peers_with_keys(
+                file, "mobile_node.foreign_agent", base, mobile_node.foreign_agents
+            ),
+        )
     return msgspec.structs.replace(config, home_agent=home_agent, mobile_node=mobile_node)
 
 

@@ -37,6 +37,9 @@ MAX_SOCKET_PATH_LEN = 107
 """Bytes in sockaddr_un.sun_path without its end mark."""
 KERNEL_TABLES = {0: "unspec", 253: "default", 254: "main", 255: "local"}
 
+MAX_VENDOR_HEX_LEN = 2 * 247
+"""Digits of the value of a normal vendor extension: 255 bytes less eight (RFC 3115 2.2)."""
+_HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
 _INTERFACE_NAME = re.compile(r"[!-.0-9;-~]+")
 """Printable ASCII without space, slash and colon, as the kernel and iproute2 agree on."""
 
@@ -114,6 +117,12 @@ def _check_home_agent(file: str, home_agent: HomeAgentConfig) -> None:
         raise ConfigError(file, "home_agent.broadcast", remedy)
     if home_agent.identity is not None:
         _check_nai(file, "home_agent.identity", home_agent.identity)
+
+
+def _check_nai(file: str, path: str, nai: str) -> None:
+    if not check_nai(nai.encode()):
+        remedy = 'not a network access identifier (RFC 4282): use one such as "user@example.org"'
+        raise ConfigError(file, path, remedy)
 
 
 def _check_nai(file: str, path: str, nai: str) -> None:
@@ -268,6 +277,38 @@ def _check_mobile_node(
     _check_association(file, path, node.association, file_is_private=file_is_private, mode=mode)
     if node.association.direction != "both":
         raise ConfigError(file, f"{path}.direction", 'a mobile node needs "both"')
+    _check_node_extras(file, node, file_is_private=file_is_private, mode=mode)
+
+
+def _check_node_extras(
+    file: str, node: MobileNodeConfig, *, file_is_private: bool, mode: int
+) -> None:
+    """Check what only some mobile nodes have."""
+    if node.nai is not None:
+        _check_nai(file, "mobile_node.nai", node.nai)
+    if node.delivery == "encapsulating" and not node.reverse_tunnel:
+        remedy = 'needs reverse_tunnel = true: or use "direct"'
+        raise ConfigError(file, "mobile_node.delivery", remedy)
+    if node.aaa is not None:
+        if node.aaa.spi != CHAP_SPI:
+            _check_spi(file, "mobile_node.aaa", node.aaa)
+        _check_key(file, "mobile_node.aaa", node.aaa, file_is_private=file_is_private, mode=mode)
+    for number, extension in enumerate(node.vendor_extensions):
+        path = f"mobile_node.vendor_extension[{number}].value"
+        if not _HEX.fullmatch(extension.value) or len(extension.value) > MAX_VENDOR_HEX_LEN:
+            remedy = f"use hexadecimal, at most {MAX_VENDOR_HEX_LEN // 2} bytes"
+            raise ConfigError(file, path, remedy)
+    first: dict[int, int] = {}
+    for number, agent in enumerate(node.foreign_agents):
+        path = f"mobile_node.foreign_agent[{number}]"
+        other = first.setdefault(agent.address, number)
+        if other != number:
+            remedy = f"{agent.address} is also foreign_agent[{other}]: remove one of them"
+            raise ConfigError(file, f"{path}.address", remedy)
+        _check_unicast(file, f"{path}.address", agent.address, node.home_network)
+        _check_associations(
+            file, path, agent.associations, file_is_private=file_is_private, mode=mode
+        )
 
 
 def _check_node_interfaces(file: str, node: MobileNodeConfig) -> None:

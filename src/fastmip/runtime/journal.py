@@ -60,6 +60,14 @@ class Address(msgspec.Struct, frozen=True, tag="address"):
     noprefixroute: bool = True
 
 
+class Neighbour(msgspec.Struct, frozen=True, tag="neighbour"):
+    """A permanent neighbour entry: the address is reached by this MAC, without ARP."""
+
+    device: str
+    address: str
+    mac: str
+
+
 class Sysctl(msgspec.Struct, frozen=True, tag="sysctl"):
     """A file below /proc/sys and what it said before and what we wrote."""
 
@@ -68,7 +76,7 @@ class Sysctl(msgspec.Struct, frozen=True, tag="sysctl"):
     new: str
 
 
-Change = Rule | Route | Address | Sysctl
+Change = Rule | Route | Address | Neighbour | Sysctl
 
 
 class _Entry(msgspec.Struct, frozen=True):

@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fastmip.runtime import clock
+from fastmip.runtime.config import AaaConfig
 from fastmip.runtime.mobile_driver import handover_row
 from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.service import Answer, Arguments, Command, CommandError
 from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
+    from fastmip.runtime.config import AssociationConfig
     from fastmip.runtime.mobile_service import MobileService
 
 
@@ -38,6 +40,7 @@ class MobileCommands:
             "show interface": self.show_interface,
             "show violation": self.show_violation,
             "show handover": self.show_handover,
+            "show agent": self.show_agent,
             "prefer": self.prefer,
             "clear traffic": self.clear_traffic,
         }
@@ -46,7 +49,16 @@ class MobileCommands:
         """Our own bindings: care-of addresses the home agent holds, as far as we know."""
         shown = self._service.agent.status(clock.now())
         rows: Any = shown["bindings"]
-        keys = ("state", "home_address", "home_agent", "interface", "care_of_address", "gateway")
+        keys = (
+            "state",
+            "home_address",
+            "home_agent",
+            "interface",
+            "care_of_address",
+            "gateway",
+            "agent",
+            "keepalive_s",
+        )
         home = {"home_address": shown["home_address"]}
         return {"rows": [home | row for row in rows], "summary": {k: shown[k] for k in keys}}
 
@@ -57,7 +69,7 @@ class MobileCommands:
             {
                 "local": format_address(tunnel["local"]),
                 "remote": format_address(tunnel["remote"]),
-                "encapsulation": "ipip",
+                "encapsulation": service.section.encapsulation,
                 "path_mtu": tunnel["mtu"],
                 "sent_packets": tunnel["sent_packets"],
                 "sent_bytes": tunnel["sent_bytes"],
@@ -73,6 +85,8 @@ class MobileCommands:
         found = dict(service.agent.counters())
         if service.port is not None:
             found |= {f"mn-port-{name}": n for name, n in service.port.counters.items()}
+        if service.discovery is not None:
+            found |= {f"mn-{name}": n for name, n in service.discovery.counters.items()}
         if service.driver is not None:
             found["mn-effects-refused"] = service.driver.failures
             found["mn-datagrams-dropped"] = service.driver.dropped
@@ -102,18 +116,15 @@ class MobileCommands:
         return {"rows": rows, "summary": dict(self._service.engine.balance())}
 
     async def show_secure(self, _arguments: Arguments) -> Answer:
-        """The mobility security association with the home agent; never its key."""
-        association = self._service.section.association
-        row: dict[str, object] = {
-            "home_agent": format_address(self._service.section.home_agent),
-            "spi": association.spi,
-            "algorithm": association.algorithm,
-            "replay": association.replay,
-            "replay_window_s": association.replay_window,
-            "direction": association.direction,
-            "origin": "file",
-        }
-        return {"rows": [row], "summary": {"shown": 1}}
+        """The mobility security associations, the home agent's first; never their keys."""
+        section = self._service.section
+        rows = [_secure_row("home_agent", format_address(section.home_agent), section.association)]
+        for agent in section.foreign_agents:
+            address = format_address(agent.address)
+            rows += [_secure_row("foreign_agent", address, one) for one in agent.associations]
+        if section.aaa is not None:
+            rows.append(_secure_row("aaa", "", section.aaa))
+        return {"rows": rows, "summary": {"shown": len(rows)}}
 
     async def show_runtime(self, _arguments: Arguments) -> Answer:
         """Cost of each stage of the engine."""
@@ -179,6 +190,11 @@ class MobileCommands:
         rows = [handover_row(fields, first.get(fields["reply_ns"], 0)) for fields in handovers]
         return {"rows": rows, "summary": {"handovers": len(rows)}}
 
+    async def show_agent(self, _arguments: Arguments) -> Answer:
+        """Mobility agents heard on the links (RFC 2006 mnFATable), the newest heard last."""
+        rows: Any = self._service.agent.status(clock.now())["agents"]
+        return {"rows": rows, "summary": {"agents": len(rows)}}
+
     async def prefer(self, arguments: Arguments) -> Answer:
         """Put ``interface`` before all others; without it the configured order holds again."""
         service = self._service
@@ -191,6 +207,27 @@ class MobileCommands:
         chosen = None if interface is None else str(interface)
         service.driver.submit(lambda now: service.agent.prefer(chosen, now))
         return {"preferred": chosen or ""}
+
+
+def _secure_row(
+    kind: str, address: str, association: AssociationConfig | AaaConfig
+) -> dict[str, object]:
+    if isinstance(association, AaaConfig):
+        return {
+            kind: address,
+            "spi": association.spi,
+            "algorithm": association.algorithm,
+            "origin": "file",
+        }
+    return {
+        kind: address,
+        "spi": association.spi,
+        "algorithm": association.algorithm,
+        "replay": association.replay,
+        "replay_window_s": association.replay_window,
+        "direction": association.direction,
+        "origin": "file",
+    }
 
 
 def _items(stages: Any) -> list[tuple[str, dict[str, float]]]:

@@ -15,6 +15,7 @@ import socket
 import struct
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastmip.agents.bindings import tunnel_record
@@ -26,10 +27,13 @@ from fastmip.agents.effects import (
     GratuitousArp,
     InstallTunnels,
     Now,
+    PinNeighbour,
     RouteThroughTunnel,
     SendDatagram,
+    SendIcmp,
     SetArp,
     Tunnel,
+    UnpinNeighbour,
     Violation,
 )
 from fastmip.errors import EngineFull, FastmipError
@@ -77,6 +81,14 @@ class Port(Protocol):
     def forget_interfaces(self) -> None: ...
 
 
+class Discovery(Protocol):
+    """What of ``DiscoverySocket`` a mobile node needs."""
+
+    def add(self, interface: str) -> None: ...
+    def remove(self, interface: str) -> None: ...
+    def send(self, effect: SendIcmp) -> None: ...
+
+
 def _nothing(_now: Now) -> list[Effect]:
     """An input that only makes the driver go round once more."""
     return []
@@ -121,6 +133,7 @@ class MobileDriver:
         *,
         home_address: int,
         tos_mode: int,
+        local_port: int = 0,
         now: Callable[[], Now] = clock.now,
     ) -> None:
         self.violations: OrderedDict[int, ViolationRow] = OrderedDict()
@@ -139,6 +152,14 @@ class MobileDriver:
         self._port = port
         self._home_address = home_address
         self._tos_mode = tos_mode
+        self._local_port = local_port
+        """UDP port of requests and of UDP tunnels."""
+        self.discovery: Discovery | None = None
+        """Hears and solicits agents, where they are used."""
+        self._udp_tunnel: tuple[int, int] | None = None
+        """Ends of the UDP tunnel packets are sent through."""
+        self._heard_on: dict[str, int] = {}
+        """Links with agent discovery -> index of the device it was begun on."""
         self._now = now
         self._links: dict[str, LinkState] = {}
         self._announcer = ArpAnnouncer()
@@ -182,6 +203,13 @@ class MobileDriver:
                 )
             )
 
+    def deliver_advertisement(self, data: bytes, arrival: Arrival) -> None:
+        """A router advertisement came in on a link."""
+        if self._queue.qsize() >= MAX_WAITING:
+            self.dropped += 1
+            return
+        self.submit(lambda now: self._agent.receive_advertisement(data, arrival, now))
+
     def submit(self, step: Input) -> None:
         """Let the agent do something in its turn."""
         self._queue.put_nowait((step, None))
@@ -212,6 +240,8 @@ class MobileDriver:
             self._links[link.interface] = link
             self._port.forget_interfaces()
             await self._attempt(self._routing.link_changed(link), f"link {link.interface}")
+            if link.carrier:
+                self._listen(link.interface)
         effects = step(now)
         # What matters to the network comes before what is only to be read.
         words = [effect for effect in effects if isinstance(effect, Event | Violation)]
@@ -223,6 +253,20 @@ class MobileDriver:
         await self._attempt(self._settle(), "settle")
         if self._agent.stopped:
             self._rested.set()
+
+    def _listen(self, interface: str) -> None:
+        """Hear agents on a link; a device that was plugged in again is another one."""
+        if self.discovery is None:
+            return
+        try:
+            index = socket.if_nametoindex(interface)
+            if self._heard_on.get(interface, index) != index:
+                self.discovery.remove(interface)
+            self.discovery.add(interface)
+            self._heard_on[interface] = index
+        except OSError as error:
+            self.failures += 1
+            log.warning("not-carried-out", what="agent-discovery", reason=str(error))
 
     async def _settle(self) -> None:
         """Do what is left of the routing, unless an input waits or links are being read."""
@@ -244,21 +288,41 @@ class MobileDriver:
         self._timer = None
         deadline = self._agent.next_deadline()
         if deadline is not None and deadline <= self._now().boot_ns:
-            self.submit(self._agent.handle_timer)
+            self.submit(self._look)
         else:
             self._arm()
+
+    def _look(self, now: Now) -> list[Effect]:
+        """The agent's timer, after it heard what its UDP tunnel carried."""
+        if self._udp_tunnel is not None:
+            for tunnel in self._engine.traffic(self._home_address):
+                if (tunnel["local"], tunnel["remote"]) == self._udp_tunnel:
+                    sent, received = tunnel["sent_packets"], tunnel["received_packets"]
+                    self._agent.tunnel_carried(sent, received, now)
+        return self._agent.handle_timer(now)
 
     # out
 
     async def _carry_out(self, effect: Effect) -> None:
         match effect:
             case SendDatagram():
-                self._port.send(effect)
+                source = effect.source._replace(port=self._local_port)
+                self._port.send(replace(effect, source=source))
+            case SendIcmp() if self.discovery is not None:
+                self.discovery.send(effect)
+            case PinNeighbour():
+                pinned = self._routing.pin(effect.address, effect.interface, effect.mac)
+                await self._attempt(pinned, "pin-agent")
+            case UnpinNeighbour():
+                unpinned = self._routing.unpin(effect.address, effect.interface)
+                await self._attempt(unpinned, "unpin-agent")
             case InstallTunnels():
                 await self._install(effect)
             case RouteThroughTunnel(enabled=True):
                 routed = self._routing.route_through_tunnel(
-                    reverse=effect.reverse, interface=effect.interface
+                    reverse=effect.reverse,
+                    interface=effect.interface,
+                    gateway=effect.gateway,
                 )
                 await self._attempt(routed, "route-through-tunnel")
             case ConfigureHome(at_home=True):
@@ -291,6 +355,9 @@ class MobileDriver:
             log.warning("not-carried-out", what=what, reason=str(error))
 
     async def _install(self, effect: InstallTunnels) -> None:
+        first = effect.tunnels[0] if effect.tunnels else None
+        udp = first is not None and first.remote_port != 0
+        self._udp_tunnel = (first.local, first.remote) if first is not None and udp else None
         if not effect.tunnels:
             self._engine.remove(effect.home_address)
             return
@@ -306,6 +373,8 @@ class MobileDriver:
 
     def _record(self, home_address: int, tunnel: Tunnel) -> bytes:
         mtu_bytes = self._link_mtu_bytes(tunnel)
+        if tunnel.remote_port:
+            tunnel = replace(tunnel, local_port=self._local_port)
         return tunnel_record(home_address, tunnel, mtu_bytes=mtu_bytes, tos_mode=self._tos_mode)
 
     def _link_mtu_bytes(self, tunnel: Tunnel) -> int:
@@ -341,8 +410,8 @@ class MobileDriver:
     # how long a handover really took
 
     def _watch_first_packet(self, handover: dict[str, Any]) -> None:
-        if handover["to_address"] == format_address(self._home_address):
-            return  # packets of a home link do not pass the engine
+        if handover["to_address"] == format_address(self._home_address) or handover.get("agent"):
+            return  # packets of a home link or a foreign agent do not pass the engine
         task = asyncio.create_task(self._first_packet(handover))
         self._watches.add(task)
         task.add_done_callback(self._watches.discard)
@@ -374,7 +443,9 @@ def handover_row(fields: dict[str, str | int], first_packet_ns: int) -> dict[str
         "from_address": fields["from_address"],
         "to_interface": fields["to_interface"],
         "to_address": fields["to_address"],
+        "agent": fields["agent"],
         "without_link_ms": round((up - lost) / 1e6, 3) if lost else 0.0,
+        "agent_ms": since_up_ms(int(fields["agent_heard_ns"])),
         "request_ms": since_up_ms(int(fields["request_ns"])),
         "reply_ms": since_up_ms(int(fields["reply_ns"])),
         "first_packet_ms": since_up_ms(first_packet_ns),

@@ -10,13 +10,20 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastmip.agents.conversation import Nat
+from fastmip.agents.exchange import Identity
 from fastmip.agents.hosts import Prefix
 from fastmip.agents.mobile import MobileNode
-from fastmip.agents.mobile_state import MobileNodeSettings
-from fastmip.runtime import clock
+from fastmip.agents.mobile_state import HandoverPolicy, MobileNodeSettings
+from fastmip.agents.offers import CareOf
+from fastmip.auth.associations import SecurityAssociation
+from fastmip.auth.mn_aaa import ChapKey, sign_mn_aaa
+from fastmip.runtime import clock, devices
 from fastmip.runtime.control_port import ControlPort
+from fastmip.runtime.discovery_socket import DiscoverySocket, Listener
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.mobile_commands import MobileCommands
 from fastmip.runtime.mobile_driver import MobileDriver
@@ -26,6 +33,8 @@ from fastmip.runtime.routing import MobileRouting
 from fastmip.runtime.service import Command, ReloadRefused, StartError
 from fastmip.runtime.upkeep import Upkeep
 from fastmip.wire.addresses import format_address
+from fastmip.wire.extensions import Extension
+from fastmip.wire.vendor import CriticalVendorExtension, NormalVendorExtension
 
 if TYPE_CHECKING:
     from fastmip._dataplane import Engine
@@ -37,6 +46,8 @@ STOP_S = 1.5
 """How long a stop waits for the home agent: for two transmissions, a second apart."""
 ENGINE_BINDINGS = 64
 """One home address with a handful of care-of addresses."""
+ENCAPSULATIONS = {"ipip": devices.IPIP, "gre": devices.GRE, "minimal": devices.MINIMAL}
+"""Name in the configuration -> IP protocol number."""
 RELOADABLE = ("lifetime", "simultaneous", "reverse_tunnel")
 """Keys of ``[mobile_node]`` a reload can change."""
 
@@ -54,7 +65,40 @@ def settings_of(section: MobileNodeConfig) -> MobileNodeSettings:
         lifetime_s=section.lifetime_s,
         reverse_tunnel=section.reverse_tunnel,
         simultaneous=section.simultaneous,
+        encapsulation=ENCAPSULATIONS[section.encapsulation],
+        care_of=CareOf(section.care_of),
+        eager=section.move_detection == "eager",
+        handover=HandoverPolicy(section.handover),
+        encapsulating_delivery=section.delivery == "encapsulating",
+        broadcasts=section.broadcasts,
+        nat=Nat(section.nat),
+        keepalive_s=section.keepalive,
+        revocation=section.revocation,
+        identity=_identity(section),
     )
+
+
+def _identity(section: MobileNodeConfig) -> Identity:
+    extensions: list[Extension] = []
+    for vendor in section.vendor_extensions:
+        kind = CriticalVendorExtension if vendor.critical else NormalVendorExtension
+        extensions.append(kind(vendor.vendor, vendor.type, bytes.fromhex(vendor.value)))
+    return Identity(
+        nai=(section.nai or "").encode(),
+        extensions=tuple(extensions),
+        sign_for_aaa=_Signer(section.aaa.build()) if section.aaa is not None else None,
+        foreign={int(agent.address): agent.association_set() for agent in section.foreign_agents},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    """Signs for the AAA server; two of the same secret are equal."""
+
+    secret: SecurityAssociation | ChapKey
+
+    def __call__(self, message: bytes, challenge: bytes) -> bytes:
+        return sign_mn_aaa(message, self.secret, challenge)
 
 
 def _section(config: Config) -> MobileNodeConfig:
@@ -75,7 +119,13 @@ class MobileService:
         self._file = file
         settings = settings_of(section)
         self.agent = MobileNode(settings, section.association_set(), random_bits=secrets.randbits)
-        self.tunnel = MobileTunnel(kernel, device=section.tunnel_device, fwmark=section.fwmark)
+        self.tunnel = MobileTunnel(
+            kernel,
+            device=section.tunnel_device,
+            fwmark=section.fwmark,
+            # Fragments and small packets may come in IP-in-IP whatever was agreed on (RFC 2004).
+            protocols=tuple({devices.IPIP: 0, settings.encapsulation: 0}),
+        )
         self.routing = MobileRouting(
             kernel,
             device=section.tunnel_device,
@@ -85,8 +135,10 @@ class MobileService:
             interfaces=settings.interfaces,
             fwmark=section.fwmark,
             table=section.table,
+            with_agents=self.uses_agents,
         )
         self._commands = MobileCommands(self)
+        self.discovery: DiscoverySocket | None = None
         # Set by start, in this order.
         self.engine: Engine
         self.driver: MobileDriver | None = None
@@ -94,6 +146,11 @@ class MobileService:
         self.watcher: LinkWatcher | None = None
         self._upkeep: Upkeep | None = None
         self._running = False
+
+    @property
+    def uses_agents(self) -> bool:
+        """Agent discovery is on."""
+        return self.section.care_of != "co-located"
 
     # start and stop
 
@@ -105,11 +162,18 @@ class MobileService:
         self.engine = _dataplane.Engine(
             max_bindings=ENGINE_BINDINGS, role=self.name, workers=workers
         )
-        await self.tunnel.open(self.engine, workers)
+        tunnels_in_udp = self.section.nat != "off"
+        self.port = ControlPort(
+            self._deliver,
+            port=0,
+            fwmark=self.section.fwmark,
+            data_sockets=workers if tunnels_in_udp else 0,
+        )
+        number = self.port.bind()
+        await self.tunnel.open(self.engine, workers, udp_port=number if tunnels_in_udp else 0)
         self.engine.start()
         self._running = True
         await self.routing.start()
-        self.port = ControlPort(self._deliver, port=0, fwmark=self.section.fwmark)
         self.driver = MobileDriver(
             self.agent,
             self.engine,
@@ -118,8 +182,15 @@ class MobileService:
             self.port,
             home_address=int(self.section.home_address),
             tos_mode=_dataplane.TOS_NORMAL,
+            local_port=number,
         )
-        self.port.open(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        if self.uses_agents:
+            deliver = self.driver.deliver_advertisement
+            self.discovery = DiscoverySocket(Listener.MOBILE_NODE, deliver)
+            self.discovery.open(loop)
+            self.driver.discovery = self.discovery
+        self.port.open(loop)
         self.driver.start()
         self.watcher = LinkWatcher(
             self.kernel,
@@ -152,6 +223,8 @@ class MobileService:
             await self.watcher.stop()
         if self.driver is not None:
             await self.driver.stop()
+        if self.discovery is not None:
+            self.discovery.close()
         if self.port is not None:
             self.port.close()
         await self.routing.stop()

@@ -20,7 +20,15 @@ from typing import Any
 from pyroute2 import AsyncIPRoute  # type: ignore[import-untyped]  # it has no annotations
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]  # nor here
 
-from fastmip.runtime.journal import Address, Change, Journal, Route, Rule, Sysctl
+from fastmip.runtime.journal import (
+    Address,
+    Change,
+    Journal,
+    Neighbour,
+    Route,
+    Rule,
+    Sysctl,
+)
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.service import StartError
 
@@ -217,7 +225,7 @@ class Kernel:
             raise
         return True
 
-    async def restore(self, change: Rule | Route | Address) -> bool:
+    async def restore(self, change: Rule | Route | Address | Neighbour) -> bool:
         """Make a journalled change again; False when it still stands."""
         try:
             await self._carry_out("add", change)
@@ -256,13 +264,23 @@ class Kernel:
             await self.undo(change)
         return len(changes)
 
-    async def _carry_out(self, verb: str, change: Rule | Route | Address) -> None:
+    async def _carry_out(self, verb: str, change: Rule | Route | Address | Neighbour) -> None:
         if isinstance(change, Rule):
             await self._netlink.rule(verb, **_rule_arguments(change))
             return
         index = self._index(change.device) if change.device else 0
         if isinstance(change, Route):
             await self._netlink.route(verb, **_route_arguments(change, index))
+        elif isinstance(change, Neighbour):
+            # What ARP learnt before gives way: an entry of ours is right whatever it says.
+            await self._netlink.neigh(
+                "replace" if verb == "add" else verb,
+                dst=change.address,
+                lladdr=change.mac,
+                ifindex=index,
+                state="permanent",
+                family=socket.AF_INET,
+            )
         else:
             await self._netlink.addr(
                 verb,

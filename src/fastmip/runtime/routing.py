@@ -22,6 +22,9 @@ At home, or away without reverse tunnelling, routes of a better metric lie on to
 packets leave natively. So each move is one route put up and one taken down, nothing is ever
 unroutable in between, and a link that dies takes its routes with it.
 
+A foreign agent in use is pinned: a permanent neighbour entry, and a route to it alone in the main
+table and in table L, so that nothing asks for it by ARP (RFC 5944 4.6), whatever its address.
+
 Everything goes through ``Kernel``: journalled before it is made, undone on stop.
 """
 
@@ -31,7 +34,7 @@ from collections.abc import Callable, Sequence
 
 from fastmip.agents.attachment import LinkState
 from fastmip.agents.hosts import Prefix
-from fastmip.runtime.journal import Address, Change, Route, Rule, Sysctl
+from fastmip.runtime.journal import Address, Change, Neighbour, Route, Rule
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.mobile_tunnel import MIN_DEVICE_MTU, OVERHEAD
 from fastmip.runtime.neighbours import forget_unanswered
@@ -43,8 +46,9 @@ PRIORITY = 4340
 MAIN_TABLE = 254
 _TUNNEL_METRIC = 4340
 _HOME_METRIC = 1
+_PIN_METRIC = 4340
 _NATIVE_METRIC = 10
-_STRICT, _LOOSE = "1", "2"
+_NO_FILTER, _STRICT, _LOOSE = "0", "1", "2"
 
 log = get_logger("mobile-node")
 
@@ -63,8 +67,11 @@ class MobileRouting:
         interfaces: Sequence[str],
         fwmark: int,
         table: int,
+        with_agents: bool = False,
     ) -> None:
         self._kernel = kernel
+        self._with_agents = with_agents
+        """Foreign agents are used: links need no address of their own."""
         self._device = device
         self._home_address = home_address
         self._home = format_address(home_address)
@@ -89,6 +96,8 @@ class MobileRouting:
         self._top: list[Change] = []
         """Routes over the tunnel's in table T: at home or without reverse tunnelling."""
         self._arp: dict[str, list[Change]] = {}
+        self._pins: dict[str, dict[int, list[Change]]] = {}
+        """What stands for each pinned agent, by link and address."""
         self._placed: set[str] = set()
         """Links the home address was ever put on by us."""
 
@@ -136,7 +145,8 @@ class MobileRouting:
         """
         for changes in (self._attracting, self._top, self._mark):
             await self._undo(changes)
-        for changes in (*self._links.values(), *self._doomed.values()):
+        pins = [changes for link in self._pins.values() for changes in link.values()]
+        for changes in (*pins, *self._links.values(), *self._doomed.values()):
             await self._undo(changes)
         await self._undo(self._base)
         for changes in self._arp.values():
@@ -145,7 +155,7 @@ class MobileRouting:
     def standing(self) -> list[Rule | Route | Address]:
         """What stands from start to stop, settings of the system aside."""
         standing = (*self._base, *self._attracting)
-        return [change for change in standing if not isinstance(change, Sysctl)]
+        return [change for change in standing if isinstance(change, Rule | Route | Address)]
 
     def _link_table(self, interface: str) -> int:
         return self._table + 1 + self._interfaces.index(interface)
@@ -171,9 +181,26 @@ class MobileRouting:
         """Strict filtering would drop packets of a tunnel or link that is being left.
 
         The greater of an interface's value and ``all`` counts, so loose is always reachable.
+        Even loose filtering drops what comes in by a link without an address, unless the way
+        back leads there: with foreign agents there is none, and redirects count for nothing
+        (RFC 5944 4.2.1).
         """
         path = f"net/ipv4/conf/{interface}/rp_filter"
         everywhere, own = read_sysctl("net/ipv4/conf/all/rp_filter"), read_sysctl(path)
+        if self._with_agents and interface != self._device:
+            if own and own != _NO_FILTER and await self._set(path, _NO_FILTER, self._base):
+                log.info("reverse-path-filter-off", interface=interface)
+            if own and everywhere not in ("", _NO_FILTER):
+                log.warning(
+                    "reverse-path-filter-everywhere",
+                    interface=interface,
+                    remedy="set net.ipv4.conf.all.rp_filter = 0: packets of a link that is being"
+                    " left may be dropped",
+                )
+            redirects = f"net/ipv4/conf/{interface}/accept_redirects"
+            if read_sysctl(redirects):
+                await self._set(redirects, "0", self._base)
+            return
         if own and max(everywhere, own) == _STRICT and await self._set(path, _LOOSE, self._base):
             log.info("reverse-path-filter-loosened", interface=interface)
 
@@ -190,6 +217,8 @@ class MobileRouting:
             # The kernel may drop routes of a link that is down, now or soon: count on none.
             doomed += present
             present.clear()
+            for changes in self._pins.pop(name, {}).values():
+                doomed += changes
             return
         for change in self._link_changes(link)[:2]:
             if change not in present:
@@ -204,6 +233,10 @@ class MobileRouting:
                 isinstance(change, Route)
                 and isinstance(other, Route)
                 and (change.table, change.destination) == (other.table, other.destination)
+            ) or (
+                isinstance(change, Neighbour)
+                and isinstance(other, Neighbour)
+                and (change.device, change.address) == (other.device, other.address)
             )
             if same_place or change == other:
                 others.remove(other)
@@ -270,24 +303,54 @@ class MobileRouting:
             ]
         return list(dict.fromkeys([*routes[:1], *rules[:1], *routes[1:], *rules[1:]]))
 
+    # foreign agents
+
+    async def pin(self, address: int, interface: str, mac: bytes) -> None:
+        """Reach an agent on a link without ARP, whatever address it has."""
+        agent = format_address(address)
+        metric = _PIN_METRIC + self._interfaces.index(interface)
+        present = self._pins.setdefault(interface, {}).setdefault(address, [])
+        doomed = self._doomed.setdefault(interface, [])
+        for change in (
+            Neighbour(interface, agent, mac.hex(":")),
+            Route(f"{agent}/32", MAIN_TABLE, device=interface, metric=metric),
+            Route(f"{agent}/32", self._link_table(interface), device=interface),
+        ):
+            if change not in present:
+                await self._make_room(change, present)
+                await self._make_room(change, doomed)
+                await self._apply(change, present)
+
+    async def unpin(self, address: int, interface: str) -> None:
+        """The agent is in use no more."""
+        await self._undo(self._pins.get(interface, {}).pop(address, []))
+
     # effects of the agent
 
-    async def route_through_tunnel(self, *, reverse: bool, interface: str) -> None:
-        """Away: packets of the home address into the tunnel, or natively out of a link."""
+    async def route_through_tunnel(
+        self, *, reverse: bool, interface: str, gateway: int = 0
+    ) -> None:
+        """Away: packets of the home address into the tunnel, or natively out of a link.
+
+        ``gateway`` is a foreign agent that takes the place of the link's own router. It sends
+        through a tunnel, so packets are made small enough for one here.
+        """
         self._marked = interface
         await self._mark_leads_to(interface)
         top: list[Change] = []
         link = self._states.get(interface)
-        if not reverse and link is not None and link.gateway is not None:
+        router = gateway if gateway else None if link is None else link.gateway
+        if not reverse and link is not None and router is not None:
             top = [
                 Route(
                     "default",
                     self._table,
                     device=interface,
-                    gateway=format_address(link.gateway) if link.gateway else "",
+                    gateway=format_address(router) if router else "",
                     prefsrc=self._home,
                     metric=_NATIVE_METRIC + self._interfaces.index(interface),
-                    onlink=bool(link.gateway),
+                    onlink=bool(router),
+                    mtu=max(link.mtu - OVERHEAD, MIN_DEVICE_MTU) if gateway else 0,
                 )
             ]
         await self._replace_top(top)

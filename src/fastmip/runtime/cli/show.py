@@ -31,6 +31,7 @@ SUBJECTS = {
     "interface": "Interfaces and devices in use.",
     "violation": "Security violations by peer (RFC 2006 mipSecViolationTable).",
     "host": "Mobile nodes that may register here.",
+    "agent": "Mobility agents heard on the links.",
     "handover": "Moves of the mobile node: from, to, how long.",
 }
 
