@@ -65,6 +65,10 @@ class CareOfBinding:
     """Not 0: the tunnel runs over UDP to this port of the home agent (RFC 3519)."""
     keepalive_s: int = 0
     """What the home agent suggested, 0 for nothing."""
+    revocable: bool = False
+    """The home agent may revoke it (RFC 3543)."""
+    home_clock: int = 0
+    """The home agent's timestamp when it accepted that."""
     encapsulation: int = 4
     lifetime_s: int = 0
     """Granted, in seconds."""

@@ -46,6 +46,7 @@ from fastmip.agents.exchange import (
 )
 from fastmip.agents.mobile_counters import MobileCounters
 from fastmip.agents.pacing import RequestPacer, back_off_ns
+from fastmip.agents.revocation import timestamp
 from fastmip.auth.associations import AssociationSet
 from fastmip.auth.freshness import RandomBits
 from fastmip.wire.addresses import format_address, is_unicast
@@ -61,7 +62,7 @@ from fastmip.wire.codes import (
 from fastmip.wire.discovery import AGENT_G, AGENT_M
 from fastmip.wire.extensions import Extension
 from fastmip.wire.registration import RegistrationReply
-from fastmip.wire.revocation import RevocationSupport
+from fastmip.wire.revocation_support import RevocationSupport
 from fastmip.wire.tunneling import FORCED, REQUIRED, UdpTunnelReply, UdpTunnelRequest
 
 MAX_REPAIRS = 4
@@ -71,7 +72,16 @@ _AGENT_ENCAPSULATIONS = {IPIP: 0, 47: AGENT_G, 55: AGENT_M}
 """Encapsulation -> what a foreign agent advertises that has it."""
 DISTANT_TTL = 255
 """RFC 3024 3.2: a foreign agent sees that a request with T came from its own link."""
-NTP_OFFSET_S = 2_208_988_800
+
+
+WAITS_FOR_CHALLENGE = frozenset(
+    (
+        ReplyCode.FA_UNKNOWN_CHALLENGE,
+        ReplyCode.FA_MISSING_CHALLENGE,
+        ReplyCode.FA_STALE_CHALLENGE,
+    )
+)
+"""After these the same agent is asked again, once it has sent another challenge."""
 
 
 class Nat(Enum):
@@ -124,6 +134,7 @@ class Answer:
     """For the next request through this foreign agent."""
     udp_tunnel: UdpTunnelReply | None = None
     home_agent_port: int = MOBILE_IP_PORT
+    revocation: RevocationSupport | None = None
 
     @property
     def denied_by_agent(self) -> bool:
@@ -268,8 +279,7 @@ class Conversation:
             flags = (FORCED if nat is Nat.FORCED else 0) | (REQUIRED if goal.agent else 0)
             found.append(UdpTunnelRequest(flags))
         if self.wishes.revocation and not goal.agent:
-            stamp = (now.wall_ns // 1_000_000_000 + NTP_OFFSET_S) & 0xFFFFFFFF
-            found.append(RevocationSupport(False, stamp))
+            found.append(RevocationSupport(False, timestamp(now)))
         return found
 
     def _count(self, exchange: Exchange) -> None:
@@ -318,6 +328,7 @@ class Conversation:
             found.challenge,
             found.udp_tunnel,
             arrival.source.port,
+            found.revocation,
         )
 
     def accept(self, answer: Answer) -> None:
@@ -413,11 +424,7 @@ class Conversation:
             case ReplyCode.FA_DELIVERY_STYLE_UNSUPPORTED if exchange.encapsulating_delivery:
                 bent.direct_delivery = True
                 return True
-            case (
-                ReplyCode.FA_UNKNOWN_CHALLENGE
-                | ReplyCode.FA_MISSING_CHALLENGE
-                | ReplyCode.FA_STALE_CHALLENGE
-            ):
+            case code if code in WAITS_FOR_CHALLENGE:
                 self._counters.add("mnChallengesRefused")
                 bent.refused_challenge = exchange.challenge
                 return answer.challenge not in (b"", exchange.challenge)

@@ -37,6 +37,7 @@ from fastmip.wire.extensions import Extension, RawExtension
 from fastmip.wire.foreign_error import ForeignAgentError
 from fastmip.wire.nai import MobileNodeNai
 from fastmip.wire.registration import RegistrationReply, RegistrationRequest
+from fastmip.wire.revocation_support import RevocationSupport
 from fastmip.wire.tunneling import EncapsulatingDelivery, UdpTunnelReply
 from fastmip.wire.vendor import CriticalVendorExtension
 
@@ -301,6 +302,8 @@ class ReadReply:
     """The foreign agent's next challenge (RFC 4721 3.5)."""
     udp_tunnel: UdpTunnelReply | None = None
     """The home agent's answer to a UDP tunnel request (RFC 3519)."""
+    revocation: RevocationSupport | None = None
+    """The home agent's answer to ours (RFC 3543)."""
 
 
 def read_reply(
@@ -361,6 +364,7 @@ def read_reply(
         foreign_error=complaint.status if complaint is not None else 0,
         challenge=challenge.challenge if challenge is not None else b"",
         udp_tunnel=None if by_agent else _first(home, UdpTunnelReply),
+        revocation=None if agent else _first(home, RevocationSupport),
     )
 
 

@@ -41,12 +41,13 @@ from fastmip.agents.care_of import (
     granted_lifetime_s,
     lifetime_end_ns,
 )
-from fastmip.agents.conversation import Answer, Conversation
+from fastmip.agents.conversation import WAITS_FOR_CHALLENGE, Answer, Conversation
 from fastmip.agents.effects import NEVER, Arrival, Effect, Event, Now, Violation
 from fastmip.agents.exchange import Exchange, Goal, Purpose, ReplyRefused, encapsulation_of
 from fastmip.agents.handovers import HandoverLog
 from fastmip.agents.keepalive import Keepalive
 from fastmip.agents.mobile_counters import MobileCounters
+from fastmip.agents.mobile_revocation import MobileRevocation
 from fastmip.agents.mobile_state import (
     STATES,
     MobileNodeSettings,
@@ -57,12 +58,12 @@ from fastmip.agents.mobile_state import (
     binding_row,
 )
 from fastmip.agents.pacing import FIRST_TIMEOUT_NS
-from fastmip.agents.presence import Presence, Routing
+from fastmip.agents.presence import Presence, Routing, routing_of
 from fastmip.agents.surroundings import Surroundings
 from fastmip.auth.associations import AssociationSet
 from fastmip.auth.freshness import RandomBits
 from fastmip.wire.addresses import format_address
-from fastmip.wire.codes import FLAG_BROADCAST, ReplyCode
+from fastmip.wire.codes import FLAG_BROADCAST, MessageType, ReplyCode
 
 SECOND_NS = 1_000_000_000
 
@@ -72,14 +73,7 @@ PATIENCE = 3
 """Ours: unanswered transmissions after which another usable link is tried."""
 RELEASE_TRANSMISSIONS = 2
 """Ours: after so many unanswered releases the binding is replaced instead."""
-WAITS_FOR_CHALLENGE = frozenset(
-    (
-        ReplyCode.FA_UNKNOWN_CHALLENGE,
-        ReplyCode.FA_MISSING_CHALLENGE,
-        ReplyCode.FA_STALE_CHALLENGE,
-    )
-)
-"""After these the same agent is asked again, once it has sent another challenge."""
+_REVOCATION = bytes((MessageType.REVOCATION,))
 SUSPENSION_NS = 60 * SECOND_NS
 """Ours: how long a link over which the home agent does not register us, or a care-of address
 its agent refused, is passed over."""
@@ -129,6 +123,7 @@ class MobileNode:
         self._deadline: int | None = None
         self._handovers = HandoverLog()
         self._keepalive = Keepalive(settings.keepalive_s)
+        self._revocation = MobileRevocation(settings.home_address, associations, self._counters)
 
     # -- inputs ---------------------------------------------------------------------------
 
@@ -151,6 +146,8 @@ class MobileNode:
 
     def receive_datagram(self, data: bytes, arrival: Arrival, now: Now) -> list[Effect]:
         """Handle one datagram that arrived on the registration socket."""
+        if data[:1] == _REVOCATION and self._settings.revocation:
+            return self._revoked(data, arrival, now)
         try:
             answer = self._talk.hear(data, arrival)
         except ReplyRefused as refusal:
@@ -436,24 +433,12 @@ class MobileNode:
         return self._keepalive.next_deadline()
 
     def _routing(self, now: Now) -> Routing:
-        attachment, told = self._attachment, self._presence.routing
-        if attachment is not None and attachment.at_home:
-            return Routing(True, attachment.interface)
-        binding = self._sending(now)
-        if binding is not None and binding.is_colocated:
-            return Routing(False, binding.interface, binding.reverse)
-        if binding is not None:
-            # The agent is the default router; only what it shall reverse-tunnel while the rest
-            # goes its own way is encapsulated to it (RFC 3024 5).
-            through = binding.encapsulating_delivery and binding.reverse
-            return Routing(False, binding.interface, through, binding.agent)
+        told, attachment, home = self._presence.routing, self._attachment, ""
         if told is not None and told.at_home:
-            # Leaving home, not yet registered: the home link serves as long as it is up.
             offers = self._links.offers(told.interface, now.boot_ns, attachment)
-            if attachment is not None and any(offer.at_home for offer in offers):
-                return told
-        interface = attachment.interface if attachment is not None else ""
-        return Routing(False, interface, self._talk.wishes.reverse_tunnel)
+            home = told.interface if any(offer.at_home for offer in offers) else ""
+        reverse = self._talk.wishes.reverse_tunnel
+        return routing_of(attachment, self._sending(now), home_link=home, reverse=reverse)
 
     def _sending(self, now: Now) -> CareOfBinding | None:
         preferred = self._attachment.care_of_address if self._attachment else None
@@ -531,6 +516,8 @@ class MobileNode:
             binding.udp_port = answer.home_agent_port
             half_bound = bool(exchange.goal.agent)
             self._keepalive.begin(udp.keepalive_s, now.boot_ns, at_once=half_bound)
+        if answer.revocation is not None and self._settings.revocation:
+            binding.revocable, binding.home_clock = True, answer.revocation.timestamp
         if answer.replaced_others:
             for other in self._bindings.others(address):
                 self._bindings.release(other.care_of_address, now.boot_ns)
@@ -555,6 +542,14 @@ class MobileNode:
             # Where we are may not be where registering is allowed; another link may do.
             self._links.suspend(goal.interface, now.boot_ns + SUSPENSION_NS)
         return [event]
+
+    def _revoked(self, data: bytes, arrival: Arrival, now: Now) -> list[Effect]:
+        effects, binding = self._revocation.receive(data, arrival, self._bindings)
+        if binding is not None:
+            effects.append(binding_event("registration-revoked", binding))
+            self._bindings.release(binding.care_of_address, now.boot_ns)
+            self._links.suspend(binding.interface, now.boot_ns + SUSPENSION_NS)
+        return effects + self._advance(now)
 
     # -- seeing it ------------------------------------------------------------------------
 

@@ -47,6 +47,9 @@ MOBILE_COUNTERS: Final[dict[str, str]] = {
     "mnRegistrationsExpired": "Registrations whose lifetime ended before a refresh got through.",
     "mnKeepalivesSent": "Keepalives sent through a UDP tunnel.",
     "mnKeepalivesUnanswered": "Times nothing came back and the node registered again.",
+    "mnRevocationsAccepted": "Revocations by the home agent that ended a binding (RFC 3543).",
+    "mnRevocationsDropped": "Revocations dropped: not authentic, not news, or of no binding that"
+    " agreed to them.",
     "mnRepliesUnknownCode": "Authentic replies with a code of no known meaning.",
 }
 """The one list: a counter that is not here does not exist."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fastmip.agents.attachment import Attachment
+from fastmip.agents.care_of import CareOfBinding
 from fastmip.agents.effects import (
     ConfigureHome,
     Effect,
@@ -41,6 +43,32 @@ class Routing:
     reverse: bool = False
     gateway: int = 0
     """Foreign agent that is the default router, 0 for the link's own."""
+
+
+def routing_of(
+    attachment: Attachment | None,
+    binding: CareOfBinding | None,
+    *,
+    home_link: str = "",
+    reverse: bool,
+) -> Routing:
+    """Where packets go: ``binding`` is what they are sent through, if anything.
+
+    ``home_link`` serves a node that left home and is not registered yet, as long as that link is
+    up; ``reverse`` is what such a node will ask for.
+    """
+    if attachment is not None and attachment.at_home:
+        return Routing(True, attachment.interface)
+    if binding is not None and binding.is_colocated:
+        return Routing(False, binding.interface, binding.reverse)
+    if binding is not None:
+        # The agent is the default router; only what it shall reverse-tunnel while the rest goes
+        # its own way is encapsulated to it (RFC 3024 5).
+        through = binding.encapsulating_delivery and binding.reverse
+        return Routing(False, binding.interface, through, binding.agent)
+    if attachment is not None and home_link:
+        return Routing(True, home_link)
+    return Routing(False, attachment.interface if attachment is not None else "", reverse)
 
 
 class Presence:

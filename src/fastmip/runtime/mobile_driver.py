@@ -42,6 +42,7 @@ from fastmip.runtime.arp import build_request
 from fastmip.runtime.home_pipeline import VIOLATORS, ViolationRow
 from fastmip.runtime.logging import get_logger
 from fastmip.wire.addresses import format_address
+from fastmip.wire.codes import MOBILE_IP_PORT
 
 if TYPE_CHECKING:
     from fastmip.agents.attachment import LinkState
@@ -154,6 +155,8 @@ class MobileDriver:
         self._tos_mode = tos_mode
         self._local_port = local_port
         """UDP port of requests and of UDP tunnels."""
+        self.well_known_port: Port | None = None
+        """UDP port 434, where revocations come in."""
         self.discovery: Discovery | None = None
         """Hears and solicits agents, where they are used."""
         self._udp_tunnel: tuple[int, int] | None = None
@@ -306,8 +309,7 @@ class MobileDriver:
     async def _carry_out(self, effect: Effect) -> None:
         match effect:
             case SendDatagram():
-                source = effect.source._replace(port=self._local_port)
-                self._port.send(replace(effect, source=source))
+                self._send(effect)
             case SendIcmp() if self.discovery is not None:
                 self.discovery.send(effect)
             case PinNeighbour():
@@ -337,6 +339,14 @@ class MobileDriver:
                 self._announce(effect)
             case _:
                 raise TypeError(f"a mobile node has no business with {type(effect).__name__}")
+
+    def _send(self, effect: SendDatagram) -> None:
+        """From the port of requests, unless the agent answers what came to the well-known one."""
+        if effect.source.port == MOBILE_IP_PORT and self.well_known_port is not None:
+            self.well_known_port.send(effect)
+            return
+        source = effect.source._replace(port=self._local_port)
+        self._port.send(replace(effect, source=source))
 
     def _tell(self, word: Event | Violation) -> None:
         if isinstance(word, Violation):

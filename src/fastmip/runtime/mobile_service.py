@@ -139,6 +139,7 @@ class MobileService:
         )
         self._commands = MobileCommands(self)
         self.discovery: DiscoverySocket | None = None
+        self._well_known: ControlPort | None = None
         # Set by start, in this order.
         self.engine: Engine
         self.driver: MobileDriver | None = None
@@ -190,6 +191,11 @@ class MobileService:
             self.discovery = DiscoverySocket(Listener.MOBILE_NODE, deliver)
             self.discovery.open(loop)
             self.driver.discovery = self.discovery
+        if self.section.revocation:
+            # The home agent revokes at the port of agents, not at that of our requests.
+            self._well_known = ControlPort(self._deliver, fwmark=self.section.fwmark)
+            self._well_known.open(loop)
+            self.driver.well_known_port = self._well_known
         self.port.open(loop)
         self.driver.start()
         self.watcher = LinkWatcher(
@@ -225,8 +231,9 @@ class MobileService:
             await self.driver.stop()
         if self.discovery is not None:
             self.discovery.close()
-        if self.port is not None:
-            self.port.close()
+        for port in (self.port, self._well_known):
+            if port is not None:
+                port.close()
         await self.routing.stop()
         if self._running:
             self.engine.stop()
