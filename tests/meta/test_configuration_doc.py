@@ -21,8 +21,8 @@ from fastmip.runtime.config import (
     HomeAgentConfig,
     HostConfig,
     MobileNodeConfig,
-    VendorExtensionConfig,
     SentExtensionConfig,
+    VendorExtensionConfig,
     check_text,
 )
 from fastmip.runtime.home_service import NEEDS_RESTART

@@ -9,7 +9,7 @@ import pytest
 from fastmip.agents.attachment import LinkState
 from fastmip.agents.hosts import Prefix
 from fastmip.runtime import routing as module
-from fastmip.runtime.journal import Address, Change, Route, Rule, Sysctl
+from fastmip.runtime.journal import Address, Change, Neighbour, Route, Rule, Sysctl
 from fastmip.runtime.routing import PRIORITY, MobileRouting
 from fastmip.wire.addresses import parse_address
 
@@ -69,7 +69,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> PaperKernel:
     return made
 
 
-def build(kernel: Any) -> MobileRouting:
+def build(kernel: Any, *, with_agents: bool = False) -> MobileRouting:
     return MobileRouting(
         kernel,
         device="fmmn0",
@@ -79,6 +79,7 @@ def build(kernel: Any) -> MobileRouting:
         interfaces=("eth0", "wlan0"),
         fwmark=MARK,
         table=434,
+        with_agents=with_agents,
     )
 
 
@@ -221,3 +222,76 @@ async def test_an_address_of_the_operators_is_not_ours(kernel: PaperKernel) -> N
     await routing.refuse_arp("eth0")
     await routing.stop()
     assert kernel.held == [Address("eth0", "10.1.0.5", 32)]
+
+
+# -- foreign agents --------------------------------------------------------------------------------
+
+FOREIGN = parse_address("10.3.1.1")
+MAC = bytes.fromhex("020000000101")
+
+
+def pinned(kernel: PaperKernel) -> list[Neighbour]:
+    return [change for change in kernel.held if isinstance(change, Neighbour)]
+
+
+async def test_a_pinned_agent_is_a_neighbour_and_a_route_alone_rfc5944_4_6(
+    kernel: PaperKernel,
+) -> None:
+    routing = build(kernel, with_agents=True)
+    await routing.start()
+    await routing.link_changed(LinkState("eth0", True))
+    await routing.pin(FOREIGN, "eth0", MAC)
+    assert pinned(kernel) == [Neighbour("eth0", "10.3.1.1", "02:00:00:00:01:01")]
+    assert [r.destination for r in kernel.table(254)] == ["10.3.1.1/32"]
+    assert [r.destination for r in kernel.table(435)] == ["10.3.1.1/32"]
+    await routing.pin(FOREIGN, "eth0", bytes(6))
+    assert [n.mac for n in pinned(kernel)] == ["00:00:00:00:00:00"]
+    assert len(kernel.table(254)) == 1
+    await routing.unpin(FOREIGN, "eth0")
+    assert pinned(kernel) == []
+    assert kernel.table(254) == []
+    await routing.unpin(FOREIGN, "eth0")
+    await routing.stop()
+    assert kernel.held == []
+
+
+async def test_an_agent_can_be_pinned_again_after_its_link_went_down(kernel: PaperKernel) -> None:
+    routing = build(kernel, with_agents=True)
+    await routing.start()
+    await routing.link_changed(LinkState("eth0", True))
+    await routing.pin(FOREIGN, "eth0", MAC)
+    await routing.link_changed(LinkState("eth0", False))
+    await routing.link_changed(LinkState("eth0", True))
+    await routing.pin(FOREIGN, "eth0", MAC)
+    await routing.settle(never)
+    assert len(pinned(kernel)) == 1
+    assert len(kernel.table(254)) == 1
+    await routing.stop()
+    assert kernel.held == []
+
+
+async def test_a_foreign_agent_takes_the_place_of_the_links_router(kernel: PaperKernel) -> None:
+    routing = build(kernel, with_agents=True)
+    await routing.start()
+    await routing.link_changed(away("eth0", A, GATEWAY_A))
+    await routing.route_through_tunnel(reverse=False, interface="eth0", gateway=FOREIGN)
+    [top] = [route for route in kernel.table(434) if route.device == "eth0"]
+    assert (top.gateway, top.onlink, top.prefsrc, top.mtu) == ("10.3.1.1", True, "10.1.0.5", 1480)
+    await routing.route_through_tunnel(reverse=True, interface="eth0", gateway=FOREIGN)
+    assert [route.device for route in kernel.table(434)] == ["fmmn0"]
+
+
+async def test_links_of_a_visitor_take_no_redirects_and_filter_nothing(
+    kernel: PaperKernel,
+) -> None:
+    kernel.sysctls |= {
+        "net/ipv4/conf/eth0/rp_filter": "1",
+        "net/ipv4/conf/eth0/accept_redirects": "1",
+    }
+    routing = build(kernel, with_agents=True)
+    await routing.start()
+    assert kernel.sysctls["net/ipv4/conf/eth0/rp_filter"] == "0"
+    assert kernel.sysctls["net/ipv4/conf/eth0/accept_redirects"] == "0"
+    await routing.stop()
+    assert kernel.sysctls["net/ipv4/conf/eth0/rp_filter"] == "1"
+    assert kernel.sysctls["net/ipv4/conf/eth0/accept_redirects"] == "1"

@@ -125,12 +125,6 @@ def _check_nai(file: str, path: str, nai: str) -> None:
         raise ConfigError(file, path, remedy)
 
 
-def _check_nai(file: str, path: str, nai: str) -> None:
-    if not check_nai(nai.encode()):
-        remedy = 'not a network access identifier (RFC 4282): use one such as "user@example.org"'
-        raise ConfigError(file, path, remedy)
-
-
 def _check_hosts(
     file: str, home_agent: HomeAgentConfig, *, file_is_private: bool, mode: int
 ) -> None:
