@@ -10,7 +10,7 @@ import pytest
 from fastmip.runtime.demo.measure import Move, MoveResult, Recorder, StreamLoss
 from fastmip.runtime.demo.plots import Series, Span, time_plot
 from fastmip.runtime.demo.report import as_json, write_html
-from fastmip.runtime.demo.scenes import Check, Outcome
+from fastmip.runtime.demo.script import Check, Outcome
 from fastmip.runtime.demo.traffic import Flow, TcpProgress, UdpArrivals, UdpSent
 
 MS = 1_000_000
@@ -39,7 +39,7 @@ class _Balance(HTMLParser):
         assert self.open.pop() == tag
 
 
-def _outcome(*, survived: bool = True, check: bool = True) -> Outcome:
+def _outcome(*, survived: bool = True, check: bool = True, scene: str = "home-agent") -> Outcome:
     flows = [Flow(name, "udp-send", "", 0) for name in ("udp-down", "udp-up")]
     flows += [Flow(name, "tcp-receive", "", 0) for name in ("tcp-down", "tcp-up")]
     recorder = Recorder(flows)
@@ -55,11 +55,12 @@ def _outcome(*, survived: bool = True, check: bool = True) -> Outcome:
     loss = StreamLoss(100.25, 50, 1, 0)
     result = MoveResult(move, loss, loss, 1e6, 5e5, 220.4, 20.0, 1, 1, 2.5, 7.25, survived)
     checks = [Check("ARP <table>", check, "a & b")]
-    return Outcome([result], checks, recorder, 0, 3900 * MS, [(1.0, "eth0 <lost>")], 4.0)
+    return Outcome(scene, [result], checks, recorder, 0, 3900 * MS, [(1.0, "eth0 <lost>")], 4.0)
 
 
-def test_html_is_well_formed_and_fetches_nothing() -> None:
-    page = write_html(_outcome(), "demo.pcapng")
+@pytest.mark.parametrize("scene", ["home-agent", "foreign"])
+def test_html_is_well_formed_and_fetches_nothing(scene: str) -> None:
+    page = write_html(_outcome(scene=scene), "demo.pcapng")
     parser = _Balance()
     parser.feed(page)
     parser.close()

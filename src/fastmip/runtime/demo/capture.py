@@ -3,8 +3,9 @@
 ``python -m fastmip.runtime.demo.capture FILE TAPS``: TAPS is a JSON list of ``Tap`` objects.
 One process opens an AF_PACKET socket in every namespace named. Control traffic (registration,
 ARP, ICMP) is kept whole, data packets up to their headers. Registration messages and ARP
-announcements are also reported as JSON lines on standard output while they happen. The end of
-standard input ends the capture; the last line says how many packets were kept and missed.
+announcements are also reported as JSON lines on standard output while they happen; tunnel
+packets are counted by their ends and their encapsulation. The end of standard input ends the
+capture; the last line says how many packets were kept and missed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from fastmip.runtime.demo.pcapng import PcapngWriter
 
 DATA_SNAP_BYTES = 96
 REGISTRATION_PORT = 434
+_ENCAPSULATIONS = {4: "ipip", 47: "gre", 55: "minimal"}
+_TUNNEL_DATA = 4
+"""First byte of a UDP tunnel's payload on the registration port (RFC 3519 3.3)."""
+_TUNNEL_REPORT_NS = 200_000_000
 _ETH_P_ALL = 0x0003
 _ETHERTYPE_ARP = b"\x08\x06"
 _ETHERTYPE_IPV4 = b"\x08\x00"
@@ -75,6 +80,19 @@ class ArpAnnouncement(msgspec.Struct, tag="arp"):
     mac: str
 
 
+class TunnelPackets(msgspec.Struct, tag="tunnel"):
+    """Tunnel packets seen on a link since the report before."""
+
+    tap: str
+    at_ns: int
+    """CLOCK_MONOTONIC of the last of them."""
+    source: str
+    destination: str
+    encapsulation: str
+    """``ipip``, ``minimal`` or ``gre``; with ``udp-`` in front inside UDP (RFC 3519)."""
+    count: int
+
+
 class Totals(msgspec.Struct, tag="totals"):
     """Packets written, and packets the kernel had to skip because we were slow."""
 
@@ -82,7 +100,7 @@ class Totals(msgspec.Struct, tag="totals"):
     missed: int
 
 
-Sighting = Registration | ArpAnnouncement | Totals
+Sighting = Registration | ArpAnnouncement | TunnelPackets | Totals
 
 
 def enter_namespace(path: Path) -> None:
@@ -124,7 +142,26 @@ def classify(frame: bytes) -> str:
         return "data"
     ports = 14 + 4 * (frame[14] & 15)
     source, destination = struct.unpack_from("!HH", frame, ports)
-    return "registration" if REGISTRATION_PORT in (source, destination) else "data"
+    if REGISTRATION_PORT not in (source, destination):
+        return "data"
+    return "data" if frame[ports + 8 : ports + 9] == bytes((_TUNNEL_DATA,)) else "registration"
+
+
+def encapsulation_of(frame: bytes) -> str:
+    """Tell how a data packet is encapsulated; an empty string for one that is not."""
+    if frame[12:14] != _ETHERTYPE_IPV4 or len(frame) < 34:
+        return ""
+    protocol = frame[23]
+    if protocol in _ENCAPSULATIONS:
+        return _ENCAPSULATIONS[protocol]
+    if protocol != _IPPROTO_UDP or frame[20] & 0x1F or frame[21]:
+        return ""
+    ports = 14 + 4 * (frame[14] & 15)
+    if len(frame) < ports + 12 or frame[ports + 8] != _TUNNEL_DATA:
+        return ""
+    if REGISTRATION_PORT not in struct.unpack_from("!HH", frame, ports):
+        return ""
+    return "udp-" + _ENCAPSULATIONS.get(frame[ports + 9], "unknown")
 
 
 def complete_udp_checksum(frame: bytes) -> bytes:
@@ -182,6 +219,9 @@ class _Capture:
             self._writer.add_interface(tap.name, tap.description)
         self._buffer = bytearray(2048)
         self._kept = 0
+        self._tunnels: dict[tuple[int, bytes, str], tuple[int, int]] = {}
+        """(tap, outer addresses, encapsulation) -> (packets, time of the last)."""
+        self._tunnels_said = 0
 
     def say(self, sighting: Sighting) -> None:
         sys.stdout.buffer.write(self._encoder.encode(sighting) + b"\n")
@@ -200,10 +240,22 @@ class _Capture:
                     running = bool(os.read(0, 4096))
                 else:
                     self._drain(key.data)
+            if time.monotonic_ns() - self._tunnels_said > _TUNNEL_REPORT_NS:
+                self._say_tunnels()
         for index in range(len(self._sockets)):
             self._drain(index)
+        self._say_tunnels()
         self._file.close()
         self.say(Totals(self._kept, self._missed()))
+
+    def _say_tunnels(self) -> None:
+        offset = time.time_ns() - time.monotonic_ns()
+        for (index, ends, name), (count, wall_ns) in self._tunnels.items():
+            source, destination = socket.inet_ntoa(ends[:4]), socket.inet_ntoa(ends[4:])
+            tap = self._taps[index].name
+            self.say(TunnelPackets(tap, wall_ns - offset, source, destination, name, count))
+        self._tunnels.clear()
+        self._tunnels_said = time.monotonic_ns()
 
     def _missed(self) -> int:
         drops = 0
@@ -224,6 +276,10 @@ class _Capture:
             kind = classify(frame)
             if kind == "data":
                 frame = frame[:DATA_SNAP_BYTES]
+                encapsulation = encapsulation_of(frame)
+                if encapsulation:
+                    key = (index, frame[26:34], encapsulation)
+                    self._tunnels[key] = (self._tunnels.get(key, (0, 0))[0] + 1, wall_ns)
             elif kind == "registration" and partial and length == len(frame):
                 frame = complete_udp_checksum(frame)
             self._writer.packet(index, wall_ns, frame, length)

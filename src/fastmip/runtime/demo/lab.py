@@ -1,15 +1,10 @@
-"""The lab: correspondent, core, home link, home agent, two visited links and a mobile node.
+"""The lab: a network of namespaces with a mobile node in it that can be moved.
 
-One Linux network namespace per machine, all kernels stock::
-
-    cn 10.9.0.7 --- inet --+-- ha 10.1.0.1 === home link 10.1.0.0/24 (hh .50, hh2 .51)
-                           +-- ar1 10.3.1.254 === visited link A 10.3.1.0/24
-                           +-- ar2 10.3.2.254 === visited link B 10.3.2.0/24
-
-The three links are bridges in the namespace ``sw``. The mobile node ``mn`` has two ports
-(``eth0`` and ``wlan0``); to move it the far end of a port is taken out of one bridge, which
-drops the carrier, and put into another. The access routers filter by source address (BCP 38),
-so a packet with the home address as its source does not leave a visited link natively.
+``topology.py`` says which machines and links there are. The links are bridges in the namespace
+``sw``. The mobile node ``mn`` has two ports (``eth0`` and ``wlan0``); to move it the far end of
+a port is taken out of one bridge, which drops the carrier, and put into another. Routers of
+visited networks filter by source address (BCP 38), so a packet with the home address as its
+source does not leave a visited network natively.
 
 Clean-up has one path: a reaper process that waits for the end of a pipe and then ends every
 process in the lab's namespaces, deletes these and the working directory. It runs when the lab
@@ -28,85 +23,47 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-HOME_ADDRESS = "10.1.0.5"
-HOME_AGENT = "10.1.0.1"
-HOME_NETWORK = "10.1.0.0/24"
-CORRESPONDENT = "10.9.0.7"
-HOME_HOST = "10.1.0.50"
-OTHER_HOME_HOST = "10.1.0.51"
-
-NODES = ("cn", "inet", "ha", "hh", "hh2", "ar1", "ar2", "sw", "mn")
-ROUTERS = ("inet", "ha", "ar1", "ar2")
-PORTS = ("eth0", "wlan0")
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A link the mobile node can be attached to, and what its DHCP server would say."""
-
-    name: str
-    bridge: str
-    gateway: str
-    leases: Mapping[str, str]
-    """Address that each port of the mobile node gets, with its prefix length."""
-
-
-HOME = Link("home", "home", HOME_AGENT, {"eth0": "10.1.0.205/24", "wlan0": "10.1.0.206/24"})
-VISITED_A = Link("A", "visit-a", "10.3.1.254", {"eth0": "10.3.1.5/24", "wlan0": "10.3.1.6/24"})
-VISITED_B = Link("B", "visit-b", "10.3.2.254", {"eth0": "10.3.2.5/24", "wlan0": "10.3.2.6/24"})
-LINKS = {link.name: link for link in (HOME, VISITED_A, VISITED_B)}
-
-_WIRES = (
-    ("cn", "eth0", "inet", "to-cn"),
-    ("inet", "to-ha", "ha", "eth1"),
-    ("inet", "to-ar1", "ar1", "up0"),
-    ("inet", "to-ar2", "ar2", "up0"),
-    ("ha", "eth0", "sw", "p-ha"),
-    ("hh", "eth0", "sw", "p-hh"),
-    ("hh2", "eth0", "sw", "p-hh2"),
-    ("ar1", "visit0", "sw", "p-ar1"),
-    ("ar2", "visit0", "sw", "p-ar2"),
-    ("mn", "eth0", "sw", "p-eth0"),
-    ("mn", "wlan0", "sw", "p-wlan0"),
+from fastmip.runtime.demo.topology import (
+    CORRESPONDENT,
+    HOME,
+    HOME_ADDRESS,
+    HOME_AGENT,
+    HOME_HOST,
+    HOME_NETWORK,
+    OTHER_HOME_HOST,
+    PORTS,
+    ROUTERS_ONLY,
+    VISITED_A,
+    VISITED_B,
+    Link,
+    Topology,
 )
-_FIXED_PORTS = {
-    "p-ha": "home",
-    "p-hh": "home",
-    "p-hh2": "home",
-    "p-ar1": "visit-a",
-    "p-ar2": "visit-b",
-}
-_ADDRESSES = (
-    ("cn", "eth0", "10.9.0.7/24"),
-    ("inet", "to-cn", "10.9.0.1/24"),
-    ("inet", "to-ha", "10.8.0.254/24"),
-    ("inet", "to-ar1", "10.8.1.254/24"),
-    ("inet", "to-ar2", "10.8.2.254/24"),
-    ("ha", "eth1", "10.8.0.1/24"),
-    ("ha", "eth0", "10.1.0.1/24"),
-    ("hh", "eth0", "10.1.0.50/24"),
-    ("hh2", "eth0", "10.1.0.51/24"),
-    ("ar1", "up0", "10.8.1.1/24"),
-    ("ar1", "visit0", "10.3.1.254/24"),
-    ("ar2", "up0", "10.8.2.1/24"),
-    ("ar2", "visit0", "10.3.2.254/24"),
-)
-_ROUTES = (
-    ("cn", "default", "10.9.0.1"),
-    ("ha", "default", "10.8.0.254"),
-    ("hh", "default", "10.1.0.1"),
-    ("hh2", "default", "10.1.0.1"),
-    ("ar1", "default", "10.8.1.254"),
-    ("ar2", "default", "10.8.2.254"),
-    ("inet", HOME_NETWORK, "10.8.0.1"),
-    ("inet", "10.3.1.0/24", "10.8.1.1"),
-    ("inet", "10.3.2.0/24", "10.8.2.1"),
-)
+
+__all__ = [
+    "CORRESPONDENT",
+    "HOME",
+    "HOME_ADDRESS",
+    "HOME_AGENT",
+    "HOME_HOST",
+    "HOME_NETWORK",
+    "NODES",
+    "OTHER_HOME_HOST",
+    "PORTS",
+    "VISITED_A",
+    "VISITED_B",
+    "Lab",
+    "LabError",
+    "Link",
+    "stale_namespaces",
+    "sweep_stale_labs",
+]
+
+NODES = ROUTERS_ONLY.nodes
+"""Machines of the lab that is built unless another is asked for."""
 
 _REAPER = """
 trap '' INT TERM HUP QUIT
@@ -117,6 +74,14 @@ for n in $(ip netns list | cut -d' ' -f1); do
   esac
 done
 rm -rf -- "$2"
+"""
+_TRANSLATE = """\
+table ip nat {{
+  chain out {{
+    type nat hook postrouting priority 100
+    oifname "{port}" masquerade
+  }}
+}}
 """
 _PREFIX = re.compile(r"^(fm(\d+)n\d+)-")
 _STOP_TIMEOUT_S = 5.0
@@ -134,8 +99,9 @@ class Lab:
 
     _count = 0
 
-    def __init__(self) -> None:
+    def __init__(self, topology: Topology = ROUTERS_ONLY) -> None:
         Lab._count += 1
+        self.topology = topology
         self.prefix = f"fm{os.getpid()}n{Lab._count}"
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self.prefix}-"))
         """Private (0700) directory for keys, configurations, sockets and logs."""
@@ -168,40 +134,43 @@ class Lab:
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
-        _ip_batch([f"netns add {self.ns(node)}" for node in NODES])
+        _ip_batch([f"netns add {self.ns(node)}" for node in self.topology.nodes])
         _ip_batch(
             [
                 f"link add name {a_port} netns {self.ns(a)} type veth"
                 f" peer name {b_port} netns {self.ns(b)}"
-                for a, a_port, b, b_port in _WIRES
+                for a, a_port, b, b_port in self.topology.wires
             ]
         )
-        for node in NODES:
+        for node in self.topology.nodes:
             self._settle(node)
 
     def _settle(self, node: str) -> None:
         """Kernel settings, links up, addresses and routes of one machine."""
+        topology = self.topology
         settings = ["net/ipv6/conf/all/disable_ipv6=1", "net/ipv6/conf/default/disable_ipv6=1"]
         settings += [f"net/ipv4/conf/{name}/rp_filter=0" for name in ("all", "default")]
-        if node in ROUTERS:
+        if node in topology.routers:
             settings.append("net/ipv4/ip_forward=1")
-        if node in ("ar1", "ar2"):
-            settings.append("net/ipv4/conf/visit0/rp_filter=1")
+        settings += [f"net/ipv4/conf/{p}/rp_filter=1" for n, p in topology.filters if n == node]
         script = "for s; do [ -e /proc/sys/${s%=*} ] && echo ${s#*=} > /proc/sys/${s%=*}; done; :"
         self.run(node, "sh", "-c", script, "sh", *settings)
         lines = ["link set lo up"]
         if node == "sw":
-            lines += [f"link add {link.bridge} type bridge" for link in LINKS.values()]
-            lines += [f"link set {link.bridge} up" for link in LINKS.values()]
-            lines += [f"link set {port} master {br} up" for port, br in _FIXED_PORTS.items()]
-        ports = [(n, p) for a, ap, b, bp in _WIRES for n, p in ((a, ap), (b, bp)) if n == node]
-        if node != "sw":
-            lines += [f"link set {port} up" for _, port in ports]
-        lines += [
-            f"address add {address} dev {port}" for n, port, address in _ADDRESSES if n == node
-        ]
-        lines += [f"route add {to} via {via}" for n, to, via in _ROUTES if n == node]
+            bridges = [link.bridge for link in topology.links.values()]
+            lines += [f"link add {bridge} type bridge" for bridge in bridges]
+            lines += [f"link set {bridge} up" for bridge in bridges]
+            fixed = topology.fixed_ports.items()
+            lines += [f"link set {port} master {bridge} up" for port, bridge in fixed]
+        else:
+            ends = [end for a, ap, b, bp in topology.wires for end in ((a, ap), (b, bp))]
+            lines += [f"link set {port} up" for machine, port in ends if machine == node]
+        lines += [f"address add {a} dev {port}" for n, port, a in topology.addresses if n == node]
+        lines += [f"route add {to} via {via}" for n, to, via in topology.routes if n == node]
         self.ip(node, *lines)
+        for machine, port in topology.translators:
+            if machine == node:
+                self.run(node, "nft", _TRANSLATE.format(port=port))
 
     def close(self) -> None:
         """End every process of the lab, then remove it; safe to call twice."""
@@ -300,7 +269,9 @@ class Lab:
         self.ip("sw", f"link set p-{port} master {link.bridge} up")
 
     def lease(self, port: str, link: Link) -> None:
-        """Play the DHCP client of the mobile node: address and default route."""
+        """Play the DHCP client of the mobile node: address and default route, if it is given."""
+        if port not in link.leases:
+            return
         metric = 100 + PORTS.index(port)
         self._leased[port] = link.leases[port]
         self.ip(

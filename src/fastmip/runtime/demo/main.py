@@ -3,7 +3,7 @@
 1. Without the capabilities for namespaces the command starts itself again inside an
    unprivileged user namespace, with a private ``/run`` for ``ip netns``.
 2. A signal to stop becomes an exception, so that every exit passes through the clean-up.
-3. The scenes are played; table, HTML report, capture and JSON list are written.
+3. The scene is played; table, HTML report, capture and JSON list are written.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from rich.console import Console
 
 from fastmip.runtime.demo.lab import LabError
 from fastmip.runtime.demo.report import as_json, write_html
-from fastmip.runtime.demo.scenes import Outcome, Script, require_programs
+from fastmip.runtime.demo.scenes import HomeAgentScript
+from fastmip.runtime.demo.script import Outcome, Script, require_programs
 from fastmip.runtime.demo.stage import Stage
 from fastmip.runtime.demo.view import LEGEND, View, result_tables, total_line
 
 _INSIDE = "FASTMIP_DEMO_USER_NAMESPACE"
-_LOGS = ("ha", "mn", "capture", "traffic")
+_LOGS = ("ha", "mn", "fa1", "fa2", "capture", "traffic")
+_SCENES: dict[str, type[Script]] = {script.scene: script for script in (HomeAgentScript,)}
 _CAP_NET_ADMIN = 12
 _CAP_SYS_ADMIN = 21
 _PROGRAMS = {
@@ -42,6 +44,13 @@ _PROGRAMS = {
 
 
 @click.command("demo")
+@click.option(
+    "--scene",
+    type=click.Choice(list(_SCENES)),
+    default="home-agent",
+    show_default=True,
+    help="home-agent: addresses of its own on two links.",
+)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -55,23 +64,24 @@ _PROGRAMS = {
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the final table as a list of {name, value, unit} objects.",
 )
-def demo_command(output: Path, json_file: Path | None) -> None:
+def demo_command(scene: str, output: Path, json_file: Path | None) -> None:
     """Show a TCP connection surviving every move of a mobile node.
 
     Builds a network of namespaces on this machine: a correspondent, a core router, a home link
-    with its home agent, two visited links and a mobile node. The mobile node goes from link to
+    with its home agent, visited links and a mobile node. The mobile node goes from link to
     link while two TCP transfers and a paced UDP stream run to and from its home address.
     Works as root and, in a user namespace, without. Ends with status 1 when TCP did not
     survive a move.
     """
-    for program, package in _PROGRAMS.items():
+    script = _SCENES[scene]
+    for program, package in {**_PROGRAMS, **script.programs}.items():
         if not shutil.which(program):
             raise click.ClickException(f"{program} is missing: install {package}")
     if not _may_make_namespaces():
         _enter_user_namespace()
     with _signals_as_exit():
         try:
-            outcome = _run(output)
+            outcome = _run(script, output)
         except LabError as error:
             raise click.ClickException(str(error)) from error
         _show(outcome, output)
@@ -82,19 +92,19 @@ def demo_command(output: Path, json_file: Path | None) -> None:
     sys.exit(0 if outcome.succeeded else 1)
 
 
-def _run(output: Path) -> Outcome:
-    """Play the scenes and write report and capture."""
+def _run(script: type[Script], output: Path) -> Outcome:
+    """Play the scene and write report and capture."""
     output.mkdir(parents=True, exist_ok=True)
     capture, report = output / "demo.pcapng", output / "report.html"
     for stale in (report, *(output / f"{name}.log" for name in _LOGS)):
         stale.unlink(missing_ok=True)  # of an earlier run; they would tell of another one
     started = time.monotonic()
     view = View(Console(emoji=False, highlight=False))
-    with Stage(capture, view.tick) as stage:
+    with Stage(capture, view.tick, script.topology) as stage:
         require_programs(stage.lab)
         try:
             with view:
-                outcome = Script(stage, view).play()
+                outcome = script(stage, view).play()
         except LabError:
             _keep_logs(stage, output)
             raise

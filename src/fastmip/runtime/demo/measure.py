@@ -14,7 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from fastmip.runtime.demo.capture import ArpAnnouncement, Registration, Sighting, Totals
+from fastmip.runtime.demo.capture import (
+    ArpAnnouncement,
+    Registration,
+    Sighting,
+    Totals,
+    TunnelPackets,
+)
 from fastmip.runtime.demo.traffic import Flow, Report, TcpProgress, UdpArrivals, UdpSent
 
 _NS = 1_000_000_000
@@ -22,6 +28,8 @@ _ALIVE_WINDOW_NS = _NS
 
 BREAK = "break-before-make"
 MAKE = "make-before-break"
+_SHORT = {BREAK: "break", MAKE: "make"}
+ENCAPSULATIONS = {"ipip": "IP-in-IP", "minimal": "minimal encapsulation", "gre": "GRE"}
 
 
 @dataclass(slots=True)
@@ -110,6 +118,18 @@ class Move:
     settled_ns: int = 0
     """When the script saw the home agent agree with the new attachment."""
     end_ns: int = 0
+    encapsulation: str = ""
+    """What the mobile node was told to ask for, where that is what a scene goes through."""
+
+    @property
+    def heading(self) -> str:
+        """The part of the table it belongs to."""
+        return ENCAPSULATIONS.get(self.encapsulation, self.style)
+
+    @property
+    def short(self) -> str:
+        """The heading in one word, as in the names of figures."""
+        return self.encapsulation or _SHORT[self.style]
 
     @property
     def title(self) -> str:
@@ -164,6 +184,7 @@ class Recorder:
         self.tcp = {flow.name: TcpRecord() for flow in flows if flow.kind == "tcp-receive"}
         self.registrations: list[Registration] = []
         self.announcements: list[ArpAnnouncement] = []
+        self.tunnels: list[TunnelPackets] = []
         self.capture: Totals | None = None
 
     def take(self, report: Report | Sighting) -> None:
@@ -180,6 +201,8 @@ class Recorder:
                     self.registrations.append(report)
                 case ArpAnnouncement():
                     self.announcements.append(report)
+                case TunnelPackets():
+                    self.tunnels.append(report)
                 case Totals():
                     self.capture = report
                 case TcpProgress():
@@ -192,6 +215,16 @@ class Recorder:
             record.received.append((report.at_ns, report.bytes))
         else:
             record.sender = report
+
+    def tunnels_seen(self, tap: str, start_ns: int, end_ns: int) -> dict[tuple[str, str, str], int]:
+        """Packets of a stretch of time by source, destination and encapsulation."""
+        seen: dict[tuple[str, str, str], int] = {}
+        with self._lock:
+            for one in self.tunnels:
+                if one.tap == tap and start_ns <= one.at_ns < end_ns:
+                    key = (one.source, one.destination, one.encapsulation)
+                    seen[key] = seen.get(key, 0) + one.count
+        return seen
 
     def progress(self) -> dict[str, tuple[int, int]]:
         """Per flow (datagrams or bytes received so far, last arrival ns): for the live view."""

@@ -9,20 +9,20 @@ from html import escape
 from itertools import pairwise
 
 from fastmip import __version__
-from fastmip.runtime.demo.measure import BREAK, MAKE, Move, MoveResult, Recorder, UdpRecord
-from fastmip.runtime.demo.plots import Series, Span, lab_figure, time_plot
-from fastmip.runtime.demo.scenes import HOME_AGENT_TAPS, Outcome
+from fastmip.runtime.demo.figures import lab_figure
+from fastmip.runtime.demo.measure import BREAK, Move, MoveResult, Recorder, UdpRecord
+from fastmip.runtime.demo.plots import Series, Span, time_plot
+from fastmip.runtime.demo.script import HOME_AGENT_TAPS, Outcome
 from fastmip.runtime.demo.stage import TCP_RATE
 
 _BIN_S = 0.25
 _GAP_FLOOR_MS = 1.0
-_SHORT = {BREAK: "break", MAKE: "make"}
 
 _STYLE = """
 :root{--ink:#1b2330;--paper:#fff;--soft:#5c6675;--line:#d5dae2;--a:#1267b4;--b:#b4531a;--c:#2c7a3f;
---home:#e8f3ea;--va:#e9f1fa;--vb:#faf0e7;--bad:#b3261e}
+--home:#e8f3ea;--va:#e9f1fa;--vb:#faf0e7;--vc:#f3eaf6;--bad:#b3261e}
 @media(prefers-color-scheme:dark){:root{--ink:#e4e8ee;--paper:#14181f;--soft:#9aa4b2;--line:#333b47;
---a:#6cb2f5;--b:#f0a06a;--c:#7cc98f;--home:#1a2a1e;--va:#172536;--vb:#322418;--bad:#ff8a80}}
+--a:#6cb2f5;--b:#f0a06a;--c:#7cc98f;--home:#1a2a1e;--va:#172536;--vb:#322418;--vc:#2a1d30;--bad:#ff8a80}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:1000px;
 margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p{color:var(--soft)}
@@ -38,8 +38,8 @@ svg .name{fill:var(--ink);font-weight:600}.grid,.wire{stroke:var(--line)}.wire{s
 .way{fill:none;stroke:var(--a);stroke-dasharray:3 4}
 .line{fill:none;stroke-width:1.6}.stem{stroke-width:2}.move{stroke:var(--soft);stroke-dasharray:2 3}
 .down{stroke:var(--a)}.up{stroke:var(--b)}.legend.down{fill:var(--a);stroke:none}
-.legend.up{fill:var(--b);stroke:none}.span.home{fill:var(--home)}.span.A{fill:var(--va)}
-.span.B{fill:var(--vb)}svg .place{fill:var(--ink)}
+.legend.up{fill:var(--b);stroke:none}.span.home{fill:var(--home)}.span.A,.span.fa1{fill:var(--va)}
+.span.B,.span.fa2{fill:var(--vb)}.span.nat{fill:var(--vc)}svg .place{fill:var(--ink)}
 pre{font-size:12.5px;overflow-x:auto;color:var(--soft)}
 """
 
@@ -62,7 +62,7 @@ def write_html(outcome: Outcome, capture_name: str) -> str:
             f'<p class="{css}">{verdict}</p>',
             f"<p>fastmip {__version__}, {escape(system)}, Python {platform.python_version()},"
             f" {when}; the run took {outcome.seconds:.1f} s.</p>",
-            lab_figure(),
+            lab_figure(outcome.scene),
             "<h2>What each move cost</h2>",
             _result_table(outcome.results),
             "<p>Two figures are correspondent to mobile node / back. Gap: the longest silence of"
@@ -93,9 +93,10 @@ def as_json(outcome: Outcome) -> list[dict[str, object]]:
     run holds something to compare with: goodput against the rate the sender was paced at.
     """
     rows: list[dict[str, object]] = []
+    command = f"sh ./run demo --scene {outcome.scene}"
 
     def add(name: str, value: float | bool, unit: str, **more: object) -> None:
-        compared = {"ratio": None, "reference": "", "command": "sh ./run demo"}
+        compared = {"ratio": None, "reference": "", "command": command}
         rows.append({"name": f"demo.{name}", "value": value, "unit": unit, **compared, **more})
 
     def add_goodput(name: str, rate: float, style: str) -> None:
@@ -104,7 +105,7 @@ def as_json(outcome: Outcome) -> list[dict[str, object]]:
 
     for result in outcome.results:
         move = result.move
-        stem = f"{_SHORT[move.style]}.{move.source}-{move.target}".lower()
+        stem = f"{move.short}.{move.source}-{move.target}".lower()
         for way, stream in (("down", result.down), ("up", result.up)):
             add(f"{stem}.{way}.gap", round(stream.gap_ms, 3), "ms", style=move.style)
             add(f"{stem}.{way}.lost", stream.lost, "packets", style=move.style)
@@ -176,8 +177,8 @@ def _result_table(results: Sequence[MoveResult]) -> str:
     rows = [_row(head, "th")]
     style = ""
     for result in results:
-        if result.move.style != style:
-            style = result.move.style
+        if result.move.heading != style:
+            style = result.move.heading
             rows.append(f'<tr class="style"><td colspan="{len(head)}">{style}</td></tr>')
         down, up = result.down, result.up
         rows.append(
@@ -217,7 +218,7 @@ def _step_table(outcome: Outcome) -> str:
         first = _first_after(outcome.recorder.udp["udp-down"], accepted)
         steps = (move.link_down_ns, move.link_up_ns, move.address_ns, asked, accepted, first)
         cells = [f"{(at - move.start_ns) / 1e6:.1f}" if at else "-" for at in steps]
-        rows.append(_row([f"{escape(move.title)} ({_SHORT[move.style]})", *cells]))
+        rows.append(_row([f"{escape(move.title)} ({move.short})", *cells]))
     note = (
         "<p>Milliseconds after the start of the move; request and acceptance at the home agent.</p>"
     )
@@ -290,7 +291,7 @@ def _spans(outcome: Outcome) -> Iterator[Span]:
         move = result.move
         start_s = (move.start_ns - outcome.start_ns) / 1e9
         end_s = (move.end_ns - outcome.start_ns) / 1e9
-        name = f"{move.target} ({_SHORT[move.style]})"
+        name = f"{move.target} ({move.short})"
         yield Span(start_s, end_s, name, move.target)
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import errno
-import secrets
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from fastmip.runtime.demo import lab as places
+from fastmip.runtime.demo import topology as places
 from fastmip.runtime.demo.capture import Sighting, Tap
 from fastmip.runtime.demo.lab import Lab, LabError
 from fastmip.runtime.demo.measure import Recorder
+from fastmip.runtime.demo.topology import ROUTERS_ONLY, Topology
 from fastmip.runtime.demo.traffic import Flow, Report
 
 TCP_RATE = 750_000
@@ -29,46 +29,6 @@ STREAM_INTERVAL_S = 0.002
 STAY_INTERVAL_S = 0.005
 
 _COMMAND_LINE = "from fastmip.runtime.cli.main import main; main()"
-
-_HOME_AGENT_TOML = """\
-[daemon]
-state_dir = "{directory}/ha-state"
-control_socket = "{directory}/ha.sock"
-log_format = "json"
-
-[engine]
-max_bindings = 1024
-
-[home_agent]
-address = "{home_agent}"
-home_network = "{home_network}"
-interface = "eth0"
-
-[[home_agent.host]]
-home_address = "{home_address}"
-[[home_agent.host.association]]
-spi = 256
-key_file = "{directory}/mn.key"
-"""
-
-_MOBILE_NODE_TOML = """\
-[daemon]
-state_dir = "{directory}/mn-state"
-control_socket = "{directory}/mn.sock"
-log_format = "json"
-
-[engine]
-max_bindings = 64
-
-[mobile_node]
-home_address = "{home_address}"
-home_network = "{home_network}"
-home_agent = "{home_agent}"
-interfaces = ["eth0", "wlan0"]
-[mobile_node.association]
-spi = 256
-key_file = "{directory}/mn.key"
-"""
 
 
 def measured_flows() -> dict[str, list[Flow]]:
@@ -111,8 +71,9 @@ class Daemon:
         self.socket = lab.directory / f"{node}.sock"
         self.log = lab.directory / f"{node}.log"
         path = lab.directory / f"{node}.toml"
-        _write_private(path, configuration)
-        with self.log.open("wb") as log:
+        path.unlink(missing_ok=True)  # of an earlier start
+        write_private(path, configuration)
+        with self.log.open("ab") as log:
             self.process = lab.popen(
                 node,
                 [sys.executable, "-c", _COMMAND_LINE, "run", str(path)],
@@ -133,6 +94,16 @@ class Daemon:
         """The last line of the daemon's log."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit status {self.process.returncode}, no output"
+
+    def stop(self) -> None:
+        """End it in order. Raises ``LabError`` when it does not end well."""
+        self.process.terminate()
+        try:
+            status = self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired as error:
+            raise LabError(f"the daemon on {self.node} does not stop") from error
+        if status:
+            raise LabError(f"the daemon on {self.node} ended badly: {self.last_words()}")
 
     def ask(self, command: str, **arguments: object) -> Any:
         """Put one command to the control socket and return its result.
@@ -170,8 +141,13 @@ class Stage:
     ``tick`` is called about every 50 ms while the stage waits for something.
     """
 
-    def __init__(self, capture_file: Path, tick: Callable[[], None]) -> None:
-        self.lab = Lab()
+    def __init__(
+        self,
+        capture_file: Path,
+        tick: Callable[[], None],
+        topology: Topology = ROUTERS_ONLY,
+    ) -> None:
+        self.lab = Lab(topology)
         self.tick = tick
         self.flows = measured_flows()
         self.recorder = Recorder([flow for flows in self.flows.values() for flow in flows])
@@ -179,8 +155,7 @@ class Stage:
         self._capture: subprocess.Popen[bytes] | None = None
         self._traffic: list[subprocess.Popen[bytes]] = []
         self._readers: list[threading.Thread] = []
-        self._home_agent: Daemon | None = None
-        self._mobile_node: Daemon | None = None
+        self._daemons: dict[str, Daemon] = {}
 
     def __enter__(self) -> Self:
         self.lab.__enter__()
@@ -196,19 +171,21 @@ class Stage:
         for reader in self._readers:
             reader.join(timeout=5)
 
+    def daemon(self, node: str) -> Daemon:
+        """The daemon of a machine. Raises ``LabError`` when none was started there."""
+        if node not in self._daemons:
+            raise LabError(f"no daemon was started on {node}")
+        return self._daemons[node]
+
     @property
     def home_agent(self) -> Daemon:
         """The home agent's daemon. Raises ``LabError`` before ``start_daemons``."""
-        if self._home_agent is None:
-            raise LabError("the home agent was not started")
-        return self._home_agent
+        return self.daemon("ha")
 
     @property
     def mobile_node(self) -> Daemon:
         """The mobile node's daemon. Raises ``LabError`` before ``start_daemons``."""
-        if self._mobile_node is None:
-            raise LabError("the mobile node was not started")
-        return self._mobile_node
+        return self.daemon("mn")
 
     # -------------------------------------------------------------- waiting
     def wait(self, seconds: float) -> None:
@@ -240,19 +217,12 @@ class Stage:
             raise LabError(f"the capture did not start: {self._said('capture')}")
         self._read(self._capture, Sighting)
 
-    def start_daemons(self) -> None:
-        """Configure and start home agent and mobile node; returns when both serve."""
-        values = {
-            "directory": self.lab.directory,
-            "home_agent": places.HOME_AGENT,
-            "home_network": places.HOME_NETWORK,
-            "home_address": places.HOME_ADDRESS,
-        }
-        _write_private(self.lab.directory / "mn.key", secrets.token_hex(16) + "\n")
-        self._home_agent = Daemon(self.lab, "ha", _HOME_AGENT_TOML.format_map(values))
-        self._mobile_node = Daemon(self.lab, "mn", _MOBILE_NODE_TOML.format_map(values))
-        self.require(self.home_agent.is_ready, 15, "the home agent serves")
-        self.require(self.mobile_node.is_ready, 15, "the mobile node serves")
+    def start_daemons(self, configurations: Mapping[str, str]) -> None:
+        """Start a daemon on each machine named; returns when all serve."""
+        started = {node: Daemon(self.lab, node, text) for node, text in configurations.items()}
+        self._daemons.update(started)
+        for node, daemon in started.items():
+            self.require(daemon.is_ready, 15, f"the daemon on {node} serves")
 
     def start_traffic(self) -> None:
         """Start every flow; returns when both TCP transfers deliver."""
@@ -322,7 +292,7 @@ def _tell(process: subprocess.Popen[bytes], line: bytes) -> None:
         process.stdin.flush()
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Write a file that only we can read, and never for a moment otherwise."""
     path.touch(mode=0o600, exist_ok=False)
     path.write_text(text)

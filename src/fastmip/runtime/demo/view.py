@@ -131,8 +131,8 @@ def total_line(results: Sequence[MoveResult]) -> str:
 
 
 def result_tables(results: Sequence[MoveResult]) -> Iterator[Table]:
-    """Build the final table, one part per style of handover; fits 80 columns."""
-    for style, moves in groupby(results, key=lambda result: result.move.style):
+    """Build the final table, one part per style or encapsulation; fits 80 columns."""
+    for style, moves in groupby(results, key=lambda result: result.move.heading):
         table = Table(
             title=style,
             title_justify="left",
