@@ -13,7 +13,6 @@ import pytest
 
 from fastmip.runtime.config import (
     AaaConfig,
-    AssociationConfig,
     Config,
     DaemonConfig,
     EngineConfig,
@@ -25,6 +24,14 @@ from fastmip.runtime.config import (
     VendorExtensionConfig,
     check_text,
 )
+from fastmip.runtime.config_types import AssociationConfig
+from fastmip.runtime.foreign_config import (
+    AdvertiseConfig,
+    ForeignAgentRoleConfig,
+    HomeAgentPeerConfig,
+    VisitorConfig,
+)
+from fastmip.runtime.foreign_service import NEEDS_RESTART as FOREIGN_NEEDS_RESTART
 from fastmip.runtime.home_service import NEEDS_RESTART
 from fastmip.runtime.mobile_service import RELOADABLE
 
@@ -121,6 +128,12 @@ def test_what_needs_a_restart_is_what_the_home_agent_refuses_to_reload() -> None
     assert {name for name, change in changes.items() if change == "restart"} == set(NEEDS_RESTART)
 
 
+def test_what_needs_a_restart_is_what_the_foreign_agent_refuses_to_reload() -> None:
+    changes = {name: cells[3] for name, cells in rows_of("`[foreign_agent]`").items()}
+    restart = {name for name, change in changes.items() if change == "restart"}
+    assert restart == set(FOREIGN_NEEDS_RESTART)
+
+
 def test_what_can_be_reloaded_is_what_the_mobile_node_reloads() -> None:
     changes = {name: cells[3] for name, cells in rows_of("`[mobile_node]`").items()}
     assert {name for name, change in changes.items() if change == "reload"} == set(RELOADABLE)
@@ -128,7 +141,15 @@ def test_what_can_be_reloaded_is_what_the_mobile_node_reloads() -> None:
 
 def test_every_table_of_the_file_is_documented() -> None:
     names = {field.name for field in msgspec.structs.fields(Config)}
-    assert names == {"daemon", "engine", "home_agent", "mobile_node", "vendor_extensions"}
+    assert names == {
+        "daemon",
+        "engine",
+        "home_agent",
+        "mobile_node",
+        "foreign_agent",
+        "advertisements",
+        "vendor_extensions",
+    }
 
 
 def test_the_example_is_a_configuration() -> None:

@@ -20,36 +20,29 @@ import msgspec
 from fastmip.auth import associations as auth
 from fastmip.auth.mn_aaa import CHAP_SPI, AaaSecret, ChapKey
 from fastmip.errors import ConfigError
-from fastmip.runtime import config_checks, config_messages
+from fastmip.runtime import config_checks, config_messages, foreign_checks
+from fastmip.runtime.config_types import (
+    Address,
+    Algorithm,
+    AssociationConfig,
+    Encapsulation,
+    Lifetime,
+    lifetime_s,
+)
+from fastmip.runtime.foreign_config import (
+    AdvertiseConfig,
+    ForeignAgentRoleConfig,
+    HomeAgentPeerConfig,
+    VisitorConfig,
+)
 from fastmip.runtime.keys import OTHERS, Key, KeyFileError, read_key_file
 from fastmip.wire.vendor import VendorRegistry
 
-INFINITE_LIFETIME = 0xFFFF
-"""A registration lifetime that never ends, as on the wire (RFC 5944 3.3)."""
 MAX_FILE_LEN = 16 << 20
 """Bytes; subscribers beyond some ten thousands belong into the directory (``host add``)."""
 
-Lifetime = Annotated[int, msgspec.Meta(ge=1, le=65534)] | Literal["infinite"]
-Encapsulation = Literal["ipip", "minimal", "gre"]
-"""RFC 2003, RFC 2004, RFC 2784."""
 BroadcastKind = Literal["dhcp", "netbios", "multicast", "all"]
 """What of a home link's broadcasts is tunnelled to those who ask for it."""
-Algorithm = Literal["hmac-md5", "hmac-sha1", "hmac-sha256", "keyed-md5"]
-Replay = Literal["timestamps", "nonces"]
-Direction = Literal["both", "inbound", "outbound"]
-
-
-class Address(int):
-    """An IPv4 address: a host-order integer that prints as a dotted quad.
-
-    Give ``ipaddress.IPv4Address`` a plain ``int(address)``: it keeps what it gets.
-    """
-
-    def __str__(self) -> str:
-        return str(ipaddress.IPv4Address(int(self)))
-
-    def __repr__(self) -> str:
-        return f"Address('{self}')"
 
 
 class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,39 +66,6 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_bindings: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = 131072
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Threads that carry packets."""
-
-
-class AssociationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A mobility security association (RFC 5944 1.6): SPI, key, algorithm, replay style."""
-
-    spi: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
-    key: Key | None = None
-    """After ``load_config`` always present: from ``key`` or from ``key_file``."""
-    key_file: Path | None = None
-    """Relative paths start at the directory of the configuration file."""
-    algorithm: Algorithm = "hmac-md5"
-    replay: Replay = "timestamps"
-    replay_window: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 7
-    """Seconds (RFC 5944 5.7.1)."""
-    direction: Direction = "both"
-
-    @property
-    def secret(self) -> bytes:
-        """The key's bytes; LookupError on a configuration that did not go through load."""
-        if self.key is None:
-            raise LookupError("the key of this association was not loaded")
-        return self.key.reveal()
-
-    def build(self) -> auth.SecurityAssociation:
-        """Make the association that signs and verifies."""
-        return auth.SecurityAssociation(
-            spi=self.spi,
-            key=self.secret,
-            algorithm=auth.Algorithm(self.algorithm),
-            replay=auth.ReplayStyle(self.replay),
-            window_s=self.replay_window,
-            direction=auth.Direction(self.direction),
-        )
 
 
 class AaaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -165,8 +125,8 @@ class ForeignAgentConfig(
         return auth.AssociationSet(association.build() for association in self.associations)
 
 
-Peer = TypeVar("Peer", HostConfig, ForeignAgentConfig)
-"""Somebody the home agent shares security associations with."""
+Peer = TypeVar("Peer", HostConfig, ForeignAgentConfig, VisitorConfig, HomeAgentPeerConfig)
+"""Somebody an agent shares security associations with."""
 
 
 class HomeAgentConfig(
@@ -227,12 +187,12 @@ class HomeAgentConfig(
     @property
     def max_lifetime_s(self) -> int:
         """Seconds; 0xffff when infinite, as on the wire."""
-        return _lifetime_s(self.max_lifetime)
+        return lifetime_s(self.max_lifetime)
 
     @property
     def nat_max_lifetime_s(self) -> int:
         """Seconds; 0xffff when infinite, as on the wire."""
-        return _lifetime_s(self.nat_max_lifetime)
+        return lifetime_s(self.nat_max_lifetime)
 
 
 class SentExtensionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -295,7 +255,7 @@ class MobileNodeConfig(
     @property
     def lifetime_s(self) -> int:
         """Seconds; 0xffff when infinite, as on the wire."""
-        return _lifetime_s(self.lifetime)
+        return lifetime_s(self.lifetime)
 
     def association_set(self) -> auth.AssociationSet:
         """Make the set of associations shared with the home agent: one."""
@@ -327,7 +287,7 @@ class Config(
     frozen=True,
     forbid_unknown_fields=True,
     kw_only=True,
-    rename={"vendor_extensions": "vendor_extension"},
+    rename={"vendor_extensions": "vendor_extension", "advertisements": "advertise"},
 ):
     """A whole configuration file, checked, with its keys."""
 
@@ -335,6 +295,8 @@ class Config(
     engine: EngineConfig = msgspec.field(default_factory=EngineConfig)
     home_agent: HomeAgentConfig | None = None
     mobile_node: MobileNodeConfig | None = None
+    foreign_agent: ForeignAgentRoleConfig | None = None
+    advertisements: tuple[AdvertiseConfig, ...] = ()
     vendor_extensions: tuple[VendorExtensionConfig, ...] = ()
 
     def vendor_registry(self) -> VendorRegistry:
@@ -358,6 +320,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     document = parse_toml(file, data)
     config = convert(file, document, Config)
     config_checks.check_config(file, config, file_is_private=not mode & OTHERS, mode=mode)
+    foreign_checks.check_foreign(file, config, file_is_private=not mode & OTHERS, mode=mode)
     return _with_keys(file, config)
 
 
@@ -368,6 +331,7 @@ def check_text(file: str, text: str) -> Config:
     """
     config: Config = convert(file, parse_toml(file, text.encode()), Config)
     config_checks.check_config(file, config, file_is_private=True, mode=0o600)
+    foreign_checks.check_foreign(file, config, file_is_private=True, mode=0o600)
     return config
 
 
@@ -468,10 +432,6 @@ def _network(value: str) -> ipaddress.IPv4Network:
     return network
 
 
-def _lifetime_s(lifetime: int | str) -> int:
-    return lifetime if isinstance(lifetime, int) else INFINITE_LIFETIME
-
-
 def _with_keys(file: str, config: Config) -> Config:
     """Read every key file; paths are relative to the configuration file."""
     base = Path(file).parent
@@ -496,7 +456,20 @@ def _with_keys(file: str, config: Config) -> Config:
                 file, "mobile_node.foreign_agent", base, mobile_node.foreign_agents
             ),
         )
-    return msgspec.structs.replace(config, home_agent=home_agent, mobile_node=mobile_node)
+    foreign = config.foreign_agent
+    if foreign is not None:
+        foreign = msgspec.structs.replace(
+            foreign,
+            mobile_nodes=_peers_with_keys(
+                file, "foreign_agent.mobile_node", base, foreign.mobile_nodes
+            ),
+            home_agents=_peers_with_keys(
+                file, "foreign_agent.home_agent", base, foreign.home_agents
+            ),
+        )
+    return msgspec.structs.replace(
+        config, home_agent=home_agent, mobile_node=mobile_node, foreign_agent=foreign
+    )
 
 
 def _peers_with_keys(file: str, path: str, base: Path, peers: tuple[Peer, ...]) -> tuple[Peer, ...]:

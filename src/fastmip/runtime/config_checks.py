@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
 
     from fastmip.runtime.config import (
         AaaConfig,
-        Address,
-        AssociationConfig,
         Config,
         DaemonConfig,
         HomeAgentConfig,
         HostConfig,
         MobileNodeConfig,
     )
+    from fastmip.runtime.config_types import Address, AssociationConfig
 
 MIN_SPI = 256
 """Values 0 to 255 are reserved (RFC 5944 1.6)."""
@@ -48,8 +48,9 @@ def check_config(file: str, config: Config, *, file_is_private: bool, mode: int)
     """Check a whole file. ``file_is_private`` allows keys inside it; ``mode`` is its mode."""
     _check_daemon(file, config.daemon)
     home_agent, mobile_node = config.home_agent, config.mobile_node
-    if home_agent is None and mobile_node is None:
-        raise ConfigError(file, "(file)", "no role: add a [home_agent] or a [mobile_node] table")
+    if home_agent is None and mobile_node is None and config.foreign_agent is None:
+        remedy = "no role: add a [home_agent], a [foreign_agent] or a [mobile_node] table"
+        raise ConfigError(file, "(file)", remedy)
     if home_agent is not None:
         _check_home_agent(file, home_agent)
         _check_hosts(file, home_agent, file_is_private=file_is_private, mode=mode)
@@ -79,6 +80,7 @@ def warnings(config: Config) -> list[str]:
             for a, association in enumerate(agent.associations):
                 path = f"home_agent.foreign_agent[{f}].association[{a}]"
                 associations.append((path, association))
+    associations += _foreign_associations(config)
     if config.mobile_node is not None:
         associations.append(("mobile_node.association", config.mobile_node.association))
     for path, association in associations:
@@ -88,6 +90,21 @@ def warnings(config: Config) -> list[str]:
             remedy = f"should be greater than {ADVISED_WINDOW_S} (RFC 5944 5.7.1)"
             found.append(f"{path}.replay_window: {remedy}")
     return found
+
+
+def _foreign_associations(config: Config) -> list[tuple[str, AssociationConfig]]:
+    section = config.foreign_agent
+    if section is None:
+        return []
+    peers = [
+        (f"mobile_node[{n}]", node.associations) for n, node in enumerate(section.mobile_nodes)
+    ]
+    peers += [(f"home_agent[{n}]", peer.associations) for n, peer in enumerate(section.home_agents)]
+    return [
+        (f"foreign_agent.{peer}.association[{number}]", association)
+        for peer, associations in peers
+        for number, association in enumerate(associations)
+    ]
 
 
 def _check_daemon(file: str, daemon: DaemonConfig) -> None:
@@ -103,9 +120,9 @@ def _check_daemon(file: str, daemon: DaemonConfig) -> None:
 def _check_home_agent(file: str, home_agent: HomeAgentConfig) -> None:
     _check_network(file, "home_agent.home_network", home_agent.home_network)
     _check_unicast(file, "home_agent.address", home_agent.address, home_agent.home_network)
-    _check_interface(file, "home_agent.tunnel_device", home_agent.tunnel_device)
+    check_interface(file, "home_agent.tunnel_device", home_agent.tunnel_device)
     if home_agent.interface is not None:
-        _check_interface(file, "home_agent.interface", home_agent.interface)
+        check_interface(file, "home_agent.interface", home_agent.interface)
         if home_agent.interface == home_agent.tunnel_device:
             remedy = "must differ from home_agent.interface: fastmip makes this device itself"
             raise ConfigError(file, "home_agent.tunnel_device", remedy)
@@ -156,7 +173,7 @@ def check_host(
     _check_home_address(file, where, host.home_address, home_agent.home_network)
     if host.home_address == home_agent.address:
         raise ConfigError(file, where, "is the home agent's own address: use another")
-    _check_associations(file, path, host.associations, file_is_private=file_is_private, mode=mode)
+    check_associations(file, path, host.associations, file_is_private=file_is_private, mode=mode)
     if host.nai is not None:
         _check_nai(file, f"{path}.nai", host.nai)
     if host.aaa is not None:
@@ -179,12 +196,12 @@ def _check_foreign_agents(
         _check_unicast(file, f"{path}.address", agent.address, home_agent.home_network)
         if agent.address == home_agent.address:
             raise ConfigError(file, f"{path}.address", "is the home agent's own address")
-        _check_associations(
+        check_associations(
             file, path, agent.associations, file_is_private=file_is_private, mode=mode
         )
 
 
-def _check_associations(
+def check_associations(
     file: str,
     path: str,
     associations: tuple[AssociationConfig, ...],
@@ -192,6 +209,7 @@ def _check_associations(
     file_is_private: bool,
     mode: int,
 ) -> None:
+    """Check the associations shared with one peer."""
     if not associations:
         raise ConfigError(file, f"{path}.association", "missing: add an association with a key")
     for number, association in enumerate(associations):
@@ -300,7 +318,7 @@ def _check_node_extras(
             remedy = f"{agent.address} is also foreign_agent[{other}]: remove one of them"
             raise ConfigError(file, f"{path}.address", remedy)
         _check_unicast(file, f"{path}.address", agent.address, node.home_network)
-        _check_associations(
+        check_associations(
             file, path, agent.associations, file_is_private=file_is_private, mode=mode
         )
 
@@ -310,10 +328,10 @@ def _check_node_interfaces(file: str, node: MobileNodeConfig) -> None:
         raise ConfigError(file, "mobile_node.interfaces", "empty: name at least one interface")
     for number, name in enumerate(node.interfaces):
         path = f"mobile_node.interfaces[{number}]"
-        _check_interface(file, path, name)
+        check_interface(file, path, name)
         if name in node.interfaces[:number]:
             raise ConfigError(file, path, f"{name} is named twice: remove one")
-    _check_interface(file, "mobile_node.tunnel_device", node.tunnel_device)
+    check_interface(file, "mobile_node.tunnel_device", node.tunnel_device)
     if node.tunnel_device in node.interfaces:
         remedy = "is also in mobile_node.interfaces: fastmip makes this device itself"
         raise ConfigError(file, "mobile_node.tunnel_device", remedy)
@@ -335,7 +353,16 @@ def _check_roles_together(file: str, home_agent: HomeAgentConfig, node: MobileNo
         raise ConfigError(file, "home_agent.tunnel_device", remedy)
 
 
-def _check_interface(file: str, path: str, name: str) -> None:
+def check_no_duplicates(file: str, path: str, key: str, names: Sequence[str]) -> None:
+    """Refuse a list in which something stands twice; ``key`` is set for a list of tables."""
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            where = f"{path}[{number}]" + (f".{key}" if key else "")
+            raise ConfigError(file, where, f"{name} is named twice: remove one")
+
+
+def check_interface(file: str, path: str, name: str) -> None:
+    """Refuse what cannot be the name of an interface."""
     if len(name) > MAX_INTERFACE_NAME_LEN:
         remedy = f"interface name too long: use at most {MAX_INTERFACE_NAME_LEN} characters"
         raise ConfigError(file, path, remedy)
@@ -356,7 +383,8 @@ def _check_home_address(file: str, path: str, address: Address, network: IPv4Net
     _check_unicast(file, path, address, network)
 
 
-def _check_unicast(file: str, path: str, address: Address, network: IPv4Network) -> None:
+def check_plain_unicast(file: str, path: str, address: Address) -> None:
+    """Refuse an address that cannot name one host."""
     plain = IPv4Address(int(address))
     if (
         plain.is_multicast
@@ -366,6 +394,11 @@ def _check_unicast(file: str, path: str, address: Address, network: IPv4Network)
         or int(address) >> 24 == 0
     ):
         raise ConfigError(file, path, "not a unicast address: use the address of one host")
+
+
+def _check_unicast(file: str, path: str, address: Address, network: IPv4Network) -> None:
+    check_plain_unicast(file, path, address)
+    plain = IPv4Address(int(address))
     if plain in (network.network_address, network.broadcast_address):
         remedy = f"is the network or broadcast address of {network}: use the address of one host"
         raise ConfigError(file, path, remedy)

@@ -34,11 +34,18 @@ _SO_RXQ_OVFL = 40
 _SO_MARK = 36
 _IP_PKTINFO = 8
 _IP_RECVTTL = 12
+_IP_RECVERR = 11
+_EXTENDED_ERROR = struct.Struct("=IBBBBII")
+"""sock_extended_err: errno, origin, type, code, padding, information, data."""
+_ORIGIN_ICMP = 2
+_ICMP_UNREACHABLE = 3
+_UNREACHABLE_CODES = {errno.ENETUNREACH: 0, errno.EHOSTUNREACH: 1, errno.ECONNREFUSED: 3}
 _TTL = struct.Struct("=i")
 _DEFAULT_TTL = 64
 _PKTINFO = struct.Struct("=i4sI")
 """in_pktinfo: interface index, source to use (out), destination of the header (in)."""
 _ANCILLARY = socket.CMSG_SPACE(_PKTINFO.size) + 2 * socket.CMSG_SPACE(4)
+_ERROR_ANCILLARY = _ANCILLARY + socket.CMSG_SPACE(_EXTENDED_ERROR.size + 16)
 _MAX_DATAGRAM = 65536
 _MAX_NAMES = 4096
 
@@ -51,6 +58,8 @@ PORT_COUNTERS = {
 """Counter -> what it counts; ``docs/counters.md`` is checked against it."""
 
 Deliver = Callable[[list[tuple[bytes, Arrival]]], None]
+Report = Callable[[bytes, Endpoint, int, int], None]
+"""Hears of an ICMP error: what it quotes of our datagram, where that went, type and code."""
 
 log = get_logger("control-port")
 
@@ -59,10 +68,17 @@ class ControlPort:
     """The registration port of this machine; driven by the event loop."""
 
     def __init__(
-        self, deliver: Deliver, *, port: int = PORT, fwmark: int = 0, data_sockets: int = 0
+        self,
+        deliver: Deliver,
+        *,
+        port: int = PORT,
+        fwmark: int = 0,
+        data_sockets: int = 0,
+        report: Report | None = None,
     ) -> None:
         self.counters = dict.fromkeys(PORT_COUNTERS, 0)
         self._deliver = deliver
+        self._report = report
         self._port = port
         self._fwmark = fwmark
         self._data_sockets = data_sockets
@@ -100,6 +116,8 @@ class ControlPort:
             opened.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
             opened.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
             opened.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
+            if self._report is not None:
+                opened.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
             try:
                 opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
             except PermissionError:  # unprivileged user namespace: what rmem_max allows
@@ -158,6 +176,8 @@ class ControlPort:
             except BlockingIOError:
                 break
             except OSError as error:
+                if self._read_errors(port):
+                    continue
                 log.warning("receive-failed", reason=str(error))
                 break
             index, destination, ttl = self._read_ancillary(ancillary)
@@ -168,9 +188,32 @@ class ControlPort:
                 ttl=ttl,
             )
             batch.append((bytes(view[:size]), arrival))
+        if self._report is not None:
+            self._read_errors(port)
         if batch:
             self.counters["received"] += len(batch)
             self._deliver(batch)
+
+    def _read_errors(self, port: socket.socket) -> bool:
+        """Read the queue of ICMP errors about what we sent; False when there was none."""
+        if self._report is None:
+            return False
+        found = False
+        for _ in range(BATCH):
+            try:
+                data, ancillary, _, (host, number) = port.recvmsg(
+                    _MAX_DATAGRAM, _ERROR_ANCILLARY, socket.MSG_ERRQUEUE
+                )
+            except OSError:
+                return found
+            found = True
+            destination = Endpoint(int.from_bytes(socket.inet_aton(host), "big"), number)
+            for level, kind, content in ancillary:
+                if level == socket.IPPROTO_IP and kind == _IP_RECVERR:
+                    _, origin, icmp_type, code, *_ = _EXTENDED_ERROR.unpack_from(content)
+                    if origin == _ORIGIN_ICMP:
+                        self._report(data, destination, icmp_type, code)
+        return found
 
     def _read_ancillary(self, ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int, int]:
         """Interface index, destination, time to live."""
@@ -229,6 +272,9 @@ class ControlPort:
                 self._send_routed(self._socket, message, host)
         except OSError as error:
             self.counters["send-failures"] += 1
+            if self._report is not None and error.errno in _UNREACHABLE_CODES:
+                code = _UNREACHABLE_CODES[error.errno]
+                self._report(message.data, message.destination, _ICMP_UNREACHABLE, code)
             log.warning("reply-not-sent", destination=host, reason=str(error))
             self.forget_interfaces()
         else:
@@ -240,7 +286,14 @@ class ControlPort:
         control = [(socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(index, source, 0))]
         if message.ttl is not None:
             control.append((socket.IPPROTO_IP, socket.IP_TTL, _TTL.pack(message.ttl)))
-        port.sendmsg([message.data], control, 0, (host, message.destination.port))
+        target = (host, message.destination.port)
+        try:
+            port.sendmsg([message.data], control, 0, target)
+        except OSError:
+            # An ICMP error about an earlier datagram is reported by whatever comes next.
+            if not self._read_errors(port):
+                raise
+            port.sendmsg([message.data], control, 0, target)
 
     def _index(self, name: str) -> int:
         index = self._indices.get(name)

@@ -29,8 +29,11 @@ from pyroute2.netlink.exceptions import (  # type: ignore[import-untyped]  # no 
 from fastmip import __version__
 from fastmip.errors import ConfigError, FastmipError
 from fastmip.runtime import background
+from fastmip.runtime.advertise_service import AdvertiseService, links_of
 from fastmip.runtime.config import Config, load_config
+from fastmip.runtime.control_hub import ControlHub
 from fastmip.runtime.control_socket import ControlSocket
+from fastmip.runtime.foreign_service import ForeignService
 from fastmip.runtime.home_service import HomeService
 from fastmip.runtime.journal import Journal
 from fastmip.runtime.logging import configure_logging, get_logger
@@ -151,9 +154,22 @@ class Daemon:
                 await _stop(service)
 
     def _build(self, kernel: Kernel) -> list[Service]:
+        config, file = self._config, self._file
         services: list[Service] = []
-        if self._config.home_agent is not None:
-            services.append(HomeService(self._config, kernel, file=self._file))
+        hub: ControlHub | None = None
+        if config.home_agent is not None and config.foreign_agent is not None:
+            hub = ControlHub(fwmark=0 if config.mobile_node is None else config.mobile_node.fwmark)
+        foreign: ForeignService | None = None
+        if config.foreign_agent is not None:
+            foreign = ForeignService(config, kernel, file=file, hub=hub)
+            services.append(foreign)
+        if config.home_agent is not None:
+            services.append(HomeService(config, kernel, file=file, hub=hub))
+        if links_of(config):
+            advertise = AdvertiseService(config, kernel, file=file, foreign=foreign)
+            services.append(advertise)
+            if foreign is not None:
+                foreign.advertise = advertise
         if self._config.mobile_node is not None:
             from fastmip.runtime.mobile_service import MobileService  # noqa: PLC0415 - its role
 
@@ -221,7 +237,10 @@ class Daemon:
         parts = []
         for service in self._services:
             facts = service.status()
-            parts.append(f"{service.name}: {facts.get('bindings', 0)} bindings")
+            if "visitors" in facts:
+                parts.append(f"{service.name}: {facts['visitors']} visitors")
+            elif "bindings" in facts:
+                parts.append(f"{service.name}: {facts['bindings']} bindings")
         return ", ".join(parts)
 
     # reload
@@ -261,7 +280,7 @@ class Daemon:
         fixed = [name for name in _FIXED_DAEMON_KEYS if getattr(old, name) != getattr(fresh, name)]
         if fixed:
             raise ReloadRefused(f"daemon: {', '.join(fixed)} cannot change: restart instead")
-        for role in ("home_agent", "mobile_node"):
+        for role in ("home_agent", "foreign_agent", "mobile_node"):
             if (getattr(self._config, role) is None) != (getattr(new, role) is None):
                 raise ReloadRefused(f"[{role}] was added or removed: restart instead")
         return [

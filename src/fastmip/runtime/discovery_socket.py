@@ -105,6 +105,7 @@ class DiscoverySocket:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sockets: dict[str, socket.socket] = {}
         self._memberships: dict[str, socket.socket] = {}
+        self._indices: dict[str, int] = {}
         self._sender = LinkSender()
 
     def open(self, loop: asyncio.AbstractEventLoop, interfaces: Iterable[str] = ()) -> None:
@@ -140,6 +141,7 @@ class DiscoverySocket:
             self._join(joined, interface)
             undo.pop_all()
         self._sockets[interface], self._memberships[interface] = opened, joined
+        self._indices[interface] = socket.if_nametoindex(interface)
         self._loop.add_reader(opened, self._drain, interface, opened)
 
     def _join(self, joined: socket.socket, interface: str) -> None:
@@ -153,6 +155,10 @@ class DiscoverySocket:
                 if error.errno != errno.EADDRINUSE:  # all hosts: the kernel is a member anyway
                     raise
 
+    def is_stale(self, interface: str, index: int) -> bool:
+        """Whether the socket of a link is bound to an interface that is no more (or not at all)."""
+        return self._indices.get(interface) != index
+
     def remove(self, interface: str) -> None:
         """Listen on a link no more."""
         opened = self._sockets.pop(interface, None)
@@ -162,6 +168,7 @@ class DiscoverySocket:
             self._loop.remove_reader(opened)
         opened.close()
         self._memberships.pop(interface).close()
+        self._indices.pop(interface, None)
 
     def close(self) -> None:
         """Close all sockets."""

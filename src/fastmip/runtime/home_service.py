@@ -25,6 +25,7 @@ from fastmip.agents.hosts import HomeAgentPolicy, Prefix, ReverseTunnel
 from fastmip.errors import ConfigError, EngineFull, StoreError
 from fastmip.runtime import clock
 from fastmip.runtime.arp import ArpResponder
+from fastmip.runtime.control_hub import ControlHub, RolePort
 from fastmip.runtime.control_port import ControlPort
 from fastmip.runtime.directory import HostDirectory, host_of
 from fastmip.runtime.home_commands import HomeCommands
@@ -116,7 +117,9 @@ class HomeService:
 
     name = "home-agent"
 
-    def __init__(self, config: Config, kernel: Kernel, *, file: str) -> None:
+    def __init__(
+        self, config: Config, kernel: Kernel, *, file: str, hub: ControlHub | None = None
+    ) -> None:
         self.config = config
         self.section = _section(config)
         self.store: Store[Prepared] = Store(config.daemon.state_dir / STORE_NAME)
@@ -126,6 +129,8 @@ class HomeService:
         """Clocks by which stored expiries were converted."""
         self._file = file
         self.kernel = kernel
+        self._hub = hub
+        """Port 434, when a foreign agent in this daemon shares it."""
         # Beside a mobile node our own tunnels and replies must stay out of its tunnel.
         self._fwmark = 0 if config.mobile_node is None else config.mobile_node.fwmark
         self._path_mtu: PathMtu
@@ -137,7 +142,7 @@ class HomeService:
         self.arp: ArpResponder | None = None
         self.pipeline: HomePipeline
         self.tunnel: HomeTunnel | None = None
-        self.port: ControlPort | None = None
+        self.port: ControlPort | RolePort | None = None
         self._upkeep: Upkeep | None = None
         self._running = False
 
@@ -180,7 +185,7 @@ class HomeService:
         if self.arp is not None:
             self.arp.start(loop)
         self.store.start_writer(loop, self.pipeline.stored)
-        self.port = ControlPort(self.pipeline.deliver, fwmark=self._fwmark)
+        self.port = self._make_port()
         self.pipeline.use_port(self.port)
         self.port.open(loop)
         self._upkeep = Upkeep(
@@ -194,6 +199,12 @@ class HomeService:
             restored_bindings=self.restored,
             seconds=round(self.restore_s, 3),
         )
+
+    def _make_port(self) -> ControlPort | RolePort:
+        deliver = self.pipeline.deliver
+        if self._hub is not None:
+            return self._hub.join(lambda _data, _arrival: True, deliver)
+        return ControlPort(deliver, fwmark=self._fwmark)
 
     def _build_agent(self, tos_mode: int) -> None:
         """Make the agent and fill it, the engine and ARP from the store."""

@@ -18,6 +18,9 @@ import msgspec
 
 from fastmip.runtime import clock
 
+_LEAST_DEAD = 64
+"""Lines that may be dead before the file is written afresh."""
+
 
 class Rule(msgspec.Struct, frozen=True, tag="rule"):
     """A policy rule (``ip rule``). Zero and empty mean: not part of the selector."""
@@ -66,6 +69,7 @@ class Neighbour(msgspec.Struct, frozen=True, tag="neighbour"):
     device: str
     address: str
     mac: str
+    """Six hexadecimal octets with colons."""
 
 
 class Sysctl(msgspec.Struct, frozen=True, tag="sysctl"):
@@ -77,12 +81,16 @@ class Sysctl(msgspec.Struct, frozen=True, tag="sysctl"):
 
 
 Change = Rule | Route | Address | Neighbour | Sysctl
+KernelChange = Rule | Route | Address | Neighbour
+"""What netlink makes and unmakes."""
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     boot: str
     namespace: int
     change: Change
+    struck: bool = False
+    """The change was undone: the line takes back an earlier one."""
 
 
 def _namespace() -> int:
@@ -96,6 +104,8 @@ class Journal:
         self._path = path
         self._boot = clock.boot_id()
         self._namespace = _namespace()
+        self._dead = 0
+        """Lines of the file that say nothing any more."""
         self._entries = self._read()
 
     def changes(self) -> list[Change]:
@@ -105,23 +115,29 @@ class Journal:
     def record(self, change: Change) -> None:
         """Write a change down; call it before making the change."""
         self._entries.append(change)
-        line = msgspec.json.encode(_Entry(self._boot, self._namespace, change)) + b"\n"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(self._path, flags, 0o600)
-        try:
-            os.write(descriptor, line)
-        finally:
-            os.close(descriptor)
+        self._append(_Entry(self._boot, self._namespace, change))
 
     def strike(self, change: Change) -> None:
         """Strike a change off; call it after undoing it."""
         self._entries.remove(change)
-        self._rewrite()
-
-    def _rewrite(self) -> None:
         if not self._entries:
             self._path.unlink(missing_ok=True)
-            return
+            self._dead = 0
+        elif self._dead < len(self._entries) + _LEAST_DEAD:
+            self._append(_Entry(self._boot, self._namespace, change, struck=True))
+            self._dead += 2
+        else:
+            self._rewrite()
+
+    def _append(self, entry: _Entry) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(self._path, flags, 0o600)
+        try:
+            os.write(descriptor, msgspec.json.encode(entry) + b"\n")
+        finally:
+            os.close(descriptor)
+
+    def _rewrite(self) -> None:
         lines = [
             msgspec.json.encode(_Entry(self._boot, self._namespace, change)) + b"\n"
             for change in self._entries
@@ -130,6 +146,7 @@ class Journal:
         fresh.touch(mode=0o600)
         fresh.write_bytes(b"".join(lines))
         fresh.replace(self._path)
+        self._dead = 0
 
     def _read(self) -> list[Change]:
         try:
@@ -144,6 +161,10 @@ class Journal:
             except msgspec.DecodeError:
                 # Only the last line can be torn, and its change was not made yet.
                 continue
-            if entry.boot == self._boot and entry.namespace == self._namespace:
+            if entry.boot != self._boot or entry.namespace != self._namespace:
+                continue
+            if not entry.struck:
                 entries.append(entry.change)
+            elif entry.change in entries:
+                entries.remove(entry.change)
         return entries

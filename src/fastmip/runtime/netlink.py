@@ -21,9 +21,9 @@ from pyroute2 import AsyncIPRoute  # type: ignore[import-untyped]  # it has no a
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]  # nor here
 
 from fastmip.runtime.journal import (
-    Address,
     Change,
     Journal,
+    KernelChange,
     Neighbour,
     Route,
     Rule,
@@ -225,7 +225,7 @@ class Kernel:
             raise
         return True
 
-    async def restore(self, change: Rule | Route | Address | Neighbour) -> bool:
+    async def restore(self, change: KernelChange) -> bool:
         """Make a journalled change again; False when it still stands."""
         try:
             await self._carry_out("add", change)
@@ -264,7 +264,7 @@ class Kernel:
             await self.undo(change)
         return len(changes)
 
-    async def _carry_out(self, verb: str, change: Rule | Route | Address | Neighbour) -> None:
+    async def _carry_out(self, verb: str, change: KernelChange) -> None:
         if isinstance(change, Rule):
             await self._netlink.rule(verb, **_rule_arguments(change))
             return

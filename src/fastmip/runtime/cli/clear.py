@@ -30,7 +30,7 @@ class Ipv4Address(click.ParamType[str]):
 
 @click.group(cls=AbbreviatingGroup)
 def clear() -> None:
-    """Remove bindings, reset counters."""
+    """Remove bindings and visitors, reset counters."""
 
 
 @click.group(cls=AbbreviatingGroup, hidden=True)
@@ -62,6 +62,24 @@ def binding(
 
 
 @click.command()
+@click.argument("address", type=Ipv4Address(), required=False)
+@click.option("--all", "every", is_flag=True, help="Take every visitor away.")
+@json_option
+@control_options
+def visitor(
+    socket_path: Path, timeout_s: float, address: str | None, *, every: bool, as_json: bool
+) -> None:
+    """Take the visitor with home address ADDRESS away, or all; home agents are told."""
+    if every == (address is not None):
+        raise click.UsageError("name one home ADDRESS, or say --all")
+    arguments = {"all": True} if every else {"home_address": address}
+    result = ControlClient(socket_path, timeout_s).ask("clear visitor", arguments)
+    cleared = result.get("cleared") if isinstance(result, dict) else None
+    line = "all visitors taken away" if every else f"visitor {address} taken away"
+    print_done("clear visitor", line, as_json=as_json, cleared=cleared)
+
+
+@click.command()
 @json_option
 @control_options
 def traffic(socket_path: Path, timeout_s: float, *, as_json: bool) -> None:
@@ -70,7 +88,7 @@ def traffic(socket_path: Path, timeout_s: float, *, as_json: bool) -> None:
     print_done("clear traffic", "counters cleared", as_json=as_json)
 
 
-for _command in (binding, traffic):
+for _command in (binding, visitor, traffic):
     clear.add_command(_command)
     mobile.add_command(_command)
 ip.add_command(mobile)

@@ -23,6 +23,9 @@ _F = TypeVar("_F", bound="Callable[..., Any]")
 
 SUBJECTS = {
     "binding": "Mobile nodes away from home: care-of addresses and lifetimes.",
+    "visitor": "Mobile nodes served by the foreign agent here.",
+    "pending": "Requests that wait for their home agents.",
+    "agent": "What is advertised on each link.",
     "tunnel": "Tunnels with their packets, bytes and path MTU.",
     "traffic": "Registration counters, by their RFC 2006 names.",
     "secure": "Mobility security associations, without their keys.",
@@ -35,8 +38,8 @@ SUBJECTS = {
     "handover": "Moves of the mobile node: from, to, how long.",
 }
 
-LIMITED = {"binding", "tunnel", "host", "secure"}
-BY_ADDRESS = {"binding", "tunnel"}
+LIMITED = {"binding", "tunnel", "host", "secure", "visitor"}
+BY_ADDRESS = {"binding", "tunnel", "visitor"}
 MOBILE_NODE = "mobile-node"
 """``role`` of a mobile node's rows in an answer of both roles."""
 PAGE = 10_000

@@ -1,0 +1,212 @@
+"""Carry out what the foreign agent wants.
+
+Datagrams leave at once. Visitors need the kernel, which answers through netlink: they wait in one
+queue and are carried out in order, each whole. On the way in the kernel comes first and the engine
+last, on the way out the other way round: what is decapsulated always has its route (RFC 5944
+4.2.2). Only then the agent hears of it, and the reply leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from pyroute2.netlink.exceptions import (  # type: ignore[import-untyped]  # no annotations
+    NetlinkError,
+)
+
+from fastmip.agents.bindings import tunnel_record
+from fastmip.agents.effects import (
+    Arrival,
+    Effect,
+    Endpoint,
+    Event,
+    InstallVisitor,
+    Now,
+    RemoveVisitor,
+    SendDatagram,
+    SendIcmp,
+    Violation,
+)
+from fastmip.errors import EngineFull
+from fastmip.runtime import background, clock
+from fastmip.runtime.home_pipeline import LONGEST_SLEEP_S, VIOLATORS, ViolationRow
+from fastmip.runtime.logging import get_logger
+from fastmip.wire.addresses import format_address
+
+if TYPE_CHECKING:
+    from fastmip.agents.foreign import ForeignAgent
+    from fastmip.runtime.foreign_tunnel import ForeignTunnel
+    from fastmip.runtime.home_pipeline import BindingCache
+    from fastmip.runtime.path_mtu import PathMtu
+
+log = get_logger("foreign-agent")
+
+
+class Sender(Protocol):
+    """What of ``ControlPort`` the pipeline needs."""
+
+    def send(self, message: SendDatagram) -> None: ...
+
+
+class ForeignPipeline:
+    """Drives one foreign agent; every method runs in the event loop."""
+
+    def __init__(
+        self,
+        agent: ForeignAgent,
+        engine: BindingCache,
+        tunnel: ForeignTunnel,
+        *,
+        path_mtu: PathMtu | None = None,
+        advertise: Callable[[SendIcmp], None] = lambda _effect: None,
+        tos_mode: int = 0,
+        now: Callable[[], Now] = clock.now,
+    ) -> None:
+        self.agent = agent
+        self.violations: OrderedDict[int, ViolationRow] = OrderedDict()
+        self.violations_noted = 0
+        self._engine = engine
+        self._tunnel = tunnel
+        self._path_mtu = path_mtu
+        self._advertise = advertise
+        self._tos_mode = tos_mode
+        self._now = now
+        self._port: Sender | None = None
+        self._queue: asyncio.Queue[InstallVisitor | RemoveVisitor] = asyncio.Queue()
+        self._worker: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, port: Sender) -> None:
+        """Send by this port and begin to carry out."""
+        self._port = port
+        self._worker = background.start(self._work(), "visitors")
+        self._arm()
+
+    # in
+
+    def deliver(self, batch: Iterable[tuple[bytes, Arrival]]) -> None:
+        """Hand datagrams to the agent and carry out what it wants."""
+        now = self._now()
+        for data, arrival in batch:
+            self.carry_out(self.agent.receive_datagram(data, arrival, now), now)
+        self._arm()
+
+    def report(self, quoted: bytes, destination: Endpoint, icmp_type: int, code: int) -> None:
+        """An ICMP error about something we sent."""
+        now = self._now()
+        effects = self.agent.receive_report(quoted, destination, icmp_type, code, now)
+        self.carry_out(effects, now)
+
+    # out
+
+    def carry_out(self, effects: Iterable[Effect], now: Now) -> None:
+        """Carry effects out; visitors are queued."""
+        for effect in effects:
+            if isinstance(effect, SendDatagram):
+                if self._port is not None:
+                    self._port.send(effect)
+            elif isinstance(effect, InstallVisitor | RemoveVisitor):
+                self._queue.put_nowait(effect)
+            elif isinstance(effect, SendIcmp):
+                self._advertise(effect)
+            elif isinstance(effect, Violation):
+                self._note(effect, now)
+            elif isinstance(effect, Event):
+                log.info(effect.name, **dict(effect.fields))
+            else:
+                raise TypeError(f"a foreign agent has no business with {type(effect).__name__}")
+
+    async def _work(self) -> None:
+        while True:
+            effect = await self._queue.get()
+            try:
+                if isinstance(effect, InstallVisitor):
+                    await self._install(effect)
+                else:
+                    await self._remove(effect.home_address)
+            finally:
+                self._queue.task_done()
+
+    async def _install(self, effect: InstallVisitor) -> None:
+        home_address = effect.home_address
+        is_carried = True
+        try:
+            await self._tunnel.carry(effect)
+            self._engine.publish(self._engine.prepare(self._record(effect)))
+        except (EngineFull, ValueError, NetlinkError, OSError) as error:
+            is_carried = False
+            log.warning(
+                "visitor-not-installed",
+                home_address=format_address(home_address),
+                reason=str(error),
+            )
+        now = self._now()
+        self.carry_out(
+            self.agent.visitor_installed(effect.token, home_address, is_carried, now), now
+        )
+        self._arm()
+
+    async def _remove(self, home_address: int) -> None:
+        self._engine.remove(home_address)
+        await self._tunnel.drop(home_address)
+
+    def _record(self, effect: InstallVisitor) -> bytes:
+        tunnel = effect.tunnel
+        mtu_bytes = 1500
+        if self._path_mtu is not None:
+            mtu_bytes = self._path_mtu.lookup_bytes(tunnel.remote)
+        return tunnel_record(
+            effect.home_address, tunnel, mtu_bytes=mtu_bytes, tos_mode=self._tos_mode
+        )
+
+    async def settle(self) -> None:
+        """Wait until every visitor in the queue has been dealt with."""
+        await self._queue.join()
+
+    def _note(self, violation: Violation, now: Now) -> None:
+        row = self.violations.pop(violation.peer, None)
+        count = 1 if row is None else row.count + 1
+        self.violations_noted += 1
+        self.violations[violation.peer] = ViolationRow(count, now.wall_ns, violation)
+        if len(self.violations) > VIOLATORS:
+            self.violations.popitem(last=False)
+        log.warning(
+            "security-violation",
+            reason=violation.reason,
+            home_address=format_address(violation.home_address),
+            peer=format_address(violation.peer),
+            spi=violation.spi,
+        )
+
+    # time
+
+    def _arm(self) -> None:
+        """Wake up for the next deadline; the sleep is short, for the machine may be suspended."""
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline = self.agent.next_deadline()
+        delay_s = LONGEST_SLEEP_S
+        if deadline is not None:
+            delay_s = min(delay_s, max(0.0, (deadline - self._now().boot_ns) / 1e9))
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._now()
+        deadline = self.agent.next_deadline()
+        if deadline is not None and deadline <= now.boot_ns:
+            self.carry_out(self.agent.handle_timer(now), now)
+        self._arm()
+
+    async def stop(self) -> None:
+        """Carry out nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+            self._worker = None
