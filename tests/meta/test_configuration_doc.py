@@ -44,6 +44,10 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[[home_agent.foreign_agent]]`": ForeignAgentConfig,
     "`[home_agent.host.aaa]`": AaaConfig,
     "Associations": AssociationConfig,
+    "`[foreign_agent]`": ForeignAgentRoleConfig,
+    "`[[foreign_agent.mobile_node]]`": VisitorConfig,
+    "`[[foreign_agent.home_agent]]`": HomeAgentPeerConfig,
+    "`[[advertise]]`": AdvertiseConfig,
     "`[mobile_node]`": MobileNodeConfig,
     "`[[vendor_extension]]`": VendorExtensionConfig,
     "`[[mobile_node.vendor_extension]]`": SentExtensionConfig,
@@ -145,9 +149,9 @@ def test_every_table_of_the_file_is_documented() -> None:
         "daemon",
         "engine",
         "home_agent",
-        "mobile_node",
         "foreign_agent",
         "advertisements",
+        "mobile_node",
         "vendor_extensions",
     }
 

@@ -16,7 +16,7 @@ from fastmip.runtime.service import Answer, Arguments, Command, CommandError
 from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
-    from fastmip.runtime.config import AssociationConfig
+    from fastmip.runtime.config_types import AssociationConfig
     from fastmip.runtime.mobile_service import MobileService
 
 

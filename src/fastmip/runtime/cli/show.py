@@ -25,7 +25,6 @@ SUBJECTS = {
     "binding": "Mobile nodes away from home: care-of addresses and lifetimes.",
     "visitor": "Mobile nodes served by the foreign agent here.",
     "pending": "Requests that wait for their home agents.",
-    "agent": "What is advertised on each link.",
     "tunnel": "Tunnels with their packets, bytes and path MTU.",
     "traffic": "Registration counters, by their RFC 2006 names.",
     "secure": "Mobility security associations, without their keys.",
@@ -34,7 +33,7 @@ SUBJECTS = {
     "interface": "Interfaces and devices in use.",
     "violation": "Security violations by peer (RFC 2006 mipSecViolationTable).",
     "host": "Mobile nodes that may register here.",
-    "agent": "Mobility agents heard on the links.",
+    "agent": "Mobility agents: heard on the links, and what we advertise ourselves.",
     "handover": "Moves of the mobile node: from, to, how long.",
 }
 
