@@ -395,5 +395,5 @@ def test_reload_takes_limits_and_refuses_links(lab: ForeignAgentLab) -> None:
     assert changes == ["foreign_agent.max_lifetime: 1800 -> 60"]
     assert lab.code(lab.request(lifetime_s=61)) == 69
     [row] = lab.fa.ask("show agent")["rows"]
-    assert row["registration_lifetime_s"] == 60
+    assert row["max_lifetime_s"] == 60
     assert handmade.SPI == 256

@@ -242,15 +242,15 @@ class AdvertiseService:
             flags = link.flags | (AGENT_B if self._is_busy and link.flags & AGENT_F else 0)
             rows.append(
                 {
+                    "agent": format_address(link.address),
                     "interface": link.interface,
-                    "address": format_address(link.address),
                     "flags": "".join(letter for bit, letter in _FLAG_LETTERS if flags & bit),
                     "care_of_addresses": ", ".join(map(format_address, link.care_of_addresses)),
-                    "registration_lifetime_s": link.registration_lifetime_s,
-                    "lifetime_s": link.lifetime_s,
+                    "max_lifetime_s": link.registration_lifetime_s,
+                    "advertised_for_s": link.lifetime_s,
                     "interval_s": link.max_interval_s,
                     "challenge": link.has_challenge,
-                    "next_sequence": sequence,
+                    "sequence": sequence,
                     "sent": sent,
                 }
             )
