@@ -220,10 +220,10 @@ class ForeignAgentLab:
     @staticmethod
     def request(**fields: Any) -> bytes:
         """A Registration Request for the foreign agent's care-of address."""
-        fields = {"flags": T, "home_agent": HOME_AGENT} | fields
-        home_address = fields.pop("home_address", HOME_ADDRESS)
-        care_of = fields.pop("care_of", CARE_OF)
-        return handmade.request(home_address, care_of, **fields)
+        values: dict[str, Any] = {"flags": T, "home_agent": HOME_AGENT} | fields
+        home_address = values.pop("home_address", HOME_ADDRESS)
+        care_of = values.pop("care_of", CARE_OF)
+        return handmade.request(home_address, care_of, **values)
 
     def exchange(self, client: socket.socket, message: bytes) -> bytes:
         """Send to the foreign agent and return what it answers, from where it was asked."""

@@ -397,3 +397,38 @@ def test_reload_takes_limits_and_refuses_links(lab: ForeignAgentLab) -> None:
     [row] = lab.fa.ask("show agent")["rows"]
     assert row["max_lifetime_s"] == 60
     assert handmade.SPI == 256
+
+
+def test_home_agent_and_foreign_agent_in_one_daemon(lab: ForeignAgentLab) -> None:
+    """One port 434: a visitor whose home agent is this very machine is served all the same."""
+    lab.net.ip("ha", "address", "del", f"{HOME_AGENT}/32", "dev", "lo")
+    lab.net.ip("fa", "address", "add", f"{HOME_AGENT}/32", "dev", "lo")
+    lab.net.ip("rt", "route", "replace", "10.1.0.0/24", "via", "10.3.0.1")
+    before = lab.kernel_state()
+    lab.more = (
+        f'[home_agent]\naddress = "{HOME_AGENT}"\nhome_network = "10.1.0.0/24"\n'
+        f'[[home_agent.host]]\nhome_address = "{HOME_ADDRESS}"\n'
+        f"[[home_agent.host.association]]\nspi = {handmade.SPI}\n"
+        f'key = "{handmade.KEY.hex()}"\n'
+    )
+    lab.start_foreign_agent()
+    client = lab.register()
+    facts = lab.fa.ask("status")
+    assert (facts["visitors"], facts["bindings"]) == (1, 1)
+    assert lab.ping("cn", HOME_ADDRESS, 3)
+    assert lab.ping("mn", CORRESPONDENT, 3, "-I", HOME_ADDRESS)
+    time.sleep(1.1)
+    assert lab.exchange(client, lab.request(lifetime_s=0, care_of=HOME_ADDRESS))[1] == 0
+    wait_for("the visitor's leave", lambda: lab.fa.ask("status")["visitors"] == 0)
+    # Its home agent is asked for a care-of address of its own, directly.
+    own = "10.3.1.9"
+    lab.net.ip("mn", "address", "add", f"{own}/24", "dev", "eth0")
+    lab.net.sysctl("mn", conf__eth0__arp_ignore=0)  # that address is one of the link
+    direct = lab.node(address=own)
+    time.sleep(1.1)
+    direct.sendto(lab.request(flags=D | T, care_of=own), (HOME_AGENT, 434))
+    data, source = direct.recvfrom(2048)
+    assert (source[0], data[1]) == (HOME_AGENT, 0)
+    assert lab.fa.ask("status")["visitors"] == 0
+    lab.fa.end()
+    assert lab.kernel_state() == before

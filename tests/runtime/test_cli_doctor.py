@@ -291,3 +291,12 @@ def test_this_machine_is_read_as_the_system_tools_read_it() -> None:
     }
     assert machine.clock() is not None
     assert machine.sqlite_version() >= (3, 24)
+
+
+def test_a_foreign_agent_forwards_too() -> None:
+    machine = FakeMachine()
+    machine.files["/proc/sys/net/ipv4/ip_forward"] = "0\n"
+    for is_foreign_agent, statuses in ((True, [FAIL]), (False, [])):
+        subject = Subject(is_home_agent=False, is_foreign_agent=is_foreign_agent)
+        found = [f.status for f in diagnose(machine, subject) if f.check == "ip-forward"]
+        assert found == statuses

@@ -52,6 +52,16 @@ def test_both_sides_of_a_pair_agree(tmp_path: Path) -> None:
     assert host.association_set() == node.association_set()
 
 
+def test_a_foreign_agent_s_file_comes_on_demand_and_passes_check(tmp_path: Path) -> None:
+    made = invoke("init", str(tmp_path), "--foreign-link", "eth7")
+    assert made.exit_code == 0, made.output
+    assert {path.name for path in tmp_path.iterdir()} == NAMES | {"foreign-agent.toml"}
+    section = load_config(tmp_path / "foreign-agent.toml").foreign_agent
+    assert section is not None
+    assert section.interfaces == ("eth7",)
+    assert invoke("check", str(tmp_path / "foreign-agent.toml")).exit_code == 0
+
+
 def test_every_pair_has_a_key_of_its_own(tmp_path: Path) -> None:
     invoke("init", str(tmp_path / "a"))
     invoke("init", str(tmp_path / "b"))

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 
 from fastmip.agents.effects import Arrival, Endpoint, SendDatagram
-from fastmip.runtime.control_port import ControlPort, Deliver, Report
+from fastmip.runtime.control_port import PORT, ControlPort, Deliver, Report
 
 Claim = Callable[[bytes, Arrival], bool]
 """Whether a role wants a datagram."""
@@ -20,11 +20,11 @@ Claim = Callable[[bytes, Arrival], bool]
 class ControlHub:
     """The socket and who shares it."""
 
-    def __init__(self, *, fwmark: int = 0) -> None:
+    def __init__(self, *, port: int = PORT, fwmark: int = 0) -> None:
         self._roles: list[RolePort] = []
         self._reports: list[Report] = []
         self._open = 0
-        self.port = ControlPort(self._deliver, fwmark=fwmark, report=self._report)
+        self.port = ControlPort(self._deliver, port=port, fwmark=fwmark, report=self._report)
 
     def join(self, claim: Claim, deliver: Deliver, report: Report | None = None) -> RolePort:
         """A port for one more role; ``report`` hears of ICMP errors about what was sent."""

@@ -31,7 +31,7 @@ from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.path_mtu import PathMtu
 from fastmip.runtime.service import Command, ReloadRefused, StartError
 from fastmip.runtime.upkeep import Upkeep, Watch
-from fastmip.wire.addresses import format_address
+from fastmip.wire.addresses import format_address, is_multicast
 from fastmip.wire.codes import FLAG_COLOCATED, MessageType
 from fastmip.wire.registration import REQUEST_LEN
 
@@ -302,7 +302,7 @@ class ForeignService:
         kind = data[0] if data else 0
         if kind == MessageType.REGISTRATION_REQUEST:
             is_here = arrival.interface in self.section.interfaces
-            return is_here and not self._is_home_agents(data)
+            return is_here and not self._is_home_agents(data, arrival)
         if kind == MessageType.REVOCATION:
             return len(data) > _REVOCATION_FLAGS_PLACE and bool(
                 data[_REVOCATION_FLAGS_PLACE] & _BY_HOME_AGENT
@@ -311,13 +311,19 @@ class ForeignService:
             return arrival.destination.address in self._offered
         return False
 
-    def _is_home_agents(self, data: bytes) -> bool:
-        """Whether a request is for the home agent here, and not through us."""
+    def _is_home_agents(self, data: bytes, arrival: Arrival) -> bool:
+        """Whether a request is for the home agent here, and not through us.
+
+        Where both have one address, what it asks for decides.
+        """
         home = self.config.home_agent
         if home is None or len(data) < REQUEST_LEN:
             return False
-        if int.from_bytes(data[8:12], "big") != int(home.address):
+        destination = arrival.destination.address
+        if destination in self._ours and destination != int(home.address):
             return False
+        if int.from_bytes(data[8:12], "big") != int(home.address):
+            return destination not in self._ours and not is_multicast(destination)
         care_of_address = int.from_bytes(data[12:16], "big")
         return bool(data[1] & FLAG_COLOCATED) or care_of_address not in self._offered
 
@@ -327,7 +333,7 @@ class ForeignService:
         self.pipeline.deliver([item for item in batch if not item[0] or item[0][0] != requests])
 
     def _receive_from_link(self, batch: list[tuple[bytes, Arrival]]) -> None:
-        self.pipeline.deliver([item for item in batch if not self._is_home_agents(item[0])])
+        self.pipeline.deliver([item for item in batch if not self._is_home_agents(*item)])
 
     # keeping it
 

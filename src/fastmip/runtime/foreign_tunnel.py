@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from fastmip._dataplane import Engine
 
 FIRST_TABLE = 1534
-PRIORITY = 1534
-"""Of the first of our rules: after a home agent's, before the main table."""
+PRIORITY = 1424
+"""Of the first of our rules: after the local table, before a home agent's in the same daemon,
+whose rule would take what we decapsulated back into its tunnel."""
 RESTORED_AT_A_TIME = 30
 """Changes of visitors looked after in one ``restore``: netlink takes a third of a ms for each."""
 _OFF, _STRICT, _LOOSE = "0", "1", "2"

@@ -50,6 +50,7 @@ class Subject(NamedTuple):
     """What the machine is to be good for."""
 
     is_home_agent: bool = True
+    is_foreign_agent: bool = False
     interfaces: tuple[str, ...] = ()
     tunnel_devices: tuple[str, ...] = ()
     path_mtu: int = 1500
@@ -72,8 +73,13 @@ class Subject(NamedTuple):
             associations.append(node.association)
             interfaces += node.interfaces
             devices.append(node.tunnel_device)
+        visited = config.foreign_agent
+        if visited is not None:
+            interfaces += visited.interfaces
+            devices.append(visited.tunnel_device)
         return cls(
             is_home_agent=agent is not None,
+            is_foreign_agent=visited is not None,
             interfaces=tuple(dict.fromkeys(interfaces)),
             tunnel_devices=tuple(devices),
             path_mtu=agent.path_mtu if agent is not None else 1500,
@@ -150,8 +156,8 @@ def port_434(machine: Machine, subject: Subject) -> Iterator[Finding]:
 
 
 def ip_forwarding(machine: Machine, subject: Subject) -> Iterator[Finding]:
-    """A home agent routes what is not for a mobile node away from home."""
-    if not subject.is_home_agent:
+    """A home agent routes what is not for a node away from home, a foreign agent everything."""
+    if not (subject.is_home_agent or subject.is_foreign_agent):
         return
     value = _number(machine, "/proc/sys/net/ipv4/ip_forward")
     if value == 1:

@@ -72,6 +72,23 @@ algorithm = {algorithm}
 """
 
 
+FOREIGN_AGENT_TEMPLATE = """\
+# Foreign agent. Check: fastmip check foreign-agent.toml   Run: fastmip run foreign-agent.toml
+# Every key is explained in docs/configuration.md.
+
+[daemon]
+state_dir = "/var/lib/fastmip"
+control_socket = "/run/fastmip/control.sock"
+
+[foreign_agent]
+# Links on which visitors are served; each has an address, which is the care-of address there.
+interfaces = [{foreign_link}]
+# Longest registration, seconds or "infinite".
+max_lifetime = 1800
+reverse_tunnel = "optional"
+"""
+
+
 class Pair(NamedTuple):
     """What the two configurations have in common and where they differ."""
 
@@ -81,6 +98,7 @@ class Pair(NamedTuple):
     home_gateway: IPv4Address
     home_interface: str | None
     interfaces: tuple[str, ...]
+    foreign_link: str | None
     spi: int
     algorithm: str
 
@@ -105,10 +123,14 @@ class Pair(NamedTuple):
             "algorithm": json.dumps(self.algorithm),
             "key_file": json.dumps(self.key_name),
         }
-        return {
+        texts = {
             "home-agent.toml": HOME_AGENT_TEMPLATE.format(**fields),
             "mobile-node.toml": MOBILE_NODE_TEMPLATE.format(**fields),
         }
+        if self.foreign_link is not None:
+            link = json.dumps(self.foreign_link)
+            texts["foreign-agent.toml"] = FOREIGN_AGENT_TEMPLATE.format(foreign_link=link)
+        return texts
 
 
 @click.command()
@@ -127,6 +149,7 @@ class Pair(NamedTuple):
     show_default=True,
     help="Interface of the mobile node, in order of preference; repeat for more.",
 )
+@click.option("--foreign-link", help="Write foreign-agent.toml too: the link of its visitors.")
 @click.option("--spi", type=click.IntRange(256, 0xFFFFFFFF), default=256, show_default=True)
 @click.option(
     "--algorithm",
@@ -147,8 +170,10 @@ def init(directory: Path, *, virtual: bool, home_interface: str, **options: Any)
     paths = _write(directory, texts, pair.key_name)
     for path in paths:
         click.echo(f"wrote {path}")
-    home_agent, mobile_node, key = paths
+    home_agent, mobile_node, *visited, key = paths
     click.echo(f"home agent:  fastmip run {home_agent}")
+    for foreign_agent in visited:
+        click.echo(f"foreign agent: copy {foreign_agent} there, then fastmip run it")
     click.echo(f"mobile node: copy {mobile_node} and {key} there (mode 0600), then fastmip run it")
 
 
@@ -160,6 +185,7 @@ def _pair(
     home_gateway: object,
     home_interface: str | None,
     interfaces: tuple[str, ...],
+    foreign_link: str | None,
     spi: int,
     algorithm: str,
 ) -> Pair:
@@ -171,7 +197,9 @@ def _pair(
         gateway = IPv4Address(str(home_gateway)) if home_gateway else agent
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    return Pair(network, agent, node, gateway, home_interface, interfaces, spi, algorithm)
+    return Pair(
+        network, agent, node, gateway, home_interface, interfaces, foreign_link, spi, algorithm
+    )
 
 
 def _write(directory: Path, texts: dict[str, str], key_name: str) -> list[Path]:
