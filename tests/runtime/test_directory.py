@@ -13,7 +13,8 @@ from tests.helpers.handmade import address
 from fastmip.agents.hosts import Prefix
 from fastmip.auth.associations import Algorithm, Direction, ReplayStyle
 from fastmip.runtime import directory as directory_module
-from fastmip.runtime.config import Address, AssociationConfig, HostConfig
+from fastmip.runtime.config import HostConfig
+from fastmip.runtime.config_types import Address, AssociationConfig
 from fastmip.runtime.directory import HostDirectory, delete_host, insert_host
 from fastmip.runtime.home_pipeline import Prepared
 from fastmip.runtime.keys import Key
