@@ -37,7 +37,8 @@ from fastmip.agents.claims import PLAIN, Claims, mn_aaa_of, read_claims
 from fastmip.agents.effects import NEVER, Arrival, Effect, NodeRow, Now
 from fastmip.agents.home_counters import CODE_COUNTERS, ViolationReason
 from fastmip.agents.home_ledger import HomeLedger
-from fastmip.agents.home_revocation import NO_TERMS, negotiate
+from fastmip.agents.home_revocation import negotiate
+from fastmip.agents.home_tunnels import choose_encapsulation
 from fastmip.agents.hosts import INFINITE_LIFETIME, HomeAgentPolicy, Host
 from fastmip.agents.nodes import Held, Node, Work
 from fastmip.agents.reply_policy import (
@@ -380,7 +381,7 @@ class HomeAgent(HomeLedger):
         home_address = request.home_address
         lifetime = self._writer.grant(request, case.host)
         if lifetime:
-            if case.choice.tunnel_port:
+            if case.claims is not PLAIN and case.choice.tunnel_port:
                 lifetime = min(lifetime, self._policy.nat_max_lifetime_s)
                 self._count[names.UDP_TUNNELS] += 1
             bindings = (self._new_binding(case, lifetime), *case.kept)
@@ -402,9 +403,12 @@ class HomeAgent(HomeLedger):
         else:
             expires_boot_ns = now.boot_ns + lifetime * _SECOND
             expires_wall_ns = now.wall_ns + lifetime * _SECOND
-        choice = case.choice
-        terms = NO_TERMS if case.claims is PLAIN else negotiate(case)
-        services = terms.services
+        tunnel_port = services = timestamp = 0
+        if case.claims is PLAIN:
+            encapsulation = choose_encapsulation(request.flags, case.policy.encapsulations)
+        else:
+            encapsulation, tunnel_port = case.choice.encapsulation, case.choice.tunnel_port
+            services, timestamp = negotiate(case)
         if request.flags & FLAG_BROADCAST and self._policy.broadcasts:
             services |= SERVICE_BROADCASTS
         return Binding(
@@ -420,9 +424,9 @@ class HomeAgent(HomeLedger):
             lifetime,
             case.arrival.source.port,
             request.flags,
-            choice.encapsulation,
-            choice.tunnel_port,
-            terms.timestamp,
+            encapsulation,
+            tunnel_port,
+            timestamp,
             services,
         )
 

@@ -14,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastmip.agents import home_counters as names
-from fastmip.agents.bindings import HALF_BOUND, Binding, pack_bindings, tunnel_of
+from fastmip.agents.bindings import (
+    HALF_BOUND,
+    SERVICE_REVOCATION,
+    Binding,
+    pack_bindings,
+    tunnel_of,
+)
 from fastmip.agents.effects import (
     Arrival,
     Commit,
@@ -167,12 +173,28 @@ class HomeLedger:
                 self._count[names.GRATUITOUS_ARPS] += isinstance(moved, GratuitousArp)
                 effects.append(moved)
             self._writer.answer(case, work.code, work.lifetime_s, identification, effects)
-            if work.lifetime_s:
-                self._revocations.renewed(new[0])
-            effects += self._revocations.left(old, new, case, now)
+            self._tell_left(old, new, work, now, effects)
         else:
             lifetime = self._writer.grant(case.request, case.host)
             self._writer.answer(case, work.code, lifetime, identification, effects)
+
+    def _tell_left(
+        self,
+        old: tuple[Binding, ...],
+        new: tuple[Binding, ...],
+        work: Work,
+        now: Now,
+        effects: list[Effect],
+    ) -> None:
+        """Tell agents left behind, and stop telling one that is back (RFC 3543)."""
+        if work.lifetime_s and len(self._revocations.sender):
+            self._revocations.renewed(new[0])
+        if work.case is None:
+            return
+        for binding in old:
+            if binding.services & SERVICE_REVOCATION:
+                effects += self._revocations.left(old, new, work.case, now)
+                return
 
     def _failed(self, node: Node, work: Work, now: Now, effects: list[Effect]) -> None:
         """The stored state stays in force; a request is answered 130 (or its own denial)."""

@@ -170,8 +170,7 @@ class HomeRevocations:
 
     def renewed(self, binding: Binding) -> None:
         """A binding was registered (again): what was to be told of it is void."""
-        if len(self.sender):
-            self.sender.cancel(_name(binding))
+        self.sender.cancel(_name(binding))
 
     def is_waiting(self, home_address: int) -> bool:
         """Whether an acknowledgment is outstanding for a node."""

@@ -16,7 +16,13 @@ from fastmip.agents.bindings import Binding
 from fastmip.agents.claims import PLAIN, Claims, challenge_before, mn_aaa_of
 from fastmip.agents.effects import Arrival, Now
 from fastmip.agents.home_counters import UNEXPECTED_FOREIGN_HOME, ViolationReason
-from fastmip.agents.home_tunnels import UNAVAILABLE, TunnelChoice, choose_tunnel, is_ill_placed
+from fastmip.agents.home_tunnels import (
+    UNAVAILABLE,
+    TunnelChoice,
+    choose_encapsulation,
+    choose_tunnel,
+    is_ill_placed,
+)
 from fastmip.agents.hosts import HomeAgentPolicy, Host, ReverseTunnel
 from fastmip.auth.associations import AssociationSet, ReplayStyle, SecurityAssociation
 from fastmip.auth.authenticators import verify_authentication
@@ -297,8 +303,6 @@ def is_broadcast(address: int, policy: HomeAgentPolicy) -> bool:
 
 def vendor_extensions(case: Case) -> Refusal | None:
     """A critical vendor extension that is not known (RFC 3115 2.4): 140, or 141 of an agent's."""
-    if case.claims is PLAIN:
-        return None
     known = case.policy.vendors
     if case.claims.unknown_critical(known, of_agent=False):
         return CRITICAL_OF_NODE
@@ -317,7 +321,13 @@ def home_address(case: Case) -> Refusal | None:
 
 def encapsulation(case: Case) -> Refusal | None:
     """An encapsulation that is not offered (RFC 3024 4.3.1, RFC 3519 4.6.1): 139, or 142 in UDP."""
-    if not case.request.lifetime or case.choice.encapsulation != UNAVAILABLE:
+    request = case.request
+    if not request.lifetime:
+        return None
+    if case.claims is PLAIN:
+        found = choose_encapsulation(request.flags, case.policy.encapsulations)
+        return None if found != UNAVAILABLE else ENCAPSULATION_UNAVAILABLE
+    if case.choice.encapsulation != UNAVAILABLE:
         return None
     return UDP_ENCAPSULATION_UNAVAILABLE if case.choice.tunnel_port else ENCAPSULATION_UNAVAILABLE
 
@@ -338,9 +348,7 @@ def reverse_tunnel(case: Case) -> Refusal | None:
 
 def udp_tunnel(case: Case) -> Refusal | None:
     """A UDP tunnel that is needed or forced, and the policy is against it (3519 4.6.1): 129."""
-    if case.claims is PLAIN or not case.request.lifetime:
-        return None
-    return PROHIBITED if case.choice.is_prohibited else None
+    return PROHIBITED if case.request.lifetime and case.choice.is_prohibited else None
 
 
 def source_address(case: Case) -> Refusal | None:
@@ -371,7 +379,7 @@ def care_of_address(case: Case) -> Refusal | None:
     if not request.lifetime:
         return None
     policy = case.policy
-    address = case.choice.remote
+    address = request.care_of_address if case.claims is PLAIN else case.choice.remote
     if (
         request.home_address in (address, request.care_of_address)
         or not is_unicast(address)
@@ -428,9 +436,14 @@ LADDER: Final[tuple[Callable[[Case], Refusal | None], ...]] = (
 """The rungs in the order they are climbed."""
 
 
+_OF_EXTENSIONS: Final = (mobile_aaa, vendor_extensions, udp_tunnel)
+_PLAIN_LADDER: Final = tuple(rung for rung in LADDER if rung not in _OF_EXTENSIONS)
+"""For requests that carry nothing but their authentication: most of them."""
+
+
 def climb(case: Case) -> Refusal | None:
     """The first refusal, or None for a request to accept."""
-    for rung in LADDER:
+    for rung in _PLAIN_LADDER if case.claims is PLAIN else LADDER:
         refusal = rung(case)
         if refusal is not None:
             return refusal

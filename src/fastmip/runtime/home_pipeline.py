@@ -23,6 +23,7 @@ from fastmip.agents.effects import (
     Commit,
     CommitOutcome,
     Effect,
+    Endpoint,
     Event,
     GratuitousArp,
     NodeRow,
@@ -147,6 +148,14 @@ class HomePipeline:
             effects = receive(data, self._with_mac(arrival), now)
             if effects:
                 self.carry_out(effects, now)
+        self.flush()
+
+    def keepalives(self, told: Iterable[tuple[int, int, int]]) -> None:
+        """Hand first keepalives to the agent: home address, source address, source port."""
+        now = self._now()
+        for home_address, address, port in told:
+            effects = self.agent.receive_keepalive(home_address, Endpoint(address, port), now)
+            self.carry_out(effects, now)
         self.flush()
 
     def _with_mac(self, arrival: Arrival) -> Arrival:

@@ -47,7 +47,15 @@ if TYPE_CHECKING:
     from fastmip.runtime.netlink import Kernel
 
 STORE_NAME = "fastmip.db"
-NEEDS_RESTART = ("address", "home_network", "interface", "tunnel_device", "tos", "broadcast")
+NEEDS_RESTART = (
+    "address",
+    "home_network",
+    "interface",
+    "tunnel_device",
+    "tos",
+    "encapsulations",
+    "broadcast",
+)
 """Keys of ``[home_agent]`` that a reload cannot change."""
 _PEERS = ("hosts", "foreign_agents")
 """Fields whose changes are told peer by peer."""
@@ -88,7 +96,8 @@ def policy_of(config: Config) -> HomeAgentPolicy:
             int(agent.address): agent.association_set() for agent in section.foreign_agents
         }.get,
         encapsulations=frozenset(_ENCAPSULATIONS[name] for name in section.encapsulations),
-        nat_traversal=section.nat_traversal,
+        # Beside a foreign agent the port is shared, and the engine has no part in it.
+        nat_traversal=section.nat_traversal and config.foreign_agent is None,
         nat_force=section.nat_force,
         nat_keepalive_s=section.nat_keepalive,
         nat_max_lifetime_s=section.nat_max_lifetime_s,
@@ -143,6 +152,7 @@ class HomeService:
         self.pipeline: HomePipeline
         self.tunnel: HomeTunnel | None = None
         self.port: ControlPort | RolePort | None = None
+        self._half_bound_fd = -1
         self._upkeep: Upkeep | None = None
         self._running = False
 
@@ -176,8 +186,12 @@ class HomeService:
             address=int(self.section.address),
             home_network=str(self.section.home_network),
             fwmark=self._fwmark,
+            protocols=[_ENCAPSULATIONS[name] for name in self.section.encapsulations],
         )
-        await self.tunnel.open(self.engine, self.config.engine.workers)
+        workers = self.config.engine.workers
+        self.port, udp_port = self._make_port(workers)
+        await self.tunnel.open(self.engine, workers, udp_port=udp_port)
+        half_bound_fd = self.engine.half_bound_fd()
         self.engine.start()
         self._running = True
         await self.tunnel.attract(self.section.interface)
@@ -185,8 +199,9 @@ class HomeService:
         if self.arp is not None:
             self.arp.start(loop)
         self.store.start_writer(loop, self.pipeline.stored)
-        self.port = self._make_port()
         self.pipeline.use_port(self.port)
+        loop.add_reader(half_bound_fd, self._take_keepalives, half_bound_fd)
+        self._half_bound_fd = half_bound_fd
         self.port.open(loop)
         self._upkeep = Upkeep(
             self.kernel, self.section.tunnel_device, self.tunnel.changes, self._watches()
@@ -200,11 +215,13 @@ class HomeService:
             seconds=round(self.restore_s, 3),
         )
 
-    def _make_port(self) -> ControlPort | RolePort:
+    def _make_port(self, workers: int) -> tuple[ControlPort | RolePort, int]:
+        """The registration port, and its number for UDP tunnels; 0 beside a foreign agent."""
         deliver = self.pipeline.deliver
         if self._hub is not None:
-            return self._hub.join(lambda _data, _arrival: True, deliver)
-        return ControlPort(deliver, fwmark=self._fwmark)
+            return self._hub.join(lambda _data, _arrival: True, deliver), 0
+        port = ControlPort(deliver, fwmark=self._fwmark, data_sockets=workers)
+        return port, port.bind()
 
     def _build_agent(self, tos_mode: int) -> None:
         """Make the agent and fill it, the engine and ARP from the store."""
@@ -313,8 +330,17 @@ class HomeService:
                 " leave the key out for a virtual home network",
             )
 
+    def _take_keepalives(self, event_fd: int) -> None:
+        """The engine has first keepalives of half-bound UDP tunnels."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(event_fd)
+        self.pipeline.keepalives(self.engine.take_half_bound())
+
     async def stop(self) -> None:
         """Finish what is under way, then undo everything ``start`` did."""
+        if self._half_bound_fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._half_bound_fd)
+            self._half_bound_fd = -1
         if self.port is not None:
             self.port.pause()
             await self._drain()
