@@ -203,14 +203,14 @@ def test_withdrawal_is_told_and_repeated_until_acknowledged_rfc3543_4_2_2_1() ->
         Endpoint(FOREIGN_AGENT, 434),
     )
     assert lab.tunnels == {}
-    assert lab.agent.is_revoking(NODE)
+    assert lab.agent.revoking([NODE, OTHER]) == [NODE]
     first = stamp(lab)
     again = only_reply(lab.pass_time(1))
     assert again.data == by_agent(revocation(stamp(lab), flags=0xC000))
     assert datagrams(lab.pass_time(1)) == []
     assert len(datagrams(lab.pass_time(1))) == 1
     assert tell(lab, by_agent(acknowledgment(first, inform=True))) == []
-    assert not lab.agent.is_revoking(NODE)
+    assert lab.agent.revoking([NODE]) == []
     assert datagrams(lab.pass_time(600)) == []
     assert lab.count("haRevocationsAcknowledged") == 1
     assert lab.count("haRevocationsSent") == 3
@@ -235,9 +235,9 @@ def test_a_direct_mobile_node_is_told_with_its_own_signature_rfc3543_3_3() -> No
     wrong = sign(acknowledgment(identifier), FA_KEY, FA_SPI, kind=34)
     assert tell(lab, wrong, CARE_OF) == []
     assert lab.count("haRevocationsUnproven") == 1
-    assert lab.agent.is_revoking(NODE)
+    assert lab.agent.revoking([NODE, OTHER]) == [NODE]
     tell(lab, sign(acknowledgment(identifier), KEY, SPI), CARE_OF)
-    assert not lab.agent.is_revoking(NODE)
+    assert lab.agent.revoking([NODE]) == []
 
 
 def test_an_agent_left_behind_is_told_without_the_i_bit_rfc3543_4_2_2_1() -> None:
@@ -276,7 +276,7 @@ def test_a_new_registration_with_the_agent_stops_the_repetitions() -> None:
     withdraw(lab)
     relay(lab, extensions=support(OFFERED_AT + 6))
     assert datagrams(lab.pass_time(100)) == []
-    assert not lab.agent.is_revoking(NODE)
+    assert lab.agent.revoking([NODE]) == []
 
 
 def test_no_revocation_within_a_second_of_the_registration_rfc3543_3_3() -> None:
@@ -318,7 +318,7 @@ def test_a_forged_acknowledgment_ends_nothing_sec30(
     withdraw(lab)
     data = change(by_agent(acknowledgment(stamp(lab))))
     assert tell(lab, data, source) == []
-    assert lab.agent.is_revoking(NODE)
+    assert lab.agent.revoking([NODE, OTHER]) == [NODE]
 
 
 # received -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ change a node the same way. One commit per node is outstanding at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -388,9 +388,10 @@ class HomeLedger:
         """Replace the policy; bindings already granted stay as they are."""
         self._policy = self._writer.policy = self._revocations.policy = policy
 
-    def is_revoking(self, home_address: int) -> bool:
-        """Whether a revocation told of a node waits for its acknowledgment."""
-        return self._revocations.is_waiting(home_address)
+    def revoking(self, home_addresses: Iterable[int]) -> list[int]:
+        """Those whose revocation waits for its acknowledgment."""
+        waiting = self._revocations.sender.home_addresses()
+        return [home_address for home_address in home_addresses if home_address in waiting]
 
     def counters(self) -> dict[str, int]:
         """Counters and gauges of ``home_counters.HOME_COUNTERS``."""

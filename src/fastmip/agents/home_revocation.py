@@ -172,10 +172,6 @@ class HomeRevocations:
         """A binding was registered (again): what was to be told of it is void."""
         self.sender.cancel(_name(binding))
 
-    def is_waiting(self, home_address: int) -> bool:
-        """Whether an acknowledgment is outstanding for a node."""
-        return self.sender.waits_for(home_address)
-
     # told to us
 
     def concerns_us(self, message: RevocationMessage) -> bool:

@@ -145,9 +145,9 @@ class RevocationSender:
         """Whether a binding's revocation waits for its acknowledgment."""
         return binding in self._under_way
 
-    def waits_for(self, home_address: int) -> bool:
-        """Whether a revocation of a mobile node waits for its acknowledgment (a slow search)."""
-        return any(home == home_address for home, _ in self._by_peer)
+    def home_addresses(self) -> set[int]:
+        """Mobile nodes whose revocations wait for acknowledgments."""
+        return {home_address for home_address, _ in self._by_peer}
 
     def start(self, notice: Notice, now: Now) -> list[Effect]:
         """Send a revocation, at once or as soon as the spacing allows."""

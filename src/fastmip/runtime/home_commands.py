@@ -6,8 +6,9 @@ Rows are flat dictionaries of text and numbers; keys of associations never appea
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 DEFAULT_ROWS = 1000
 MAX_ROWS = 10_000
 """Rows of one answer: more would hold the loop up; ask again with ``after``."""
+ACKNOWLEDGMENT_WAIT_S = 6.0
+"""How long ``clear binding --revoke`` waits: three repetitions."""
 _TRAFFIC = ("sent_packets", "sent_bytes", "received_packets", "received_bytes")
 _GAUGES = (BINDINGS, CACHED_NODES)
 _FLAGS = ((0x80, "S"), (0x40, "B"), (0x20, "D"), (0x10, "M"), (0x08, "G"), (0x02, "T"))
@@ -336,28 +339,54 @@ class HomeCommands:
     # clearing
 
     async def clear_binding(self, arguments: Arguments) -> Answer:
-        """Withdraw the bindings of one node, or of all."""
+        """Withdraw the bindings of one node, or of all; peers that negotiated it are told.
+
+        ``revoke``: wait for their acknowledgments, and say how many came.
+        """
         service = self._service
+        cleared: list[int] = []
         if not arguments.get("all"):
             home_address = _address(arguments)
             if not service.agent.bindings_of(home_address):
                 raise CommandError(f"{format_address(home_address)} has no binding")
             self._clear(home_address)
-            return {"cleared": 1}
-        after, cleared = -1, 0
+            cleared.append(home_address)
+        else:
+            async for home_address in self._all_bound():
+                self._clear(home_address)
+                cleared.append(home_address)
+        answer: Answer = {"cleared": len(cleared)}
+        if arguments.get("revoke"):
+            answer |= await self._await_acknowledgments(cleared)
+        return answer
+
+    async def _all_bound(self) -> AsyncIterator[int]:
+        """Home addresses with bindings, no faster than the store takes their withdrawal."""
+        service, after = self._service, -1
         while found := service.store.query(
             "SELECT home_address FROM node WHERE home_address > ? AND bindings <> x''"
             " ORDER BY home_address LIMIT 256",
             (after,),
         ):
             for (home_address,) in found:
-                self._clear(home_address)
+                yield home_address
             after = found[-1][0]
-            cleared += len(found)
             await asyncio.sleep(0)
             while service.pipeline.outstanding > PAUSE_ABOVE:
                 await asyncio.sleep(0.01)
-        return {"cleared": cleared}
+
+    async def _await_acknowledgments(self, cleared: list[int]) -> Answer:
+        """Wait until peers acknowledged, or their time is over."""
+        agent, pipeline = self._service.agent, self._service.pipeline
+        deadline = time.monotonic() + ACKNOWLEDGMENT_WAIT_S
+        while pipeline.outstanding and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        told = agent.revoking(cleared)
+        waiting = told
+        while waiting and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+            waiting = agent.revoking(waiting)
+        return {"told": len(told), "acknowledged": len(told) - len(waiting)}
 
     def _clear(self, home_address: int) -> None:
         pipeline, now = self._service.pipeline, clock.now()

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+REVOCATION_TIMEOUT_S = 10.0
+"""The daemon waits some seconds for acknowledgments."""
+
+
 class Ipv4Address(click.ParamType[str]):
     """An IPv4 address as an argument; stays text, as the control socket wants it."""
 
@@ -46,19 +50,37 @@ def mobile() -> None:
 @click.command()
 @click.argument("address", type=Ipv4Address(), required=False)
 @click.option("--all", "every", is_flag=True, help="Remove the bindings of every mobile node.")
+@click.option(
+    "--revoke", is_flag=True, help="Wait until foreign agents acknowledged the revocation."
+)
 @json_option
 @control_options
 def binding(
-    socket_path: Path, timeout_s: float, address: str | None, *, every: bool, as_json: bool
+    socket_path: Path,
+    timeout_s: float,
+    address: str | None,
+    *,
+    every: bool,
+    revoke: bool,
+    as_json: bool,
 ) -> None:
-    """Remove the bindings of home address ADDRESS, or of all."""
+    """Remove the bindings of home address ADDRESS, or of all.
+
+    Foreign agents and mobile nodes that negotiated revocation (RFC 3543) are told of it.
+    """
     if every == (address is not None):
         raise click.UsageError("name one home ADDRESS, or say --all")
-    arguments = {"all": True} if every else {"home_address": address}
+    arguments: dict[str, Any] = {"all": True} if every else {"home_address": address}
+    if revoke:
+        arguments["revoke"] = True
+        timeout_s = max(timeout_s, REVOCATION_TIMEOUT_S)
     result = ControlClient(socket_path, timeout_s).ask("clear binding", arguments)
-    cleared = result.get("cleared") if isinstance(result, dict) else None
-    line = "all bindings removed" if every else f"binding of {address} removed"
-    print_done("clear binding", line, as_json=as_json, cleared=cleared)
+    facts = result if isinstance(result, dict) else {}
+    lines = ["all bindings removed" if every else f"binding of {address} removed"]
+    told = {name: facts[name] for name in ("told", "acknowledged") if name in facts}
+    if told:
+        lines.append("{acknowledged} of {told} acknowledged".format(**told))
+    print_done("clear binding", *lines, as_json=as_json, cleared=facts.get("cleared"), **told)
 
 
 @click.command()
