@@ -63,14 +63,15 @@ class UdpNode:
 
     def _run(self) -> None:
         while True:
-            ready, _, _ = select.select([self._tun, self.port, self._stop], [], [])
+            port = self.port.fileno()
+            ready, _, _ = select.select([self._tun, port, self._stop], [], [])
             if self._stop in ready:
                 return
             if self._tun in ready:
                 packet = os.read(self._tun, 65536)
                 if packet[0] >> 4 == 4:
                     self.port.sendto(b"\x04\x04\0\0" + packet, self._agent)
-            if self.port in ready:
+            if port in ready:
                 data, source = self.port.recvfrom(65536)
                 if source == self._agent and data[:4] == b"\x04\x04\0\0":
                     os.write(self._tun, data[4:])

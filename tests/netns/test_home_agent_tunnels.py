@@ -5,8 +5,12 @@ The translator is ``rt``: it masquerades 192.168.7.0/24, which is on the visited
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +26,7 @@ from tests.helpers.home_agent_lab import (
     CORRESPONDENT,
     HOME_ADDRESS,
     HOME_AGENT,
+    SOURCE,
     HomeAgentLab,
 )
 from tests.helpers.namespaces import wait_for
@@ -293,3 +298,30 @@ def test_plain_registrations_go_on_beside_the_engines_socket(lab: HomeAgentLab) 
         client.sendto(b"\x04\x04\0\0" + bytes(20), (HOME_AGENT, 434))
         time.sleep(1.1)
     assert lab.counter("haUnexpectedMessageType") == 0
+
+
+def test_what_happens_can_be_watched_and_the_busiest_minute_is_told(lab: HomeAgentLab) -> None:
+    lab.start()
+    run = "from fastmip.runtime.cli.main import main; main()"
+    command = [sys.executable, "-c", run, "debug", "datagram", "registered", "--json"]
+    command += ["--count", "3", "--socket", str(lab.socket_path)]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    client = lab.udp("away", CARE_OF)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as watcher:
+
+        def seen() -> bool:
+            lab.exchange(client, handmade.request(HOME_ADDRESS, CARE_OF))
+            return watcher.poll() is not None
+
+        wait_for("three events", seen, 20)
+        output, _ = watcher.communicate()
+    assert watcher.returncode == 0
+    events = [json.loads(line) for line in output.splitlines()]
+    assert {"datagram-received", "datagram-sent"} <= {event["event"] for event in events}
+    (sent,) = [e for e in events if e["event"] == "datagram-sent"][:1]
+    assert (sent["kind"], sent["peer"], sent["code"]) == ("registration-reply", CARE_OF, 0)
+    rows = {row["counter"]: row for row in lab.ask("show traffic")["rows"]}
+    row = rows["haRegRequestsReceived"]
+    assert 0 < row["most_in_a_minute"] <= row["value"]
+    assert row["when"].startswith("20")
+    assert "most_in_a_minute" not in rows["haBindings"]

@@ -1,7 +1,8 @@
 """The control socket: one JSON object per line in, one per line out, for the command line.
 
 A Unix stream socket of mode 0600: whoever may open it is an operator. Requests of one
-connection are answered in order; a bad one gets an error, the connection goes on.
+connection are answered in order; a bad one gets an error, the connection goes on. A command
+that answers with a stream (``debug``) gets one line each time until the client closes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,19 @@ class ControlSocket:
                 return
             if not line:
                 return
-            writer.write(await self._answer(line))
-            await writer.drain()
+            answer = await self._answer(line)
+            if isinstance(answer, bytes):
+                writer.write(answer)
+                await writer.drain()
+            else:
+                await _stream(answer, reader, writer)
+                return
 
-    async def _answer(self, line: bytes) -> bytes:
+    async def _answer(self, line: bytes) -> bytes | AsyncIterator[object]:
         try:
             request = self._decoder.decode(line)
             result = await self._dispatch(request.command, request.args)
-            return msgspec.json.encode({"ok": True, "schema": SCHEMA, "result": result}) + b"\n"
+            return result if isinstance(result, AsyncIterator) else _accept(result)
         except msgspec.MsgspecError as error:
             return _refuse(f"not a request: {error}")
         except FastmipError as error:
@@ -134,6 +140,30 @@ class ControlSocket:
             # A command must not end the daemon; the log has the place, the client the fact.
             log.exception("command-failed")
             return _refuse(f"internal error ({type(error).__name__}): see the log")
+
+
+async def _stream(
+    results: AsyncIterator[object], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Send results as they come, until the client closes or says anything more."""
+    gone = asyncio.ensure_future(reader.read(1))
+    try:
+        while True:
+            following = asyncio.ensure_future(anext(results))
+            await asyncio.wait({following, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+                return
+            writer.write(_accept(following.result()))
+            await writer.drain()
+    finally:
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+
+
+def _accept(result: object) -> bytes:
+    return msgspec.json.encode({"ok": True, "schema": SCHEMA, "result": result}) + b"\n"
 
 
 def _refuse(reason: str) -> bytes:

@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from fastmip.runtime.advertise_service import AdvertiseService, links_of
 from fastmip.runtime.config import Config, load_config
 from fastmip.runtime.control_hub import ControlHub
 from fastmip.runtime.control_socket import ControlSocket
+from fastmip.runtime.event_stream import EVENTS
 from fastmip.runtime.foreign_service import ForeignService
 from fastmip.runtime.home_service import HomeService
 from fastmip.runtime.journal import Journal
@@ -297,6 +299,8 @@ class Daemon:
             return self.status()
         if command == "reload":
             return {"changes": await self.reload(dry_run=bool(arguments.get("dry_run")))}
+        if command == "debug":
+            return _watch(arguments)
         offered = [
             (service.name, table[command])
             for service in self._services
@@ -317,6 +321,16 @@ class Daemon:
         for service in self._services:
             facts |= service.status()
         return facts
+
+
+def _watch(arguments: Arguments) -> AsyncIterator[object]:
+    """Events by name as they happen. Raises CommandError."""
+    names = arguments.get("events", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CommandError("events: expected a list of names")
+    if not EVENTS.has_room:
+        raise CommandError("too many watch already: end one of them")
+    return EVENTS.watch(names)
 
 
 async def _ask_all(offered: list[tuple[str, Command]], arguments: Arguments) -> object:

@@ -23,6 +23,7 @@ from fastmip.agents.bindings import (
 )
 from fastmip.agents.effects import NEVER
 from fastmip.agents.home_counters import BINDINGS, CACHED_NODES, VIOLATIONS_SUPPRESSED
+from fastmip.agents.peaks import SampledPeaks
 from fastmip.errors import ConfigError
 from fastmip.runtime import clock
 from fastmip.runtime.config import load_host
@@ -68,6 +69,7 @@ class HomeCommands:
         self._service = service
         self._cleared: dict[str, int] = {}
         """Counters at the latest ``clear traffic``."""
+        self._peaks = SampledPeaks()
 
     def table(self) -> dict[str, Command]:
         """Commands by name."""
@@ -186,11 +188,21 @@ class HomeCommands:
 
     async def show_traffic(self, _arguments: Arguments) -> Answer:
         """Registration counters since the latest ``clear traffic``, by their MIB names."""
-        rows = [
-            {"counter": name, "value": value - self._cleared.get(name, 0)}
-            for name, value in self._counters().items()
-        ]
+        self.look_at_counters()
+        rows: list[dict[str, object]] = []
+        for name, value in self._counters().items():
+            row: dict[str, object] = {"counter": name, "value": value - self._cleared.get(name, 0)}
+            peak = None if name in _GAUGES else self._peaks.get(name)
+            if peak is not None:
+                row["most_in_a_minute"] = peak.most
+                row["when"] = _timestamp(peak.wall_ns)
+            rows.append(row)
         return {"rows": rows, "summary": {}}
+
+    def look_at_counters(self) -> None:
+        """Take note of how fast they grow; called about once a second."""
+        if self._service.is_running:
+            self._peaks.look(self._counters(), clock.now())
 
     async def show_errors(self, _arguments: Arguments) -> Answer:
         """Every verdict and event of the engine that occurred, and the balance of verdicts."""
@@ -206,6 +218,7 @@ class HomeCommands:
     async def clear_traffic(self, _arguments: Arguments) -> Answer:
         """Let counters start from zero; gauges stay."""
         self._cleared = {n: v for n, v in self._counters().items() if n not in _GAUGES}
+        self._peaks.clear(self._counters())
         self._service.engine.clear_counters()
         return {}
 

@@ -368,6 +368,7 @@ class HomeService:
 
     async def keep(self) -> None:
         """See ``upkeep.py``."""
+        self._commands.look_at_counters()
         if self._upkeep is not None:
             await self._upkeep.look()
 
@@ -398,6 +399,11 @@ class HomeService:
         return watches
 
     # seeing it
+
+    @property
+    def is_running(self) -> bool:
+        """Whether workers run, so that there is something to see."""
+        return self._running
 
     def status(self) -> dict[str, object]:
         """Flat facts."""

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
 
+from fastmip.runtime.event_stream import EVENTS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -136,6 +138,15 @@ class _Window:
         self.suppressed = 0
 
 
+def tell_watchers(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Hand a copy without secrets to whoever watches events; a structlog processor."""
+    if EVENTS.is_watched:
+        copied = {name: value for name, value in event.items() if not name.startswith("_")}
+        copied.pop("exc_info", None)
+        EVENTS.offer(dict(withhold_secrets(None, "", copied)))
+    return event
+
+
 def get_logger(name: str) -> FilteringBoundLogger:
     """Return the logger of a room; its events carry ``logger_name=name``.
 
@@ -164,8 +175,9 @@ def configure_logging(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            RateLimiter(),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            tell_watchers,
+            RateLimiter(),
             structlog.processors.format_exc_info,  # plain text: never the values of variables
             withhold_secrets,
             _renderer(console=console, colors=console and output.isatty()),

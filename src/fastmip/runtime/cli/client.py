@@ -13,7 +13,7 @@ import msgspec
 from fastmip.runtime.cli.failures import Failure, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -55,13 +55,45 @@ class ControlClient:
             self._unreachable(f"speaks schema {answer.schema}, this program {SCHEMA}: update one")
         return answer.result
 
+    def stream(self, command: str, arguments: dict[str, Any] | None = None) -> Iterator[Any]:
+        """Send a command and return its results as they come, for as long as they come.
+
+        Raises as ``ask``.
+        """
+        request = {"command": command, "args": arguments or {}}
+        with self._connect(msgspec.json.encode(request) + b"\n") as connection:
+            connection.settimeout(None)
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    answer = self._decode(line)
+                    if not answer.ok:
+                        raise Failure(answer.error or "the daemon refused without a reason")
+                    yield answer.result
+        self._unreachable("closed: the daemon has stopped")
+
     def _exchange(self, request: bytes) -> bytes:
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(self._timeout_s)
-                connection.connect(os.fspath(self._path))
-                connection.sendall(request)
+        with self._connect(request) as connection:
+            try:
                 return self._read_line(connection)
+            except TimeoutError:
+                self._unreachable(f"gave no answer for {self._timeout_s:g} s: try --timeout")
+            except OSError as error:
+                self._unreachable(f"failed: {error.strerror or error}")
+
+    def _connect(self, request: bytes) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._send(connection, request)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _send(self, connection: socket.socket, request: bytes) -> None:
+        try:
+            connection.settimeout(self._timeout_s)
+            connection.connect(os.fspath(self._path))
+            connection.sendall(request)
         except FileNotFoundError:
             self._unreachable("does not exist: is the daemon running? (fastmip run CONFIG)")
         except ConnectionRefusedError:

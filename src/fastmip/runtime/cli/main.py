@@ -17,6 +17,7 @@ COMMANDS = {
     "bench": f"{_HERE}.bench:bench",
     "check": f"{_HERE}.daemon:check",
     "clear": f"{_HERE}.clear:clear",
+    "debug": f"{_HERE}.debug:debug",
     "demo": "fastmip.runtime.demo.main:demo_command",
     "doctor": f"{_HERE}.doctor:doctor",
     "host": f"{_HERE}.host:host",
