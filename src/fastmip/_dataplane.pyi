@@ -82,6 +82,13 @@ class BindingCache:
         """Published bindings; simultaneous bindings count each."""
     def memory_bytes(self) -> int:
         """Bytes in memory (not merely reserved) for bindings and everything beside them."""
+    # broadcasts of the home network (RFC 5944 4.3)
+    def listeners(self) -> int:
+        """Home addresses that want broadcasts."""
+    def broadcast(self, packet: bytes) -> int:
+        """Copy an IPv4 packet to every tunnel with FLAG_BROADCAST, nested with FLAG_NESTED; returns
+        the copies sent. At most 1024 home addresses a call, in turns. Raises ValueError for what
+        is no IPv4 packet of at most 1500 bytes."""
     # half bound UDP tunnels: remote port 0xffff, until a keepalive tells it (RFC 3519 4.11)
     def take_half_bound(self) -> list[tuple[int, int, int]]:
         """Keepalives since the last call: home address, source address, source port."""

@@ -14,7 +14,8 @@ from tests.engine.lab import (
     assert_balanced,
     engine_for,
 )
-from tests.reference.ipv4 import header
+from tests.reference.encapsulations import GRE, IPIP, MINIMAL, Method
+from tests.reference.ipv4 import change, header
 from tests.reference.tunnels import HOME, TUNNEL, Binding, Twin
 
 from fastmip import _dataplane
@@ -26,10 +27,9 @@ ROUTER = "10.3.1.1"
 class Tunnel:
     """A home agent with one node, and a router of the tunnel's path that complains."""
 
-    def __init__(self, role: str = "home-agent") -> None:
-        ends = (
-            Binding(CARE_OF, HOME_AGENT) if role == "home-agent" else Binding(HOME_AGENT, CARE_OF)
-        )
+    def __init__(self, role: str = "home-agent", method: Method | None = None) -> None:
+        here = (CARE_OF, HOME_AGENT) if role == "home-agent" else (HOME_AGENT, CARE_OF)
+        ends = Binding(*here, method=method or Method())
         self.role = role
         self.engine = engine_for(Twin(role, (ends.local,), {NODE: [ends]}))
         self.port = _dataplane.MemoryPort(self.engine)
@@ -54,6 +54,10 @@ class Tunnel:
         (verdict,) = self.port.inject(TUNNEL, [bytes(error)], now_ns=self.now_ns)
         assert_balanced(self.engine)
         return verdict
+
+    def errors(self) -> list[bytes]:
+        """ICMP errors that left to the home side, from their ICMP header on."""
+        return [packet[20:] for packet in self.port.take(HOME)]
 
     def relayed(self) -> list[tuple[int, int, str]]:
         """Type, code and receiver of errors that left to the home side."""
@@ -308,3 +312,118 @@ def test_an_error_to_a_node_away_goes_through_its_tunnel() -> None:
     assert (left.dst, left.payload.dst, left[ICMP].type) == ("10.3.1.20", "10.1.0.5", 11)
     assert engine.counters()["icmp-tunnelled"][0] == 1
     assert_balanced(engine)
+
+
+METHODS = {
+    "gre": Method(GRE),
+    "gre with key": Method(GRE, 7),
+    "minimal": Method(MINIMAL),
+    "udp": Method(IPIP, None, 4434, 434),
+    "gre in udp": Method(GRE, None, 4434, 434),
+    "minimal in udp": Method(MINIMAL, None, 4434, 434),
+}
+
+
+@pytest.mark.parametrize("role", ["home-agent", "mobile-node", "foreign-agent"])
+@pytest.mark.parametrize("name", METHODS)
+def test_errors_about_every_encapsulation_are_relayed_rfc2004_5(name: str, role: str) -> None:
+    tunnel = Tunnel(role, METHODS[name])
+    quote = tunnel.sent()
+    assert tunnel.hear(3, 4, quote, mtu=1300) == "icmp-soft-state"
+    (error,) = tunnel.errors()
+    budget = 1300 - METHODS[name].overhead
+    assert (error[:2], int.from_bytes(error[6:8], "big")) == (b"\x03\x04", budget)
+    ends = (CORRESPONDENT, NODE) if role == "home-agent" else (NODE, CORRESPONDENT)
+    inner = header(*ends, 17, 1380, fragment=0x4000, ttl=63) + bytes(1380)
+    assert error[8:] == inner[: len(error) - 8]  # put together again, checksum and all
+    assert tunnel.sent(budget + 1) == b""
+    assert len(tunnel.sent(budget)) == 1300
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_eight_octets_are_enough_to_know_the_tunnel(name: str) -> None:
+    tunnel = Tunnel(method=METHODS[name])
+    quote = tunnel.sent(600)
+    assert tunnel.hear(3, 1, quote[:28]) == "icmp-soft-state"
+    assert tunnel.relayed() == []
+    assert tunnel.sent(600) != b""
+    assert tunnel.relayed() == [(3, 1, "10.9.0.7")]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("length", range(28, 76))
+def test_quotes_of_every_length_are_taken_or_refused(name: str, length: int) -> None:
+    tunnel = Tunnel(method=METHODS[name])
+    quote = tunnel.sent(600)
+    verdict = tunnel.hear(11, 0, quote[:length])
+    known = {"icmp-soft-state", "icmp-relayed", "icmp-not-relayed"}
+    # Between eight octets and a whole inner header an address may be cut in two.
+    assert verdict in known, length
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_quote_of_another_encapsulation_is_not_believed(name: str) -> None:
+    quote = Tunnel(method=METHODS[name]).sent()
+    for other, method in METHODS.items():
+        is_fallback = (name, other) == ("udp", "minimal in udp")  # of fragments
+        is_same = (other[:3], "udp" in other) == (name[:3], "udp" in name)
+        if not is_same and not is_fallback:
+            verdict = Tunnel(method=method).hear(3, 4, quote, mtu=576)
+            assert verdict in {"icmp-unrelated", "icmp-ignored"}, other
+
+
+def test_hops_inside_a_minimal_tunnel_are_seen_by_the_sender_rfc2004_3() -> None:
+    """The TTL there is the sender's own: a traceroute, not a broken tunnel."""
+    tunnel = Tunnel(method=METHODS["minimal"])
+    quote = tunnel.sent(600)
+    dying = change(quote, ttl=1)
+    assert tunnel.hear(11, 0, dying) == "icmp-relayed"
+    (error,) = tunnel.errors()
+    assert error[:2] == b"\x0b\0"
+    assert error[8:28] == header(CORRESPONDENT, NODE, 17, 580, fragment=0x4000, ttl=1)
+    assert tunnel.engine.events()["unreachable-learnt"] == 0
+    assert tunnel.hear(11, 0, dying[:28]) == "icmp-not-relayed"
+
+
+@pytest.mark.parametrize("name", ["udp", "gre in udp", "minimal in udp"])
+def test_a_closed_udp_port_is_the_tunnels_trouble(name: str) -> None:
+    tunnel = Tunnel(method=METHODS[name])
+    assert tunnel.hear(3, 3, tunnel.sent()) == "icmp-soft-state"
+    assert tunnel.relayed() == []
+    assert tunnel.engine.events()["unreachable-learnt"] == 1
+
+
+def test_errors_about_registrations_are_left_to_the_control_plane() -> None:
+    tunnel = Tunnel(method=METHODS["udp"])
+    reply = header(HOME_AGENT, CARE_OF, 17, 8 + 20) + b"\x01\xb2\x30\x39\0\x1c\0\0\x03" + bytes(19)
+    assert tunnel.hear(3, 3, reply) == "icmp-ignored"
+
+
+@pytest.mark.parametrize(
+    ("name", "pointer", "relayed"),
+    [
+        ("gre", 1, 1),
+        ("gre", 9, None),
+        ("gre", 21, None),
+        ("gre", 24 + 9, 9),
+        ("udp", 32 + 9, 9),
+        ("udp", 21, None),
+        ("minimal", 1, 1),
+        ("minimal", 6, 6),
+        ("minimal", 9, None),
+        ("minimal", 13, None),
+        ("minimal", 20, None),
+        ("minimal", 32, 20),
+        ("minimal in udp", 44, 20),
+    ],
+)
+def test_parameter_problems_point_into_the_inner_packet_rfc2003_4_5(
+    name: str, pointer: int, relayed: int | None
+) -> None:
+    tunnel = Tunnel(method=METHODS[name])
+    verdict = tunnel.hear(12, 0, tunnel.sent(), pointer=pointer)
+    errors = tunnel.errors()
+    if relayed is None:
+        assert (verdict, errors) == ("icmp-not-relayed", [])
+    else:
+        assert [error[4] for error in errors] == [relayed]

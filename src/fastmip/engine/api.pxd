@@ -58,9 +58,13 @@ cdef extern from "control.h" nogil:
     struct fm_index:
         uint32_t bucket_count
 
+    enum:
+        FM_LINE_BROADCAST
+
     struct fm_line:
         uint32_t home
         uint32_t next
+        uint8_t flags
         uint64_t expires
         uint32_t remote
         uint32_t local
@@ -149,6 +153,8 @@ cdef extern from "control.h" nogil:
     int half_bound_take(fm_worker *w, fm_half_bound *told)
     uint32_t line_overhead(const fm_line *line)
     uint32_t swap32(uint32_t v)
+    int ipv4_check(const uint8_t *p, uint32_t length, int checksum_done)
+    uint32_t ipv4_total(const uint8_t *p)
     fm_soft line_soft(const fm_line *line)
     uint32_t line_budget(const fm_line *line, fm_soft soft, uint64_t now_ns)
     void *control_map(uint64_t octets)
@@ -180,6 +186,17 @@ cdef extern from "control.h" nogil:
     uint64_t fm_stage_start(const fm_worker *w)
     uint64_t fm_stage_end(fm_worker *w, int stage, uint32_t packets, uint64_t start)
     uint64_t fm_ticks()
+
+
+cdef extern from "broadcast.h" nogil:
+    enum:
+        FM_BROADCAST_MAX
+        FM_BROADCAST_PACKET_MAX
+
+    void broadcast_start(fm_worker *w, uint64_t now_ns)
+    uint32_t broadcast_send(int raw_fd, const fm_out *out)
+    uint32_t broadcast_to(fm_control *c, fm_worker *w, uint32_t home_be, const uint8_t *packet,
+                          uint32_t length, fm_out *out)
 
 
 cdef extern from "replay.h" nogil:

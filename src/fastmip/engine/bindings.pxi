@@ -26,6 +26,9 @@ cdef class BindingCache:
     cdef dict _reserved  # home address -> prepared chains
     cdef dict _prefixes  # (prefix, length) -> home address
     cdef bint _is_port_busy
+    cdef dict _listeners  # home addresses with a tunnel that wants broadcasts, oldest turn first
+    cdef fm_out *_broadcast
+    cdef list _sent  # broadcasts that a memory port hands out
 
     def __cinit__(self, *, max_bindings, role="home-agent", workers=1, local_addresses=(),
                   icmp_per_second=100, icmp_burst=50):
@@ -44,6 +47,9 @@ cdef class BindingCache:
         self._prepared = {}
         self._reserved = {}
         self._prefixes = {}
+        self._listeners = {}
+        self._sent = []
+        self._broadcast = NULL
         # Not inside the Python object: its members are aligned to cache lines.
         self.control = <fm_control *>aligned_alloc(64, sizeof(fm_control))
         if self.control is NULL:
@@ -66,6 +72,7 @@ cdef class BindingCache:
                 close(self.control.e.half_bound_fd)
             control_destroy(self.control)
             free(self.control)
+        free(self._broadcast)
 
     # binding cache
 
@@ -121,8 +128,9 @@ cdef class BindingCache:
 
         Raises KeyError for a ticket that is not prepared; cannot fail otherwise.
         """
-        self._settle(ticket)
+        home_address = self._settle(ticket)
         control_publish(self.control, ticket)
+        self._listen(home_address)
 
     def abandon(self, ticket):
         """Give a prepared chain back. Raises KeyError for a ticket that is not prepared."""
@@ -131,6 +139,7 @@ cdef class BindingCache:
 
     def remove(self, home_address):
         """Withdraw a home address; False if it was not there."""
+        self._listeners.pop(home_address, None)
         return bool(control_remove(self.control, swap32(home_address),
                                    self._keeps_slot(home_address)))
 
@@ -157,6 +166,7 @@ cdef class BindingCache:
             with nogil:
                 installed = control_restore(self.control, <const fm_record *>view.buf,
                                             <uint64_t>count, &at, &reason)
+            self._listen_all(<const fm_record *>view.buf, installed)
         finally:
             PyBuffer_Release(&view)
         if reason != NULL:
@@ -173,6 +183,77 @@ cdef class BindingCache:
     def memory_bytes(self):
         """Bytes in memory (not merely reserved) for bindings, indexes, counters and scratch."""
         return control_memory(self.control)
+
+    # broadcasts of the home network
+
+    cdef int _listen(self, home_address) except -1:
+        """Note whether a home address wants broadcasts."""
+        cdef uint32_t number = control_head(self.control, swap32(home_address))
+        self._listeners.pop(home_address, None)
+        while number:
+            if self.control.e.lines[number].flags & FM_LINE_BROADCAST:
+                self._listeners[home_address] = None
+                return 0
+            number = self.control.e.lines[number].next
+        return 0
+
+    cdef int _listen_all(self, const fm_record *records, int64_t count) except -1:
+        cdef int64_t number
+        for number in range(count):
+            if records[number].flags & FM_RECORD_BROADCAST:
+                self._listen(records[number].home)
+        return 0
+
+    def listeners(self):
+        """Home addresses that want broadcasts."""
+        return len(self._listeners)
+
+    def broadcast(self, packet):
+        """Copy an IPv4 packet to every tunnel that wants broadcasts; returns the copies sent.
+
+        Nested in a packet to the home address where the record says so; the TTL stays, as on
+        the link. At most 1024 home addresses are served by one call; the next call goes on with
+        the others, so that all have their share. Raises ValueError for what is no whole IPv4
+        packet of at most 1500 bytes.
+        """
+        cdef fm_worker *worker = self.control.e.workers[self.workers]
+        packet = bytes(packet)
+        cdef const uint8_t *octets = <const uint8_t *><const char *>packet
+        cdef uint32_t length = <uint32_t>len(packet), home, copies = 0
+        if length > FM_BROADCAST_PACKET_MAX or ipv4_check(octets, length, 0) != FM_NONE:
+            raise ValueError(f"{length} bytes are no IPv4 packet to broadcast")
+        length = ipv4_total(octets)
+        if not self._listeners:
+            return 0
+        if self._broadcast == NULL:
+            self._broadcast = <fm_out *>calloc(1, sizeof(fm_out))
+            if self._broadcast == NULL:
+                raise MemoryError
+        turn = list(islice(self._listeners, FM_BROADCAST_MAX))
+        _claim_port(self)
+        try:
+            broadcast_start(worker, _boot_ns())
+            for home_address in turn:
+                del self._listeners[home_address]
+                self._listeners[home_address] = None
+                home = home_address
+                copies += broadcast_to(self.control, worker, swap32(home), octets, length,
+                                       self._broadcast)
+            copies -= min(copies, self._send_broadcast())
+        finally:
+            self._broadcast.count[FM_HOME] = self._broadcast.count[FM_TUNNEL] = 0
+            fm_worker_offline(worker)
+            self._is_port_busy = False
+        return copies
+
+    cdef int _send_broadcast(self) except -1:
+        """Send what ``_broadcast`` holds; how many were refused. Without a kernel port a memory
+        port's ``take`` finds them."""
+        cdef fm_desc *d
+        for number in range(self._broadcast.count[FM_TUNNEL]):
+            d = self._broadcast.packets[FM_TUNNEL][number]
+            self._sent.append((<const char *>d.data)[:d.len])
+        return 0
 
     # half bound UDP tunnels
 

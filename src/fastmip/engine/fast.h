@@ -70,9 +70,7 @@ FM_TARGET void FM_ISA(home_batch)(struct fm_worker *w, struct fm_desc *batch, ui
                               (p[OFF_TTL] <= is_forwarded) | (source == line->remote);
         if (FM_UNLIKELY(is_refused | (total > budget))) {
             if (FM_LIKELY(!is_refused && total <= other_budget(e, line, p, now_ns))) {
-                if (is_forwarded)
-                    ipv4_decrement_ttl(p);
-                uint32_t added = outer_write(line, p, total);
+                uint32_t added = outer_write_plain(line, p, total, (uint8_t)is_forwarded);
                 tally_add(&sent[number[i]], total);
                 desc_became(d, p - added, total + added, number[i], FM_ENCAPSULATED);
                 left[count++] = d;
@@ -120,24 +118,25 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
     for (uint32_t i = 0; i < n; i++) {
         const struct fm_desc *d = &batch[i];
         const uint8_t *p = d->data, *q = p + 20;
-        key[i] = other_key[i] = FM_NO_KEY;
-        if (FM_UNLIKELY(d->len < 2 * IPV4_MIN_HEADER_LEN))
+        if (FM_UNLIKELY(d->len < 2 * IPV4_MIN_HEADER_LEN)) {
+            key[i] = other_key[i] = FM_NO_KEY;
             continue;
+        }
         uint32_t total = ipv4_total(p), k = load32(p + off_key);
         /* Outer: version and IHL, no fragment, IPIP; then lengths, checksums. */
+        int is_outer_right = ipv4_sum20_is_right(p);
         int is_plain = ((load64(p) & 0xff3f0000000000ffu) == 0x45) & (p[OFF_PROTOCOL] == PROTO_IPIP) &
                        (q[0] == 0x45) & (q[OFF_PROTOCOL] != PROTO_IPIP) &
                        (total - 40 <= d->len - 40) & (ipv4_total(q) - 20 <= total - 40) &
-                       ipv4_sum20_is_right(p) & ipv4_sum20_is_right(q);
+                       is_outer_right & ipv4_sum20_is_right(q);
         if (FM_UNLIKELY(!is_plain)) {
-            k = other_key[i] = shape_read(d, &shape[i], is_home_agent);
-            bucket[i] = index_bucket(&e->by_home, k);
-            __builtin_prefetch(&e->by_home.buckets[bucket[i]]);
-            continue;
+            k = other_key[i] = shape_read(d, &shape[i], is_home_agent, is_outer_right);
+            key[i] = FM_NO_KEY;
+        } else {
+            key[i] = k;
         }
         bucket[i] = index_bucket(&e->by_home, k);
         __builtin_prefetch(&e->by_home.buckets[bucket[i]]);
-        key[i] = k;
     }
     clock = fm_stage_end(w, FM_STAGE_CHECK, n, clock);
 
@@ -172,7 +171,7 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
                         ((line->flags & flags_needed) != flags_needed) |
                         (q[OFF_TTL] <= is_forwarded) | is_martian_octet[source & 0xff])) {
         not_plain:
-            if (other_key[i] != FM_NO_KEY && line->home == other_key[i]) {
+            if (key[i] == FM_NO_KEY && line->home == other_key[i]) {
                 uint32_t total = shape_open(e, d, line, &shape[i], now_ns);
                 if (FM_LIKELY(total)) {
                     tally_add(&received[number[i]], total);

@@ -33,6 +33,12 @@ cdef class Engine(BindingCache):
                 worker_join(self.threads[number])
                 worker_free(self.threads[number])
 
+    cdef int _send_broadcast(self) except -1:
+        """Through the first worker's raw socket, which any thread may send on."""
+        if not self.attached:
+            return BindingCache._send_broadcast(self)
+        return <int>broadcast_send(self.threads[0].port.fds.raw_fd[0], self._broadcast)
+
     def attach_kernel(self, *, int tun_fd, raw_fds, int udp_fd=-1, int icmp_fd=-1,
                       bint tun_vnet_hdr=True):
         """Give the next worker its TUN queue and its sockets."""

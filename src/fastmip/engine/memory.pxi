@@ -57,6 +57,9 @@ cdef class MemoryPort:
     def take(self, int side):
         """Packets that left on a side since the last call, in order."""
         taken, self._taken[side] = self._taken[side], []
+        if side == FM_TUNNEL:
+            taken += self.engine._sent
+            self.engine._sent = []
         return taken
 
     cdef void _fill_from(self, uint32_t number, int side, const uint8_t *packet,

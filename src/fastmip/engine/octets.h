@@ -36,14 +36,12 @@ FM_INLINE uint32_t get32(const void *p) { return swap32(load32(p)); }
 FM_INLINE void put16(void *p, uint16_t v) { store16(p, swap16(v)); }
 FM_INLINE void put32(void *p, uint32_t v) { store32(p, swap32(v)); }
 
-/* Fold a sum of raw 16- or 32-bit words to 16 bits. */
+/* Fold a sum of raw 16- or 32-bit words to 16 bits. A number plus itself with its halves swapped
+ * has their sum in the upper half, with the carry of the lower half already added. */
 FM_INLINE uint16_t sum_fold(uint64_t sum)
 {
-    sum = (sum & 0xffffffffu) + (sum >> 32);
-    sum = (sum & 0xffffu) + (sum >> 16);
-    sum = (sum & 0xffffu) + (sum >> 16);
-    sum = (sum & 0xffffu) + (sum >> 16);
-    return (uint16_t)sum;
+    uint32_t half = (uint32_t)((sum + (sum << 32 | sum >> 32)) >> 32);
+    return (uint16_t)((half + (half << 16 | half >> 16)) >> 16);
 }
 
 /* One's complement sum of len octets, an odd last octet padded with zero (RFC 1071). */

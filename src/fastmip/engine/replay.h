@@ -125,37 +125,54 @@ FM_FN void replay_use(struct fm_replay *r, const struct fm_record *tunnel)
 
 /* Refill the batch from the next frames and draws; prefetch the frames of the batch after, as a
  * driver would while this one is in the pipeline. */
-FM_INLINE void replay_refill(struct fm_replay *r, uint32_t n)
+FM_INLINE void replay_refill_as(struct fm_replay *r, uint32_t n, int side, int is_minimal)
 {
     uint32_t frame = r->next_frame, at = r->next_draw, ahead = (frame + n) % r->frame_count;
     uint32_t len = r->size + r->overhead;
-    int is_minimal = r->tunnel.encapsulation == PROTO_MINIMAL;
+    const uint32_t second_at = r->second_at, count = r->frame_count;
+    uint8_t *const frames = replay_frame(r, 0);
     for (uint32_t i = 0; i < n; i++) {
         const struct fm_draw *draw = &r->draws[at];
-        uint8_t *p = replay_frame(r, frame);
+        uint8_t *p = frames + (uint64_t)frame * FM_FRAME_STRIDE;
         struct fm_desc *d = &r->batch[i];
         at = at + 1 == r->draw_count ? 0 : at + 1;
         d->data = p;
         d->len = len;
         d->done = r->done;
-        d->side = (uint8_t)r->side;
-        if (is_minimal)
-            memcpy(p, r->spoilt, REPLAY_SPOILT);
+        d->side = (uint8_t)side;
+        if (is_minimal && side == FM_HOME)
+            memcpy(p, r->spoilt, OFF_TTL);
+        else if (is_minimal)
+            memcpy(p + OFF_DESTINATION, r->spoilt + OFF_DESTINATION, 32);
         store64(p + OFF_TTL, draw->first);
-        if (r->side == FM_HOME) {
+        if (side == FM_HOME) {
             store32(p + OFF_DESTINATION, (uint32_t)draw->second);
         } else if (is_minimal) {
-            store32(p + r->second_at, (uint32_t)draw->second);
-            store32(p + r->second_at + 8, (uint32_t)(draw->second >> 32));
+            store32(p + second_at, (uint32_t)draw->second);
+            store32(p + second_at + 8, (uint32_t)(draw->second >> 32));
         } else {
-            store64(p + r->second_at, draw->second);
+            store64(p + second_at, draw->second);
         }
-        __builtin_prefetch((const uint8_t *)((uintptr_t)replay_frame(r, ahead) & ~63ul), 1);
-        frame = frame + 1 == r->frame_count ? 0 : frame + 1;
-        ahead = ahead + 1 == r->frame_count ? 0 : ahead + 1;
+        const uint8_t *next = frames + (uint64_t)ahead * FM_FRAME_STRIDE;
+        __builtin_prefetch((const uint8_t *)((uintptr_t)next & ~63ul), 1);
+        frame = frame + 1 == count ? 0 : frame + 1;
+        ahead = ahead + 1 == count ? 0 : ahead + 1;
     }
     r->next_frame = frame;
     r->next_draw = at;
+}
+
+FM_INLINE void replay_refill(struct fm_replay *r, uint32_t n)
+{
+    int is_minimal = r->tunnel.encapsulation == PROTO_MINIMAL;
+    if (r->side == FM_HOME && !is_minimal)
+        replay_refill_as(r, n, FM_HOME, 0);
+    else if (r->side == FM_HOME)
+        replay_refill_as(r, n, FM_HOME, 1);
+    else if (!is_minimal)
+        replay_refill_as(r, n, FM_TUNNEL, 0);
+    else
+        replay_refill_as(r, n, FM_TUNNEL, 1);
 }
 
 /* Nanoseconds for `batches` batches of n; *left counts what came out on the other side. */

@@ -7,6 +7,9 @@
 
 #include "slow.h"
 
+/* Not inlined: the loops' registers are for IP in IP. */
+#define FM_APART __attribute__((unused, noinline)) static
+
 struct fm_shape {
     uint32_t ports, gre_key; /* as in the packet */
     uint8_t inner;           /* offset of the inner header, or of the forwarding header */
@@ -21,13 +24,14 @@ FM_INLINE int inner_is_plain(const uint8_t *q, uint32_t room)
 }
 
 /* Home address a packet belongs to, or FM_NO_KEY. At least 40 octets are present. */
-FM_INLINE uint32_t shape_read(const struct fm_desc *d, struct fm_shape *s, uint32_t is_home_agent)
+FM_APART uint32_t shape_read(const struct fm_desc *d, struct fm_shape *s, uint32_t is_home_agent,
+                             int is_outer_right)
 {
     const uint8_t *p = d->data;
     uint32_t total = ipv4_total(p), at = IPV4_MIN_HEADER_LEN;
     uint8_t protocol = p[OFF_PROTOCOL];
     if ((load64(p) & 0xff3f0000000000ffu) != 0x45 || total - 40 > d->len - 40 ||
-        !(ipv4_sum20_is_right(p) | (d->done & FM_DONE_CHECKSUM)))
+        !(is_outer_right | (d->done & FM_DONE_CHECKSUM)))
         return FM_NO_KEY;
     s->method = FM_IPIP;
     s->ports = s->gre_key = s->has_key = 0;
@@ -75,20 +79,22 @@ FM_INLINE uint32_t shape_read(const struct fm_desc *d, struct fm_shape *s, uint3
 
 /* Decapsulate if nothing speaks against it: d->data becomes the inner packet, whose length is
  * returned; 0 leaves the packet as it is, to slow.h. */
-FM_INLINE uint32_t shape_open(const struct fm_engine *e, struct fm_desc *d,
+FM_APART uint32_t shape_open(const struct fm_engine *e, struct fm_desc *d,
                               const struct fm_line *line, const struct fm_shape *s,
                               uint64_t now_ns)
 {
     uint8_t *p = d->data, *q = p + s->inner;
     uint32_t is_minimal = s->method & FM_MINIMAL, is_home_agent = e->role == FM_HOME_AGENT;
     uint32_t is_forwarded = (e->role != FM_MOBILE_NODE) & ~(uint32_t)d->done;
-    uint32_t source, destination, ttl;
+    uint32_t source, destination, ttl, total;
     if (is_minimal) {
+        total = ipv4_total(p) - s->inner + IPV4_MIN_HEADER_LEN - minimal_len(q);
         source = minimal_has_source(q) ? minimal_source_be(q) : ipv4_source_be(p);
         destination = minimal_destination_be(q);
         ttl = p[OFF_TTL];
     } else {
         uint32_t outer_ecn = p[OFF_TOS] & ECN_MASK;
+        total = ipv4_total(q);
         source = ipv4_source_be(q);
         destination = ipv4_destination_be(q);
         ttl = q[OFF_TTL];
@@ -105,11 +111,11 @@ FM_INLINE uint32_t shape_open(const struct fm_engine *e, struct fm_desc *d,
         (line->flags & FM_LINE_HALF_BOUND))
         return 0;
     if (is_minimal)
-        q = minimal_restore(p, q, ipv4_total(p));
-    if (is_forwarded)
+        q = minimal_restore(p, IPV4_MIN_HEADER_LEN, q, ipv4_total(p), (uint8_t)is_forwarded);
+    else if (is_forwarded)
         ipv4_decrement_ttl(q);
     d->data = q;
-    return ipv4_total(q);
+    return total;
 }
 
 #endif

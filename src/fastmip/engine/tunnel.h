@@ -16,14 +16,15 @@ FM_INLINE int line_falls_back(const struct fm_line *line, const uint8_t *inner)
 }
 
 /* Minimal encapsulation of the packet at p; octets added in front. */
-FM_INLINE uint32_t outer_write_minimal(const struct fm_line *line, uint8_t *p)
+FM_INLINE uint32_t outer_write_minimal(const struct fm_line *line, uint8_t *p, uint32_t header,
+                                       uint8_t hops)
 {
     if (!(line->method & FM_UDP))
-        return minimal_write(p, 0, PROTO_MINIMAL, line->local, line->remote);
+        return minimal_write(p, header, 0, PROTO_MINIMAL, hops, line->local, line->remote);
     uint32_t carried = ipv4_total(p);
-    uint32_t added = minimal_write(p, UDP_SHIM_LEN, PROTO_UDP, line->local, line->remote);
+    uint32_t added =
+        minimal_write(p, header, UDP_SHIM_LEN, PROTO_UDP, hops, line->local, line->remote);
     uint8_t *outer = p - added;
-    uint32_t header = ipv4_header_len(outer);
     carried += added - UDP_SHIM_LEN - header; /* forwarding header and payload */
     udp_tunnel_write(outer + header, line->ports, carried, PROTO_MINIMAL);
     return added;
@@ -50,7 +51,19 @@ FM_INLINE uint32_t outer_write_whole(const struct fm_line *line, uint8_t *p, uin
 FM_INLINE uint32_t outer_write(const struct fm_line *line, uint8_t *p, uint32_t total)
 {
     if (line_is_minimal(line) && !ipv4_is_fragment(p))
-        return outer_write_minimal(line, p);
+        return outer_write_minimal(line, p, ipv4_header_len(p), 0);
+    return outer_write_whole(line, p, total);
+}
+
+/* The same for the fast loop: no options, no fragment of a minimal line; `hops` (0 or 1) are taken
+ * off the TTL on the way. */
+FM_INLINE uint32_t outer_write_plain(const struct fm_line *line, uint8_t *p, uint32_t total,
+                                     uint8_t hops)
+{
+    if (line_is_minimal(line))
+        return outer_write_minimal(line, p, IPV4_MIN_HEADER_LEN, hops);
+    if (hops)
+        ipv4_decrement_ttl(p);
     return outer_write_whole(line, p, total);
 }
 
@@ -95,7 +108,7 @@ FM_FN int carried_open(uint8_t *p, struct fm_carried *c)
         if (verdict != FM_NONE)
             return verdict;
         c->method |= FM_MINIMAL;
-        c->inner = minimal_restore(p, p + at, end);
+        c->inner = minimal_restore(p, ipv4_header_len(p), p + at, end, 0);
         c->room = end - (uint32_t)(c->inner - p);
         return FM_NONE;
     } else if (protocol != PROTO_IPIP) {

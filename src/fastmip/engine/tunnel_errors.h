@@ -32,6 +32,7 @@ struct fm_quote {
     uint32_t ports;        /* udp_ports_to_us, 0 without UDP */
     uint32_t moved;        /* octets between a place in the payload outside and inside */
     uint8_t method;        /* enum fm_method */
+    uint8_t is_method_cut; /* UDP, but what is inside was not quoted */
     uint8_t restored[ICMP_ERROR_MAX];
 };
 
@@ -44,11 +45,12 @@ FM_FN void quote_restore(struct fm_quote *q, const uint8_t *m, uint32_t m_len)
     uint32_t size = minimal_len(m), payload = m_len - size;
     if (payload > ICMP_ERROR_MAX - header)
         payload = ICMP_ERROR_MAX - header;
-    memcpy(q->restored, q->outer, header);
     memcpy(q->restored + header, m + size, payload);
-    minimal_finish(q->restored, q->total - shim - size, minimal_protocol(m),
-                   minimal_has_source(m) ? minimal_source_be(m) : ipv4_source_be(q->outer),
-                   minimal_destination_be(m));
+    struct minimal_fields f = {
+        q->total - shim - size,
+        minimal_has_source(m) ? minimal_source_be(m) : ipv4_source_be(q->outer),
+        minimal_destination_be(m), minimal_protocol(m), 0};
+    minimal_header(q->restored, q->outer, header, &f);
     q->inner = q->restored;
     q->inner_len = header + payload;
     q->moved = shim + size;
@@ -64,11 +66,14 @@ FM_FN int quote_open(struct fm_quote *q, const uint8_t *quote, uint32_t len)
     q->total = ipv4_total(quote);
     q->inner_len = q->ports = q->moved = 0;
     q->method = FM_IPIP;
+    q->is_method_cut = 0;
     if (protocol == PROTO_UDP) {
         q->method = FM_UDP;
         q->ports = udp_ports_swapped(load32(quote + at));
-        if (at + UDP_SHIM_LEN > len)
-            return 1; /* its tunnel is known by the ports */
+        if (at + UDP_SHIM_LEN > len) { /* its tunnel is known by the ports */
+            q->is_method_cut = 1;
+            return 1;
+        }
         if (quote[at + UDP_HEADER_LEN] != MIP_TUNNEL_DATA)
             return 0;
         protocol = quote[at + UDP_HEADER_LEN + 1];
@@ -99,7 +104,7 @@ FM_INLINE int line_sent(const struct fm_line *line, const struct fm_quote *q)
 {
     return line->remote == ipv4_destination_be(q->outer) &&
            line->local == ipv4_source_be(q->outer) && line->ports == q->ports &&
-           line_uses(line, q->method);
+           (q->is_method_cut ? line->method & FM_UDP : line_uses(line, q->method));
 }
 
 /* Line of the tunnel a quoted outer packet went through, or FM_NO_LINE. */

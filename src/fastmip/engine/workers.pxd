@@ -26,6 +26,7 @@ cdef extern from "workers.h" nogil:
         int vnet_hdr
 
     struct kernel_port:
+        port_descriptors fds
         int failed
         int error
         uint64_t *counters
