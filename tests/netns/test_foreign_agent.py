@@ -34,10 +34,6 @@ PROVEN_HOME_AGENT = (
     f'[[foreign_agent.home_agent]]\naddress = "{HOME_AGENT}"\n'
     f"[[foreign_agent.home_agent.association]]\n{SHARED}"
 )
-PROVEN_FOREIGN_AGENT = (
-    f'[[home_agent.foreign_agent]]\naddress = "{CARE_OF}"\n'
-    f"[[home_agent.foreign_agent.association]]\n{SHARED}"
-)
 
 
 @pytest.fixture
@@ -236,20 +232,6 @@ def test_a_home_agent_that_cannot_be_reached_is_told_by_its_code(lab: ForeignAge
     time.sleep(1.05)
     assert lab.exchange(client, lab.request(home_agent="10.7.2.1"))[1] == 78
     assert time.monotonic() - began >= 7
-
-
-def test_proofs_between_agents_and_the_home_agent_s_revocation_support(
-    lab: ForeignAgentLab,
-) -> None:
-    lab.settings = "revocation = true"
-    lab.more = PROVEN_HOME_AGENT
-    lab.home_settings = PROVEN_FOREIGN_AGENT
-    lab.start()
-    lab.register()
-    assert lab.fa.ask("status")["visitors"] == 1
-    lab.fa.ask("clear visitor", home_address=HOME_ADDRESS)
-    assert lab.fa.ask("status")["visitors"] == 0
-    assert not lab.ping("cn", HOME_ADDRESS)
 
 
 def test_a_home_agent_with_another_key_gets_status_68(lab: ForeignAgentLab) -> None:

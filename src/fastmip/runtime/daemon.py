@@ -316,7 +316,9 @@ class Daemon:
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": int(time.monotonic() - self._began),
-            "roles": ", ".join(service.name for service in self._services),
+            "roles": ", ".join(
+                service.name for service in self._services if service.name != AdvertiseService.name
+            ),
         }
         for service in self._services:
             facts |= service.status()
