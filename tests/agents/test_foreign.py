@@ -185,6 +185,16 @@ def test_deregistration_accepted_removes_the_visitor_rfc5944_3_7_3_2() -> None:
     assert bench.events == ["visitor-arrived", "visitor-left"]
 
 
+def test_another_binding_that_ends_through_us_is_not_the_visitor_s() -> None:
+    """Make-before-break: the old care-of address is released through the new agent."""
+    bench = Bench()
+    bench.register()
+    bench.register(lifetime=0, care_of=0x0A030201)
+    assert bench.count("faVisitors") == 1
+    bench.register(lifetime=0, care_of=AGENT)
+    assert bench.count("faVisitors") == 0
+
+
 def test_a_lifetime_that_ends_removes_the_visitor_and_says_nothing_rfc5944_3_7() -> None:
     bench = Bench()
     bench.register(lifetime=30)

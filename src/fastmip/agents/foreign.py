@@ -64,7 +64,6 @@ from fastmip.agents.foreign_verdicts import (
     report_code,
     visitor_of,
 )
-from fastmip.agents.home_counters import ViolationReason
 from fastmip.agents.peaks import MinutePeaks
 from fastmip.agents.visitors import (
     Asker,
@@ -72,6 +71,7 @@ from fastmip.agents.visitors import (
     PendingTable,
     Visitor,
     VisitorTable,
+    may_wait,
     visitor_event,
 )
 from fastmip.auth.challenges import ChallengeVerdict, ChallengeWindow, is_retransmission
@@ -183,7 +183,9 @@ class ForeignAgent:
             count[refusal.counter] += 1
             return
         if refusal.violation is not None:
-            self._report(asker, arrival.source.address, case.spi, refusal.violation, now, effects)
+            self._replies.report(
+                asker, arrival.source.address, case.spi, refusal.violation, now, effects
+            )
         self._deny(asker, refusal.code, now, effects)
 
     def judge_challenge(self, case: ForeignCase, challenge: bytes) -> ChallengeVerdict:
@@ -198,27 +200,16 @@ class ForeignAgent:
         return verdict
 
     def has_room(self, case: ForeignCase) -> bool:
-        """Whether a request may wait here (RFC 5944 3.7.1).
-
-        Visitors in force and nodes that proved themselves have room beyond what strangers
-        can fill. Two nodes with one home address cannot be told apart by their packets.
-        """
-        key, policy = case.key, self._policy
-        visitor = self._visitors.get(key.home_address) if key.home_address else None
-        is_visitor = visitor is not None and visitor.mac == key.mac
-        if visitor is not None and not is_visitor:
-            if visitor.home_agent != case.request.home_agent:
-                return False
-        elif visitor is None and case.request.lifetime and self._is_full:
-            return False
-        if self._pending.get(key) is not None:
-            return True
-        if self._pending.of_mac(key.mac) >= policy.max_pending_per_node:
-            return False
-        limit = policy.max_pending
-        if is_visitor or case.proof is not None:
-            limit += policy.max_visitors
-        return len(self._pending) < limit
+        """Whether a request may wait here; see ``may_wait``."""
+        return may_wait(
+            case.key,
+            case.request,
+            self._visitors,
+            self._pending,
+            self._policy.limits,
+            is_proven=case.proof is not None,
+            is_full=self._is_full,
+        )
 
     @property
     def _is_full(self) -> bool:
@@ -294,7 +285,10 @@ class ForeignAgent:
         if reply.lifetime and pending.request.lifetime:
             self._honour(data[:end], reply, trailing, pending, arrival, now, effects)
         else:
-            self._forget(reply.home_address, effects, names.DEPARTED, "deregistered")
+            gone = pending.request.care_of_address
+            # Another of its simultaneous bindings may end through us (RFC 5944 3.6.1.2).
+            if gone == reply.home_address or standing is None or gone == standing.bound:
+                self._forget(reply.home_address, effects, names.DEPARTED, "deregistered")
             self._pass_on(data[:end], pending, reply.home_address, effects, now)
 
     def _refuse_unproven(
@@ -309,7 +303,7 @@ class ForeignAgent:
     ) -> None:
         """The Foreign-Home authentication is missing or wrong (RFC 5944 3.7.3.1): 68."""
         asker, peer = pending.asker, arrival.source.address
-        self._report(asker, peer, unproven.spi, unproven.reason, now, effects)
+        self._replies.report(asker, peer, unproven.spi, unproven.reason, now, effects)
         self._pending.remove(pending.key)
         status = ReplyCode.FA_HOME_AGENT_AUTHENTICATION
         if authorized:
@@ -491,11 +485,11 @@ class ForeignAgent:
     ) -> None:
         message = RevocationAcknowledgment.decode(data)
         told = self._revocation.receive_acknowledgment(data, message, arrival, self._policy)
-        if told is not None:
-            self._tell(told, effects)
+        self._tell(told, effects)
 
-    def _tell(self, told: Told, effects: list[Effect]) -> None:
-        effects += self._notifier.notify(told.interface, told.home_address, told.mac)
+    def _tell(self, told: Told | None, effects: list[Effect]) -> None:
+        if told is not None:
+            effects += self._notifier.notify(told.interface, told.home_address, told.mac)
 
     def clear_visitor(self, home_address: int, now: Now, why: str = "cleared") -> list[Effect]:
         """Take a visitor away on the operator's word; home agent and node are told."""
@@ -503,9 +497,7 @@ class ForeignAgent:
         effects: list[Effect] = []
         self._forget(home_address, effects, names.DEPARTED, why)
         if visitor is not None:
-            told = self._revocation.revoke(visitor, self._policy, now, effects)
-            if told is not None:
-                self._tell(told, effects)
+            self._tell(self._revocation.revoke(visitor, self._policy, now, effects), effects)
         return effects
 
     def revoke_all(self, now: Now, why: str = "shutdown") -> list[Effect]:
@@ -593,19 +585,6 @@ class ForeignAgent:
         found[names.VISITORS] = len(self._visitors)
         found[names.PENDING] = len(self._pending)
         return found
-
-    def _report(
-        self,
-        asker: Asker,
-        peer: int,
-        spi: int,
-        reason: ViolationReason,
-        now: Now,
-        effects: list[Effect],
-    ) -> None:
-        self._replies.report(
-            asker.key.home_address, peer, spi, asker.identification, reason, now, effects
-        )
 
 
 _HANDLERS: dict[int, Callable[[ForeignAgent, bytes, Arrival, Now, list[Effect]], None]] = {

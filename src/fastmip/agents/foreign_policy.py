@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, Protocol
 from fastmip.agents.effects import Arrival
 from fastmip.agents.home_counters import ViolationReason
 from fastmip.agents.hosts import Prefix, ReverseTunnel
-from fastmip.agents.visitors import NodeKey
+from fastmip.agents.visitors import Limits, NodeKey
 from fastmip.auth.associations import AssociationSet, SecurityAssociation
 from fastmip.auth.authenticators import verify_authentication
 from fastmip.auth.challenges import ChallengeVerdict
@@ -129,6 +129,11 @@ class ForeignAgentPolicy:
     def __post_init__(self) -> None:
         """Derive what every request asks for."""
         object.__setattr__(self, "by_interface", {link.interface: link for link in self.links})
+
+    @property
+    def limits(self) -> Limits:
+        """What may wait and be served at a time."""
+        return Limits(self.max_visitors, self.max_pending, self.max_pending_per_node)
 
     @property
     def wants_udp(self) -> bool:

@@ -119,16 +119,16 @@ class ForeignReplies:
 
     def report(
         self,
-        home_address: int,
+        asker: Asker,
         peer: int,
         spi: int,
-        identification: int,
         reason: ViolationReason,
         now: Now,
         effects: list[Effect],
     ) -> None:
         """Add a security violation to the effects, within the limit."""
         if self._reports.spend(now.boot_ns, self.policy.reports_per_second):
-            effects.append(Violation(home_address, peer, spi, identification, reason.text))
+            home_address = asker.key.home_address
+            effects.append(Violation(home_address, peer, spi, asker.identification, reason.text))
         else:
             self._count[names.VIOLATIONS_SUPPRESSED] += 1

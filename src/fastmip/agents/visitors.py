@@ -184,6 +184,7 @@ class Visitor:
 
     __slots__ = (
         "accepted_ns",
+        "bound",
         "care_of_address",
         "colocated",
         "encapsulating",
@@ -215,6 +216,8 @@ class Visitor:
         self.source = pending.asker.source
         self.home_agent = home_agent
         self.care_of_address = pending.care_of_address
+        self.bound = pending.request.care_of_address
+        """The care-of address the home agent has bound: ours, or a co-located one."""
         self.colocated = pending.colocated
         self.flags = pending.request.flags
         self.identification = pending.request.identification
@@ -284,6 +287,45 @@ class VisitorTable:
     def next_deadline(self) -> int | None:
         """When a visitor expires next; perhaps one that was prolonged meanwhile."""
         return self._deadlines[0][0] if self._deadlines else None
+
+
+class Limits(NamedTuple):
+    """What may wait and be served at a time."""
+
+    visitors: int
+    pending: int
+    """Of strangers."""
+    pending_of_mac: int
+
+
+def may_wait(
+    key: NodeKey,
+    request: RegistrationRequest,
+    visitors: VisitorTable,
+    pending: PendingTable,
+    limits: Limits,
+    *,
+    is_proven: bool,
+    is_full: bool,
+) -> bool:
+    """Whether a request may wait here (RFC 5944 3.7.1).
+
+    Visitors in force and nodes that proved themselves have room beyond what strangers can
+    fill. Two nodes with one home address cannot be told apart by their packets.
+    """
+    visitor = visitors.get(key.home_address) if key.home_address else None
+    is_visitor = visitor is not None and visitor.mac == key.mac
+    if visitor is not None and not is_visitor:
+        if visitor.home_agent != request.home_agent:
+            return False
+    elif visitor is None and request.lifetime and is_full:
+        return False
+    if pending.get(key) is not None:
+        return True
+    if pending.of_mac(key.mac) >= limits.pending_of_mac:
+        return False
+    most = limits.pending + (limits.visitors if is_visitor or is_proven else 0)
+    return len(pending) < most
 
 
 def visitor_event(name: str, visitor: Visitor, why: str = "") -> Event:
