@@ -141,7 +141,6 @@ class ForeignAgentLab:
         net = self.net
         for name in ("fa", "ha", "cn"):
             net.wire(name, "core", "rt", f"to-{name}")
-        net.wire("fa", "air", "mn", "eth0")
         addresses = [
             ("fa", "core", "10.3.0.1/24", "10.3.0.254"),
             ("ha", "core", "10.8.0.1/24", "10.8.0.254"),
@@ -149,9 +148,7 @@ class ForeignAgentLab:
             ("rt", "to-fa", "10.3.0.254/24", ""),
             ("rt", "to-ha", "10.8.0.254/24", ""),
             ("rt", "to-cn", "10.9.0.1/24", ""),
-            ("fa", "air", f"{CARE_OF}/24", ""),
             ("ha", "lo", f"{HOME_AGENT}/32", ""),
-            ("mn", "eth0", f"{HOME_ADDRESS}/32", ""),
         ]
         for name, device, address, gateway in addresses:
             net.ip(name, "address", "add", address, "dev", device)
@@ -161,6 +158,14 @@ class ForeignAgentLab:
         net.ip("rt", "route", "add", "10.3.1.0/24", "via", "10.3.0.1")
         for name in ("rt", "fa", "ha"):
             net.sysctl(name, ip_forward=1)
+        self.build_air()
+
+    def build_air(self) -> None:
+        """Make the visited link, with the mobile node on it."""
+        net = self.net
+        net.wire("fa", "air", "mn", "eth0")
+        net.ip("fa", "address", "add", f"{CARE_OF}/24", "dev", "air")
+        net.ip("mn", "address", "add", f"{HOME_ADDRESS}/32", "dev", "eth0")
         # What a mobile node knows of its foreign agent: address and MAC of its advertisements.
         net.ip("mn", "route", "add", "default", "via", CARE_OF, "dev", "eth0", "onlink")
         mac = self.mac("fa", "air")

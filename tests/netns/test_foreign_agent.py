@@ -414,3 +414,16 @@ def test_home_agent_and_foreign_agent_in_one_daemon(lab: ForeignAgentLab) -> Non
     assert lab.fa.ask("status")["visitors"] == 0
     lab.fa.end()
     assert lab.kernel_state() == before
+
+
+def test_a_link_that_is_made_anew_is_served_again(lab: ForeignAgentLab) -> None:
+    """Sockets, routes and neighbours of a link die with it and come back with it."""
+    lab.start()
+    lab.register()
+    assert lab.ping("cn", HOME_ADDRESS)
+    lab.net.ip("fa", "link", "del", "air")
+    assert not lab.ping("cn", HOME_ADDRESS)
+    lab.build_air()
+    wait_for("the link's return", lambda: "link-back" in lab.fa.log(), 10)
+    lab.register()
+    wait_for("the visitor's routes", lambda: lab.ping("cn", HOME_ADDRESS), 10)

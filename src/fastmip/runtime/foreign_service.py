@@ -338,9 +338,14 @@ class ForeignService:
     # keeping it
 
     async def keep(self) -> None:
-        """See ``upkeep.py``."""
+        """See ``upkeep.py``; besides, follow links that were made anew, and their routes."""
         if self._upkeep is not None and self.tunnel is not None:
             await self._upkeep.look()
+            for name in self.section.interfaces:
+                found = await self.kernel.interface(name)
+                if found is not None and self.link_port.follow(name, found.index):
+                    await self.tunnel.relax_link(name)
+                    log.info("link-back", interface=name)
             await self.tunnel.restore()
 
     def _watches(self) -> list[Watch]:

@@ -96,10 +96,14 @@ class ForeignTunnel:
         if everywhere != _OFF:
             await self._add(Address(self.device, format_address(self._address), 32))
         for interface in self._interfaces:
-            path = f"net/ipv4/conf/{interface}/rp_filter"
-            wanted = _OFF if everywhere == _OFF else _LOOSE
-            if await self._kernel.set_sysctl(path, wanted) is not None:
-                log.warning("reverse-path-filter-changed", interface=interface, value=wanted)
+            await self.relax_link(interface)
+
+    async def relax_link(self, interface: str) -> None:
+        """Let visitors' packets in from a link."""
+        wanted = _OFF if read_sysctl("net/ipv4/conf/all/rp_filter") == _OFF else _LOOSE
+        path = f"net/ipv4/conf/{interface}/rp_filter"
+        if await self._kernel.set_sysctl(path, wanted) is not None:
+            log.warning("reverse-path-filter-changed", interface=interface, value=wanted)
 
     async def _add(self, change: Rule | Route | Address) -> None:
         if await self._kernel.apply(change):

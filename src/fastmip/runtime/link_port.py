@@ -82,6 +82,7 @@ class LinkPort:
         self._is_ours = is_ours
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sockets: dict[str, socket.socket] = {}
+        self._indices: dict[str, int] = {}
 
     def open(self, loop: asyncio.AbstractEventLoop, interfaces: Iterable[str]) -> None:
         """Listen on links. Raises StartError when one is missing or it is not allowed."""
@@ -107,15 +108,31 @@ class LinkPort:
             opened.bind((interface, ETH_P_IP))
             undo.pop_all()
         self._sockets[interface] = opened
+        self._indices[interface] = socket.if_nametoindex(interface)
         loop.add_reader(opened, self._drain, interface, opened)
 
-    def close(self) -> None:
-        """Close all sockets."""
-        for opened in self._sockets.values():
+    def follow(self, interface: str, index: int) -> bool:
+        """Listen afresh on a link that was made anew under its name; False when it was not.
+
+        Raises OSError.
+        """
+        if self._loop is None or self._indices.get(interface) == index:
+            return False
+        self._remove(interface)
+        self._add(self._loop, interface)
+        return True
+
+    def _remove(self, interface: str) -> None:
+        opened = self._sockets.pop(interface, None)
+        if opened is not None:
             if self._loop is not None:
                 self._loop.remove_reader(opened)
             opened.close()
-        self._sockets.clear()
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for interface in list(self._sockets):
+            self._remove(interface)
 
     @property
     def interfaces(self) -> Collection[str]:
