@@ -73,7 +73,7 @@ class Plan:
 class Country:
     """All machines of a plan, and what they should agree on in the end."""
 
-    def __init__(self, seed: int, plan: Plan = Plan()) -> None:  # noqa: B008 - a frozen value
+    def __init__(self, seed: int, plan: Plan = Plan()) -> None:
         self.plan = plan
         self.internet = Internet(seed, plan.conditions)
         self.dice = self.internet.dice
@@ -178,7 +178,9 @@ class Country:
             max_lifetime_s=1800,
             has_challenge=challenges,
             has_revocation=revokes,
-            mobile_nodes=lambda home_address, _nai: self._mobile_foreign(home_address % 0x10000 - 0x100),
+            mobile_nodes=lambda home_address, _nai: self._mobile_foreign(
+                home_address % 0x10000 - 0x100
+            ),
             home_agent_associations=lambda of: self._foreign_home(number, (of >> 16) - 0x0A01),
         )
         advertised = AdvertisedLink(

@@ -1,4 +1,4 @@
-"""A simulated Internet: links with stations on them, a core between, and time that waits for nobody.
+"""A simulated Internet: links with stations on them, a core between, and time of its own.
 
 Like ``simulation``, with links: who is a neighbour of whom is what foreign agents are about.
 

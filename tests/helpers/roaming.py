@@ -39,6 +39,7 @@ from fastmip.agents.hosts import HomeAgentPolicy, Host
 from fastmip.agents.mobile import MobileNode
 from fastmip.agents.mobile_state import MobileNodeSettings, State
 from fastmip.auth.associations import AssociationSet
+from fastmip.auth.challenges import ChallengeWindow
 from fastmip.wire.codes import MOBILE_IP_PORT
 
 COMMIT_NS = (100_000, 5_000_000)
@@ -98,6 +99,8 @@ class HomeStation(_Machine):
         self.store: dict[int, NodeRow] = {}
         self.engine: dict[int, tuple[Tunnel, ...]] = {}
         self.proxied: set[int] = set()
+        self.forgetful = False
+        """Acknowledge without storing: proof that somebody would notice."""
         link.stations[self.mac] = (self, policy.home_interface)
         link.neighbours[self.address] = self.mac
         link.agents.add(self.mac)
@@ -163,7 +166,7 @@ class HomeStation(_Machine):
     def _begin(self, commit: Commit) -> None:
         def end() -> None:
             self.store[commit.home_address] = commit.row
-            if commit.tunnels:
+            if commit.tunnels and not self.forgetful:
                 self.engine[commit.home_address] = commit.tunnels
             else:
                 self.engine.pop(commit.home_address, None)
@@ -212,17 +215,15 @@ class ForeignStation(_Machine):
         self.started_ns = self.internet.now_ns
         self.carried.clear()
         now = self.clock.now()
-        # The advertiser and the foreign agent need each other; it draws its challenges late.
+        # The advertiser and the foreign agent need each other.
         self.advertiser = Advertiser(
             [self.advertised],
             random=self.dice.random,
             now=now,
-            is_busy=lambda: self.agent.is_busy(),
-            challenges=lambda interface: self.agent.window(interface),
+            is_busy=self._is_busy,
+            challenges=self._window,
         )
-        self.agent = ForeignAgent(
-            self.policy, random=self.dice.randbytes, notifier=self.advertiser
-        )
+        self.agent = ForeignAgent(self.policy, random=self.dice.randbytes, notifier=self.advertiser)
         self._rest()
 
     def receive_udp(self, data: bytes, arrival: Arrival) -> None:
@@ -264,6 +265,12 @@ class ForeignStation(_Machine):
                 case Violation():
                     self.violations.append(effect)
         self._rest()
+
+    def _is_busy(self) -> bool:
+        return self.agent.is_busy()
+
+    def _window(self, interface: str) -> ChallengeWindow:
+        return self.agent.window(interface)
 
     def _install(self, wanted: InstallVisitor) -> None:
         self.carried[wanted.home_address] = wanted
@@ -401,7 +408,7 @@ class RoamingNode(_Machine):
 
     def counted_on_s(self, care_of_address: int) -> float:
         """How long it counts on its home agent to hold a binding that was accepted."""
-        bindings = self.agent._bindings  # noqa: SLF001 - nothing shows it to the nanosecond
+        bindings = self.agent._bindings
         binding = bindings.accepted(care_of_address)
         left_ns = 0 if binding is None else binding.expires_ns - self.clock.now().boot_ns
         return left_ns / SECOND
