@@ -96,6 +96,21 @@ def test_numbers_tell_a_new_start_from_a_rollover_rfc5944_2_4_4(
     assert (heard.rebooted, heard.agent.boots) == (again, int(again))
 
 
+@pytest.mark.parametrize("how", ["silent", "link down"])
+def test_an_agent_that_was_away_may_have_started_again(how: str) -> None:
+    cache = AgentCache(HOME)
+    cache.hear(paper(sequence=40).advertisement(), arrival(), at(0))
+    if how == "silent":
+        cache.expire(at(10))
+    else:
+        cache.forget("eth0")
+    heard = cache.hear(paper(sequence=2).advertisement(), arrival(), at(20))
+    assert heard.is_new
+    assert heard.rebooted
+    cache.forget("eth0")
+    assert not cache.hear(paper(sequence=3).advertisement(), arrival(), at(30)).rebooted
+
+
 def test_forgeries_are_refused_by_name_sec33() -> None:
     cache = AgentCache(HOME)
     good = paper().advertisement()

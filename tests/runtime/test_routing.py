@@ -281,6 +281,22 @@ async def test_a_foreign_agent_takes_the_place_of_the_links_router(kernel: Paper
     assert [route.device for route in kernel.table(434)] == ["fmmn0"]
 
 
+async def test_from_agent_to_agent_of_one_link_there_is_always_a_route(kernel: PaperKernel) -> None:
+    routing = build(kernel, with_agents=True)
+    await routing.start()
+    await routing.link_changed(LinkState("eth0", True))
+    for turn in range(5):
+        await routing.route_through_tunnel(
+            reverse=False, interface="eth0", gateway=FOREIGN + turn % 2
+        )
+        [top] = [route for route in kernel.table(434) if route.device == "eth0"]
+        assert top.gateway == ("10.3.1.1", "10.3.1.2")[turn % 2]
+        await routing.route_through_tunnel(
+            reverse=False, interface="eth0", gateway=FOREIGN + turn % 2
+        )
+        assert len([route for route in kernel.table(434) if route.device == "eth0"]) == 1
+
+
 async def test_links_of_a_visitor_take_no_redirects_and_filter_nothing(
     kernel: PaperKernel,
 ) -> None:

@@ -134,6 +134,9 @@ class AgentCache:
     def __init__(self, home_address: int) -> None:
         self._home_address = home_address
         self._agents: dict[Key, Agent] = {}
+        self._sequences: dict[Key, int] = {}
+        """The last one of every agent, also of those that fell silent: one that comes back may
+        have started again meanwhile."""
 
     def hear(self, data: bytes, arrival: Arrival, now: Now) -> Heard:
         """Take an advertisement. Raises Refused."""
@@ -171,7 +174,9 @@ class AgentCache:
         if advertisement.lifetime_s == 0:
             self._agents.pop(key, None)
             return Heard(agent, is_gone=before is not None)
-        rebooted = before is not None and started_again(before.sequence, agent.sequence)
+        last = self._sequences.pop(key, agent.sequence)
+        rebooted = started_again(last, agent.sequence)
+        self._sequences[key] = agent.sequence
         if rebooted:
             agent = replace(agent, boots=agent.boots + 1)
         self._agents.pop(key, None)
@@ -180,8 +185,9 @@ class AgentCache:
         return Heard(agent, is_new=before is None, rebooted=rebooted)
 
     def _make_room(self) -> None:
-        while len(self._agents) > MAX_AGENTS:
-            del self._agents[next(iter(self._agents))]
+        for table in (self._agents, self._sequences):
+            while len(table) > MAX_AGENTS:
+                del table[next(iter(table))]
 
     def agents(self, interface: str, now: Now) -> list[Agent]:
         """Agents of a link whose advertisement holds, the one heard first first."""

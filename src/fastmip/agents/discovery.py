@@ -135,7 +135,7 @@ class Discovery:
         if heard.rebooted:
             self._counters.add("mnAgentRebootsDectected")
             effects.append(agent_event("agent-rebooted", heard.agent))
-        elif heard.is_gone:
+        if heard.is_gone:
             effects.append(agent_event("agent-left", heard.agent))
         elif heard.is_new:
             effects.append(agent_event("agent-found", heard.agent))

@@ -341,19 +341,34 @@ class MobileRouting:
         link = self._states.get(interface)
         router = gateway if gateway else None if link is None else link.gateway
         if not reverse and link is not None and router is not None:
-            top = [
-                Route(
-                    "default",
-                    self._table,
-                    device=interface,
-                    gateway=format_address(router) if router else "",
-                    prefsrc=self._home,
-                    metric=_NATIVE_METRIC + self._interfaces.index(interface),
-                    onlink=bool(router),
-                    mtu=max(link.mtu - OVERHEAD, MIN_DEVICE_MTU) if gateway else 0,
-                )
-            ]
+            mtu = max(link.mtu - OVERHEAD, MIN_DEVICE_MTU) if gateway else 0
+            top = [self._native(interface, router, mtu)]
         await self._replace_top(top)
+
+    def _native(self, interface: str, router: int, mtu: int) -> Route:
+        """The route out of a link; beside one by another router of the same link for a moment.
+
+        The kernel holds one default route of a metric, and the new one is made before the old
+        one goes: they take turns with two metrics.
+        """
+        metric = _NATIVE_METRIC + self._interfaces.index(interface)
+        routes = [
+            Route(
+                "default",
+                self._table,
+                device=interface,
+                gateway=format_address(router) if router else "",
+                prefsrc=self._home,
+                metric=turn,
+                onlink=bool(router),
+                mtu=mtu,
+            )
+            for turn in (metric, metric + len(self._interfaces))
+        ]
+        taken = {change.metric for change in self._top if isinstance(change, Route)}
+        kept = [route for route in routes if route in self._top]
+        free = [route for route in routes if route.metric not in taken]
+        return (kept or free or routes)[0]
 
     async def at_home(self, interface: str) -> None:
         """Home routing on a home link (RFC 5944 2.4.3, 4.2.1): like any other host there.
