@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,6 +99,22 @@ def test_an_answer_keeps_the_registration() -> None:
         world.node.tunnel_carried(len(keepalives(world)), received, world.now)
     assert len(world.requests) == 1
     assert 10 <= len(keepalives(world)) <= 15
+
+
+def test_another_router_behind_the_same_address_is_a_move_rfc3519_5_1() -> None:
+    world = behind_nat(reply=udp_reply())
+    place = visit_a()
+    known = replace(place, gateway_mac="02:00:00:00:00:01")
+    world.link(known)
+    world.run(2)
+    assert len(world.requests) == 1, "only now it is known"
+    world.link(replace(place, gateway_mac="02:00:00:00:00:02"))
+    world.run(2)
+    assert len(world.requests) == 2
+    assert [event["interface"] for event in world.events("network-changed")] == ["eth0"]
+    world.link(replace(place, gateway_mac="02:00:00:00:00:02", metric=7))
+    world.run(2)
+    assert len(world.requests) == 2
 
 
 def test_142_drops_the_tunnel_in_udp() -> None:

@@ -47,6 +47,19 @@ class LinkState:
     """Metric of that default route."""
     mtu: int = 1500
     """Of the interface, in bytes."""
+    gateway_mac: str = ""
+    """Link-layer address of the next hop where it is watched and known: another one behind the
+    same address is another network (RFC 3519 5.1)."""
+
+
+def is_another_network(before: LinkState | None, after: LinkState) -> bool:
+    """Whether the same router address now stands for another router (RFC 3519 5.1)."""
+    return (
+        before is not None
+        and before.gateway == after.gateway
+        and bool(before.gateway_mac and after.gateway_mac)
+        and before.gateway_mac != after.gateway_mac
+    )
 
 
 class Attachment(NamedTuple):

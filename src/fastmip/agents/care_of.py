@@ -178,6 +178,12 @@ class CareOfBindings:
         binding.unanswered_releases = 0
         return binding
 
+    def ask_again(self, interface: str, now_ns: int, agent: int = 0) -> None:
+        """Registrations over this link, or through this agent on it, may mean nothing any more."""
+        for binding in self._bindings.values():
+            if binding.interface == interface and agent in (0, binding.agent):
+                binding.refresh_ns = min(binding.refresh_ns, now_ns)
+
     def release(self, care_of_address: int, now_ns: int) -> None:
         """The home agent no longer holds this address."""
         binding = self._bindings.pop(care_of_address, None)

@@ -34,7 +34,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
-from fastmip.agents.attachment import Attachment, LinkState
+from fastmip.agents.attachment import Attachment, LinkState, is_another_network
 from fastmip.agents.care_of import (
     CareOfBinding,
     CareOfBindings,
@@ -137,7 +137,13 @@ class MobileNode:
         if not link.carrier:
             self._presence.forget_pins(link.interface)
         self._around.link_changed(link, now)
-        return self._advance(now)
+        effects: list[Effect] = []
+        if is_another_network(before, link):
+            effects.append(Event("network-changed", (("interface", link.interface),)))
+            self._talk.moved()
+            self._keepalive.moved()
+            self._bindings.ask_again(link.interface, now.boot_ns)
+        return effects + self._advance(now)
 
     def prefer(self, interface: str | None, now: Now) -> list[Effect]:
         """Put a link before all others on the operator's word; None: the configured order."""
@@ -163,9 +169,7 @@ class MobileNode:
         agent, attachment = heard.agent, self._attachment
         if heard.rebooted:
             # It may have forgotten us: register again (2.4.4), elsewhere if it wants no more.
-            for binding in self._bindings:
-                if (binding.agent, binding.interface) == (agent.address, agent.interface):
-                    binding.refresh_ns = min(binding.refresh_ns, now.boot_ns)
+            self._bindings.ask_again(agent.interface, now.boot_ns, agent.address)
             if agent.is_busy and attachment is not None and attachment.agent == agent.address:
                 self._links.bar(attachment, now.boot_ns + SUSPENSION_NS)
         return effects + self._advance(now)

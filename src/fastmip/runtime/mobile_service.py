@@ -203,6 +203,8 @@ class MobileService:
             self.section.interfaces,
             is_ours=self.routing.is_ours,
             deliver=self.driver.link_changed,
+            # Behind a translator two networks may look the same but for their router.
+            watch_gateways=self.section.nat != "off",
         )
         self.driver.links_change = self.watcher.is_reading
         await self.watcher.start()

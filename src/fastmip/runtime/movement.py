@@ -14,6 +14,7 @@ import errno
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from pyroute2.netlink.exceptions import (  # type: ignore[import-untyped]  # no annotations
@@ -24,7 +25,9 @@ from fastmip.agents.attachment import LinkState
 from fastmip.errors import FastmipError
 from fastmip.runtime import background
 from fastmip.runtime.logging import get_logger
+from fastmip.runtime.neighbours import mac_of
 from fastmip.runtime.netlink import Kernel
+from fastmip.wire.addresses import format_address
 
 IsOurs = Callable[[str, int, int], bool]
 """(interface, address, prefix length) -> the daemon itself put this address there."""
@@ -32,6 +35,7 @@ Deliver = Callable[[LinkState], Awaitable[None]]
 
 # linux/rtnetlink.h
 _RTMGRP_LINK = 0x1
+_RTMGRP_NEIGH = 0x4
 _RTMGRP_IPV4_IFADDR = 0x10
 _RTMGRP_IPV4_ROUTE = 0x40
 _NETLINK_ROUTE = 0
@@ -135,12 +139,20 @@ class LinkWatcher:
     """Delivers the state of links whenever it changed; driven by the event loop."""
 
     def __init__(
-        self, kernel: Kernel, interfaces: Sequence[str], *, is_ours: IsOurs, deliver: Deliver
+        self,
+        kernel: Kernel,
+        interfaces: Sequence[str],
+        *,
+        is_ours: IsOurs,
+        deliver: Deliver,
+        watch_gateways: bool = False,
     ) -> None:
         self._kernel = kernel
         self._interfaces = tuple(interfaces)
         self._is_ours = is_ours
         self._deliver = deliver
+        self._watch_gateways = watch_gateways
+        """Tell the link-layer addresses of default routers, too."""
         self._wake = asyncio.Event()
         self._reading = False
         self._states: dict[str, LinkState] = {}
@@ -153,7 +165,8 @@ class LinkWatcher:
         """Listen, then deliver the state of every link once. Raises OSError."""
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_ROUTE)
-        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV4_ROUTE))
+        groups = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV4_ROUTE
+        self._socket.bind((0, groups | (_RTMGRP_NEIGH if self._watch_gateways else 0)))
         asyncio.get_running_loop().add_reader(self._socket, self._readable)
         await self._refresh()
         self._task = background.start(self._run(), "link-watcher")
@@ -220,10 +233,20 @@ class LinkWatcher:
                 await self._tell(LinkState(name, carrier=False))
         states = await read_links(self._kernel, self._interfaces, self._is_ours)
         for state in states:
-            await self._tell(state)
+            await self._tell(self._with_router(state) if self._watch_gateways else state)
         for name in self._interfaces:
             with contextlib.suppress(OSError):
                 self._names[socket.if_nametoindex(name)] = name
+
+    def _with_router(self, state: LinkState) -> LinkState:
+        """A state with its router's MAC; one that is being asked for is as it was."""
+        if not state.carrier or not state.gateway:
+            return state
+        mac = mac_of(state.interface, format_address(state.gateway))
+        before = self._states.get(state.interface)
+        if not mac and before is not None and before.gateway == state.gateway:
+            mac = before.gateway_mac
+        return replace(state, gateway_mac=mac)
 
     def _lost(self, index: int, address: int) -> bool:
         """Whether a disturbance concerns what was delivered last."""

@@ -30,6 +30,15 @@ def unanswered(interface: str, table: str) -> list[str]:
     ]
 
 
+def mac_of(interface: str, address: str) -> str:
+    """The MAC address a link's neighbour is known by, empty while there is none."""
+    for line in _ARP_TABLE.read_text(encoding="ascii").splitlines()[1:]:
+        row = line.split()
+        if len(row) == 6 and (row[0], row[5]) == (address, interface):
+            return row[3] if int(row[2], 16) & _ATF_COM else ""
+    return ""
+
+
 def forget_unanswered(interface: str) -> None:
     """Drop a link's neighbour entries without an answer; their packets are reported lost.
 
