@@ -128,7 +128,7 @@ class FakeAgent:
 
 
 async def drive(
-    agent: FakeAgent, world: FakeWorld, act: Callable[[MobileDriver], Any]
+    agent: FakeAgent, world: FakeWorld, act: Callable[[MobileDriver], Any], **more: Any
 ) -> MobileDriver:
     part: Any = world
     node: Any = agent
@@ -140,6 +140,7 @@ async def drive(
         part,
         home_address=HOME,
         tos_mode=0,
+        **more,
     )
     driver.start()
     result = act(driver)
@@ -245,6 +246,24 @@ async def test_timers_fire_when_they_are_due() -> None:
 
     await drive(agent, world, act)
     assert SEND in world.told
+
+
+async def test_broadcasts_have_a_tunnel_of_their_own_address() -> None:
+    world = FakeWorld()
+    broadcast = HOME | 0xFF
+    asked = Tunnel(AGENT, CARE_OF, 10**18, broadcasts=True)
+    plain = Tunnel(AGENT, CARE_OF, 10**18)
+    agent = FakeAgent([InstallTunnels(HOME, (asked, plain))], [InstallTunnels(HOME, (plain,))])
+
+    def act(driver: MobileDriver) -> None:
+        for _ in range(2):
+            driver.submit(agent.handle_timer)
+
+    await drive(agent, world, act, home_broadcast=broadcast)
+    records = [told[1] for told in world.told if told[0] == "prepare"]
+    assert [TUNNEL_RECORD.unpack(record[:40])[0] for record in records] == [broadcast, HOME, HOME]
+    assert len(records[0]) == 40
+    assert ("remove", broadcast) in world.told
 
 
 async def test_the_first_packet_after_a_handover_is_noticed() -> None:

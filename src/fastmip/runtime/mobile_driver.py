@@ -14,7 +14,7 @@ import fcntl
 import socket
 import struct
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -135,6 +135,7 @@ class MobileDriver:
         home_address: int,
         tos_mode: int,
         local_port: int = 0,
+        home_broadcast: int = 0,
         now: Callable[[], Now] = clock.now,
     ) -> None:
         self.violations: OrderedDict[int, ViolationRow] = OrderedDict()
@@ -153,6 +154,8 @@ class MobileDriver:
         self._port = port
         self._home_address = home_address
         self._tos_mode = tos_mode
+        self._home_broadcast = home_broadcast
+        """Broadcast address of the home network, where its broadcasts are asked for."""
         self._local_port = local_port
         """UDP port of requests and of UDP tunnels."""
         self.well_known_port: Port | None = None
@@ -368,18 +371,28 @@ class MobileDriver:
         first = effect.tunnels[0] if effect.tunnels else None
         udp = first is not None and first.remote_port != 0
         self._udp_tunnel = (first.local, first.remote) if first is not None and udp else None
-        if not effect.tunnels:
-            self._engine.remove(effect.home_address)
+        if self._home_broadcast:
+            # The engine takes broadcasts of the home network by their destination address.
+            told = [tunnel for tunnel in effect.tunnels if tunnel.broadcasts]
+            self._publish(self._home_broadcast, told)
+        if not self._publish(effect.home_address, effect.tunnels):
             return
-        records = b"".join([self._record(effect.home_address, t) for t in effect.tunnels])
+        mtu_bytes = self._link_mtu_bytes(effect.tunnels[0])
+        await self._attempt(self._tunnel.follow_link_mtu(mtu_bytes), "tunnel-mtu")
+
+    def _publish(self, address: int, tunnels: Sequence[Tunnel]) -> bool:
+        """Make these the tunnels of an address; False when there are none, or no room."""
+        if not tunnels:
+            self._engine.remove(address)
+            return False
         try:
+            records = b"".join([self._record(address, tunnel) for tunnel in tunnels])
             self._engine.publish(self._engine.prepare(records))
         except EngineFull as error:
             self.failures += 1
             log.error("tunnels-not-installed", reason=str(error))  # noqa: TRY400 - expected kind
-            return
-        mtu_bytes = self._link_mtu_bytes(effect.tunnels[0])
-        await self._attempt(self._tunnel.follow_link_mtu(mtu_bytes), "tunnel-mtu")
+            return False
+        return True
 
     def _record(self, home_address: int, tunnel: Tunnel) -> bytes:
         mtu_bytes = self._link_mtu_bytes(tunnel)

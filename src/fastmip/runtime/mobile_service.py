@@ -136,6 +136,7 @@ class MobileService:
             fwmark=section.fwmark,
             table=section.table,
             with_agents=self.uses_agents,
+            with_broadcasts=section.broadcasts,
         )
         self._commands = MobileCommands(self)
         self.discovery: DiscoverySocket | None = None
@@ -152,6 +153,11 @@ class MobileService:
     def uses_agents(self) -> bool:
         """Agent discovery is on."""
         return self.section.care_of != "co-located"
+
+    def _broadcast(self) -> int:
+        """Broadcast address of the home network, if its broadcasts are asked for."""
+        network = self.section.home_network
+        return int(network.broadcast_address) if self.section.broadcasts else 0
 
     # start and stop
 
@@ -184,6 +190,7 @@ class MobileService:
             home_address=int(self.section.home_address),
             tos_mode=_dataplane.TOS_NORMAL,
             local_port=number,
+            home_broadcast=self._broadcast(),
         )
         loop = asyncio.get_running_loop()
         if self.uses_agents:

@@ -40,7 +40,14 @@ _RTNH_F_ONLINK = 0x4
 _IFA_F_NOPREFIXROUTE = 0x200
 _GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL)
 _EXISTS = errno.EEXIST
-_ROUTE_TYPES = {"unicast": 1, "local": 2, "blackhole": 6, "unreachable": 7, "throw": 9}
+_ROUTE_TYPES = {
+    "unicast": 1,
+    "local": 2,
+    "broadcast": 3,
+    "blackhole": 6,
+    "unreachable": 7,
+    "throw": 9,
+}
 _SCOPE_GLOBAL, _SCOPE_LINK = 0, 253
 _PROC_SYS = Path("/proc/sys")
 

@@ -43,7 +43,7 @@ from fastmip.wire.addresses import format_address, format_network, prefix_mask
 
 PRIORITY = 4340
 """Of the first of our rules: after the local table and a home agent's rule, before main."""
-MAIN_TABLE = 254
+MAIN_TABLE, LOCAL_TABLE = 254, 255
 _TUNNEL_METRIC = 4340
 _HOME_METRIC = 1
 _PIN_METRIC = 4340
@@ -68,6 +68,7 @@ class MobileRouting:
         fwmark: int,
         table: int,
         with_agents: bool = False,
+        with_broadcasts: bool = False,
     ) -> None:
         self._kernel = kernel
         self._with_agents = with_agents
@@ -80,6 +81,8 @@ class MobileRouting:
         self._interfaces = tuple(interfaces)
         self._fwmark = fwmark
         self._table = table
+        self._broadcast = format_address(home_network.broadcast) if with_broadcasts else ""
+        """That of the home network, if its broadcasts come through the tunnel."""
         self._base: list[Change] = []
         self._attracting: list[Change] = []
         """Rules that lead packets of the home address to table T."""
@@ -129,6 +132,10 @@ class MobileRouting:
             Rule(PRIORITY + 3, unreachable, fwmark=mark),
         ):
             await self._apply(change, self._base)
+        if self._broadcast:
+            # To the kernel an address is a broadcast only if a network says so.
+            local = Route(f"{self._broadcast}/32", LOCAL_TABLE, device=tunnel, kind="broadcast")
+            await self._apply(local, self._base)
         for rule in (
             Rule(PRIORITY + 6, self._table, source=f"{self._home}/32"),
             Rule(PRIORITY + 7, self._table, destination=self._home_network),

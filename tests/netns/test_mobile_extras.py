@@ -1,0 +1,114 @@
+"""What a mobile node agrees on with our home agent: encapsulations, broadcasts, revocation."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from tests.helpers.waiting import wait_until
+from tests.netns.test_mobile_node import HOME_AGENT, Field, ground
+from tests.netns.test_mobile_roaming import FAST, foreign_agent
+
+from fastmip.runtime.demo.lab import VISITED_A
+from fastmip.runtime.demo.stage import Daemon
+
+pytestmark = pytest.mark.netns
+__all__ = ["ground"]
+
+
+def home_agent(ground: Field, more: str = "") -> Daemon:
+    text = ground.config(HOME_AGENT)
+    return ground.start("ha", text.replace("[home_agent]\n", f"[home_agent]\n{more}\n"))
+
+
+@pytest.mark.parametrize(("name", "protocol"), [("minimal", 55), ("gre", 47)])
+@pytest.mark.parametrize("through", ["own", "agent"])
+def test_another_encapsulation_carries_both_ways(
+    ground: Field, name: str, protocol: int, through: str
+) -> None:
+    home_agent(ground)
+    if through == "agent":
+        foreign_agent(ground, VISITED_A)
+    kind = FAST if through == "agent" else 'care_of = "co-located"'
+    node = ground.mobile_node(f'{kind}\nencapsulation = "{name}"')
+    frames = ground.capture("inet", "to-ar1", f"{name}-{through}")
+    if through == "agent":
+        ground.lab.plug("eth0", VISITED_A)
+    else:
+        ground.attach("eth0", VISITED_A)
+    ground.wait_for_state(node, "registered")
+    assert ground.pings("cn", "10.1.0.5")
+    assert ground.pings("mn", "10.9.0.7", "-I", "10.1.0.5", "-s", "1000")
+    ways = {(p[IP].proto, p[IP].src == "10.1.0.1") for p in frames() if IP in p}
+    assert {(protocol, True), (protocol, False)} <= ways
+    assert not {(4, True), (4, False)} & ways
+    ground.stop(node)
+
+
+HEAR = """
+import socket
+heard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+heard.bind(("", 9999))
+print("listening", flush=True)
+print(heard.recvfrom(100), flush=True)
+"""
+SEND = """
+import socket, sys, time
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+for _ in range(20):
+    raw.sendto(bytes.fromhex(sys.argv[1]), (sys.argv[2], 0))
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("through", ["own", "agent"])
+def test_broadcasts_of_the_home_network_arrive_t22(ground: Field, through: str) -> None:
+    """As a home agent sends them: plain to an own address, nested to an agent's (4.3)."""
+    home_agent(ground)
+    kind, care_of = 'care_of = "co-located"', "10.3.1.5"
+    if through == "agent":
+        foreign_agent(ground, VISITED_A)
+        kind, care_of = FAST, "10.3.1.254"
+    node = ground.mobile_node(f"{kind}\nbroadcasts = true")
+    if through == "agent":
+        ground.lab.plug("eth0", VISITED_A)
+    else:
+        ground.attach("eth0", VISITED_A)
+    ground.wait_for_state(node, "registered")
+    assert node.ask("show binding")["summary"]["state"] == "registered"
+    listener = ground.lab.popen("mn", [sys.executable, "-c", HEAR], stdout=subprocess.PIPE)
+    assert listener.stdout is not None
+    assert listener.stdout.readline() == b"listening\n"
+    packet = IP(src="10.1.0.50", dst="10.1.0.255", ttl=64) / UDP(sport=9, dport=9999) / b"to all"
+    if through == "agent":
+        packet = IP(src="10.1.0.1", dst="10.1.0.5") / packet
+    packet = IP(src="10.1.0.1", dst=care_of) / packet
+    ground.lab.run("ha", sys.executable, "-c", SEND, bytes(packet).hex(), care_of)
+    wait_until(lambda: listener.poll() is not None, 5, "a broadcast")
+    assert b"to all" in listener.stdout.read()
+    ground.stop(node)
+
+
+def test_the_home_agent_revokes_an_address_of_the_nodes_own_rfc3543(ground: Field) -> None:
+    agent = home_agent(ground)
+    node = ground.mobile_node("revocation = true")
+    ground.attach("eth0", VISITED_A)
+    ground.wait_for_state(node, "registered")
+    before = ground.requests_sent(node)
+    answer = agent.ask("clear binding", home_address="10.1.0.5", revoke=True)
+    assert answer["cleared"] == 1
+
+    def told() -> bool:
+        rows = node.ask("show traffic")["rows"]
+        return any(r["counter"] == "mnRevocationsAccepted" and r["value"] == 1 for r in rows)
+
+    wait_until(told, 8, "the revocation")
+    rows = agent.ask("show traffic")["rows"]
+    assert {"haRevocationsAcknowledged": 1}.items() <= {
+        row["counter"]: row["value"] for row in rows
+    }.items()
+    wait_until(lambda: ground.requests_sent(node) > before, 8, "a new registration")
+    ground.wait_for_state(node, "registered")
+    ground.stop(node)
