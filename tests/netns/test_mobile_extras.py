@@ -8,10 +8,10 @@ import sys
 import pytest
 from scapy.layers.inet import IP, UDP
 from tests.helpers.waiting import wait_until
-from tests.netns.test_mobile_node import HOME_AGENT, Field, ground
+from tests.netns.test_mobile_node import HOME_AGENT, KEY, Field, ground
 from tests.netns.test_mobile_roaming import FAST, foreign_agent
 
-from fastmip.runtime.demo.lab import VISITED_A
+from fastmip.runtime.demo.lab import HOME, VISITED_A
 from fastmip.runtime.demo.stage import Daemon
 
 pytestmark = pytest.mark.netns
@@ -111,4 +111,78 @@ def test_the_home_agent_revokes_an_address_of_the_nodes_own_rfc3543(ground: Fiel
     }.items()
     wait_until(lambda: ground.requests_sent(node) > before, 8, "a new registration")
     ground.wait_for_state(node, "registered")
+    ground.stop(node)
+
+
+AAA = f"""
+[mobile_node.aaa]
+spi = 512
+key = "{KEY[::-1]}"
+"""
+AAA_AT_HOME = f"""
+[home_agent.host.aaa]
+spi = 512
+key = "{KEY[::-1]}"
+"""
+
+
+def test_a_challenge_is_answered_for_the_home_agent_to_judge_rfc4721(ground: Field) -> None:
+    text = ground.config(HOME_AGENT)
+    agent = ground.start("ha", text + AAA_AT_HOME)
+    foreign_agent(ground, VISITED_A, "challenge = true")
+    node = ground.mobile_node(FAST + AAA)
+    ground.lab.plug("eth0", VISITED_A)
+    ground.wait_for_state(node, "registered")
+    assert ground.pings("cn", "10.1.0.5")
+    assert [row["spi"] for row in node.ask("show secure")["rows"]] == [256, 512]
+    assert agent.process.poll() is None
+    ground.stop(node)
+
+
+def test_a_nai_and_vendor_extensions_reach_the_home_agent_rfc2794_rfc3115(ground: Field) -> None:
+    text = ground.config(HOME_AGENT)
+    host = 'home_address = "10.1.0.5"\n'
+    ground.start("ha", text.replace(host, host + 'nai = "mn@example.org"\n'))
+    more = 'nai = "mn@example.org"\n[[mobile_node.vendor_extension]]\nvendor = 9\ntype = 1\n'
+    node = ground.mobile_node(more + 'value = "00ff"')
+    ground.attach("eth0", VISITED_A)
+    ground.wait_for_state(node, "registered")
+    assert ground.pings("cn", "10.1.0.5")
+    ground.stop(node)
+    strict = ground.mobile_node(more + "critical = true")
+
+    def denied() -> bool:
+        rows = strict.ask("show traffic")["rows"]
+        return any(r["counter"] == "mnRegRequestsDeniedByHA" and r["value"] for r in rows)
+
+    wait_until(denied, 8, "a denial with 140")
+    assert '"code": 140' in strict.log.read_text()
+
+
+def test_the_home_agents_advertisement_is_home_enough_rfc5944_2_4_3(ground: Field) -> None:
+    home_agent(ground)
+    foreign_agent(ground, VISITED_A)
+    node = ground.mobile_node(FAST)
+    ground.lab.plug("eth0", VISITED_A)
+    ground.wait_for_state(node, "registered")
+    ground.lab.unplug("eth0")
+    ground.lab.plug("eth0", HOME)
+    ground.wait_for_state(node, "home", 10)
+    assert ground.pings("hh", "10.1.0.5")
+    assert ground.pings("mn", "10.9.0.7", "-I", "10.1.0.5")
+    ground.stop(node)
+
+
+def test_an_agent_that_drops_its_visitor_is_registered_with_again_t08(ground: Field) -> None:
+    home_agent(ground)
+    agent = foreign_agent(ground, VISITED_A)
+    node = ground.mobile_node(FAST)
+    ground.lab.plug("eth0", VISITED_A)
+    ground.wait_for_state(node, "registered")
+    wait_until(lambda: node.ask("show agent")["rows"][0]["sequence"] > 2, 8, "some time")
+    before = ground.requests_sent(node)
+    agent.ask("clear visitor", home_address="10.1.0.5")
+    wait_until(lambda: ground.requests_sent(node) > before, 8, "a new registration")
+    wait_until(lambda: agent.ask("show visitor")["rows"], 8, "the visitor again")
+    assert ground.pings("cn", "10.1.0.5")
     ground.stop(node)

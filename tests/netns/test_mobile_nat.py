@@ -9,6 +9,7 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from tests.helpers.waiting import wait_until
 from tests.netns.test_mobile_node import HOME_AGENT, MOBILE_NODE, Field, ground
+from tests.netns.test_mobile_roaming import foreign_agent
 
 from fastmip.runtime.demo.lab import VISITED_A
 from fastmip.runtime.demo.stage import Daemon
@@ -107,4 +108,25 @@ def test_a_translator_that_forgets_is_noticed_by_a_keepalive_t27(ground: Field) 
     counters = {row["counter"]: row["value"] for row in node.ask("show traffic")["rows"]}
     assert counters["mnKeepalivesUnanswered"] >= 1
     assert counters["mnKeepalivesSent"] >= 3
+    ground.stop(node)
+
+
+def test_r_and_u_of_an_agent_leave_the_tunnel_half_bound_t28(ground: Field) -> None:
+    """The agent registers, the keepalive tells the home agent where we are (RFC 3519 4.11)."""
+    translator(ground)
+    agent = home_agent(ground)
+    relay = foreign_agent(ground, VISITED_A, 'nat = "translating"\nregistration_required = true')
+    node = mobile_node(ground, 'nat = "auto"\ncare_of = "co-located-first"')
+    ground.attach("eth0", VISITED_A)
+
+    def through_the_agent() -> bool:
+        rows = node.ask("show binding")["rows"]
+        return bool(rows) and (rows[0]["agent"], rows[0]["udp_port"]) == ("10.3.1.254", 434)
+
+    wait_until(through_the_agent, 12, "a registration through the agent")
+    wait_until(lambda: ground.pings("cn", "10.1.0.5"), 8, "the keepalive to bind the tunnel")
+    assert ground.pings("mn", "10.9.0.7", "-I", "10.1.0.5")
+    [binding] = agent.ask("show binding")["rows"]
+    assert binding["source_address"] == "10.8.1.1"
+    assert relay.process.poll() is None
     ground.stop(node)

@@ -160,6 +160,7 @@ class CareOfBindings:
         margin_ns: int,
         reverse: bool,
         agent: int = 0,
+        interface: str = "",
     ) -> CareOfBinding:
         """The request sent at ``sent_ns`` was accepted: its lifetime runs since then.
 
@@ -169,6 +170,7 @@ class CareOfBindings:
         binding = self._bindings[care_of_address]
         binding.accepted, binding.doubtful = True, False
         binding.home_agent, binding.reverse, binding.agent = home_agent, reverse, agent
+        binding.interface = interface or binding.interface
         binding.sent_ns, binding.lifetime_s = sent_ns, lifetime_s
         binding.expires_ns = binding.held_until_ns = lifetime_end_ns(sent_ns, lifetime_s)
         binding.refresh_ns = NEVER

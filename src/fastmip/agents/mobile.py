@@ -363,11 +363,10 @@ class MobileNode:
             attachment.is_colocated,
         )
         binding = self._bindings.accepted(attachment.care_of_address)
-        if (
-            binding is None
-            or binding.refresh_ns <= now.boot_ns
-            or binding.agent != attachment.agent
-        ):
+        place = (attachment.interface, attachment.agent)
+        if binding is None or binding.refresh_ns <= now.boot_ns:
+            return register
+        if (binding.interface, binding.agent) != place:
             return register
         others = self._bindings.others(attachment.care_of_address)
         # What cannot be released over its own link is replaced: a request without S.
@@ -510,6 +509,7 @@ class MobileNode:
             margin_ns=max(REFRESH_TIMEOUTS * FIRST_TIMEOUT_NS, lifetime_s * SECOND_NS // 10),
             reverse=answer.reverse_granted,
             agent=exchange.goal.agent,
+            interface=exchange.goal.interface,
         )
         binding.encapsulation = encapsulation_of(exchange.flags)
         binding.broadcasts = bool(exchange.flags & FLAG_BROADCAST)

@@ -123,7 +123,8 @@ class Surroundings:
         """The agent a request goes through, as last heard."""
         if goal is None or not goal.agent or self._discovery is None:
             return None
-        if attachment is not None and attachment.agent == goal.agent:
+        place = (goal.interface, goal.agent)
+        if attachment is not None and (attachment.interface, attachment.agent) == place:
             found = self.agent(attachment, now)
             if found is not None:
                 return found
