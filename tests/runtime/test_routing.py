@@ -303,11 +303,14 @@ async def test_links_of_a_visitor_take_no_redirects_and_filter_nothing(
     kernel.sysctls |= {
         "net/ipv4/conf/eth0/rp_filter": "1",
         "net/ipv4/conf/eth0/accept_redirects": "1",
+        "net/ipv4/conf/all/accept_redirects": "1",
     }
     routing = build(kernel, with_agents=True)
     await routing.start()
     assert kernel.sysctls["net/ipv4/conf/eth0/rp_filter"] == "0"
-    assert kernel.sysctls["net/ipv4/conf/eth0/accept_redirects"] == "0"
+    for name in ("eth0", "all"):
+        assert kernel.sysctls[f"net/ipv4/conf/{name}/accept_redirects"] == "0"
     await routing.stop()
     assert kernel.sysctls["net/ipv4/conf/eth0/rp_filter"] == "1"
-    assert kernel.sysctls["net/ipv4/conf/eth0/accept_redirects"] == "1"
+    for name in ("eth0", "all"):
+        assert kernel.sysctls[f"net/ipv4/conf/{name}/accept_redirects"] == "1"

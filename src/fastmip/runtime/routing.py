@@ -204,9 +204,11 @@ class MobileRouting:
                     remedy="set net.ipv4.conf.all.rp_filter = 0: packets of a link that is being"
                     " left may be dropped",
                 )
-            redirects = f"net/ipv4/conf/{interface}/accept_redirects"
-            if read_sysctl(redirects):
-                await self._set(redirects, "0", self._base)
+            # Of a host's two settings either one is enough to accept them.
+            for name in ("all", interface):
+                redirects = f"net/ipv4/conf/{name}/accept_redirects"
+                if read_sysctl(redirects):
+                    await self._set(redirects, "0", self._base)
             return
         if own and max(everywhere, own) == _STRICT and await self._set(path, _LOOSE, self._base):
             log.info("reverse-path-filter-loosened", interface=interface)
