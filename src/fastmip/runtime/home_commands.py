@@ -24,6 +24,7 @@ from fastmip.agents.bindings import (
 from fastmip.agents.effects import NEVER
 from fastmip.agents.home_counters import BINDINGS, CACHED_NODES, VIOLATIONS_SUPPRESSED
 from fastmip.agents.peaks import SampledPeaks
+from fastmip.auth.mn_aaa import CHAP_SPI
 from fastmip.errors import ConfigError
 from fastmip.runtime import clock
 from fastmip.runtime.config import load_host
@@ -182,6 +183,8 @@ class HomeCommands:
         found = dict(service.agent.counters())
         if service.arp is not None:
             found |= service.arp.counters
+        if service.tap is not None:
+            found |= service.tap.counters
         if service.port is not None:
             found |= {f"port-434-{name}": n for name, n in service.port.counters.items()}
         return found
@@ -292,6 +295,7 @@ class HomeCommands:
         rows = [
             {
                 "home_address": format_address(entry.home_address),
+                "kind": "mn-ha",
                 "spi": entry.spi,
                 "algorithm": entry.algorithm,
                 "replay": entry.replay,
@@ -303,6 +307,19 @@ class HomeCommands:
         ]
         rows += [
             {
+                "home_address": str(host.home_address),
+                "kind": "mn-aaa",
+                "spi": host.aaa.spi,
+                "algorithm": "chap" if host.aaa.spi == CHAP_SPI else host.aaa.algorithm,
+                "direction": "inbound",
+                "origin": "file",
+            }
+            for host in self._service.section.hosts
+            if host.aaa is not None
+        ]
+        rows += [
+            {
+                "kind": "fa-ha",
                 "foreign_agent": str(agent.address),
                 "spi": item.spi,
                 "algorithm": item.algorithm,

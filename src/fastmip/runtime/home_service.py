@@ -25,6 +25,7 @@ from fastmip.agents.hosts import HomeAgentPolicy, Prefix, ReverseTunnel
 from fastmip.errors import ConfigError, EngineFull, StoreError
 from fastmip.runtime import clock
 from fastmip.runtime.arp import ArpResponder
+from fastmip.runtime.broadcast import BroadcastTap
 from fastmip.runtime.control_hub import ControlHub, RolePort
 from fastmip.runtime.control_port import ControlPort
 from fastmip.runtime.directory import HostDirectory, host_of
@@ -149,6 +150,7 @@ class HomeService:
         self.hosts: HostDirectory
         self.agent: HomeAgent
         self.arp: ArpResponder | None = None
+        self.tap: BroadcastTap | None = None
         self.pipeline: HomePipeline
         self.tunnel: HomeTunnel | None = None
         self.port: ControlPort | RolePort | None = None
@@ -198,6 +200,7 @@ class HomeService:
         loop = asyncio.get_running_loop()
         if self.arp is not None:
             self.arp.start(loop)
+        self._start_tap(loop)
         self.store.start_writer(loop, self.pipeline.stored)
         self.pipeline.use_port(self.port)
         loop.add_reader(half_bound_fd, self._take_keepalives, half_bound_fd)
@@ -214,6 +217,18 @@ class HomeService:
             restored_bindings=self.restored,
             seconds=round(self.restore_s, 3),
         )
+
+    def _start_tap(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Watch the home link's broadcasts, if any are to be tunnelled."""
+        if self.section.interface is None or not self.section.broadcast:
+            return
+        self.tap = BroadcastTap(
+            self.section.interface,
+            self.section.broadcast,
+            int(self.section.home_network.broadcast_address),
+            self.engine.broadcast,
+        )
+        self.tap.start(loop)
 
     def _make_port(self, workers: int) -> tuple[ControlPort | RolePort, int]:
         """The registration port, and its number for UDP tunnels; 0 beside a foreign agent."""
@@ -351,6 +366,8 @@ class HomeService:
         self.store.close()
         if self.arp is not None:
             self.arp.stop()
+        if self.tap is not None:
+            self.tap.stop()
         if self.tunnel is not None:
             await self.tunnel.release()
             if self._running:
