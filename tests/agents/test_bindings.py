@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 
 import numpy as np
@@ -176,7 +175,7 @@ def test_no_records_no_tunnels() -> None:
 
 def test_a_tunnel_becomes_one_record() -> None:
     tunnel = Tunnel(2, 3, 5, encapsulation=47, reverse=True)
-    full = dataclasses.replace(
+    full = Tunnel._replace(
         tunnel, remote_port=1434, local_port=434, broadcasts=True, nested=True, gre_key=0
     )
     plain = (1, 2, 3, 1400, 47, RECORD_REVERSE, 5, 0, 0, 0, 64, 0)

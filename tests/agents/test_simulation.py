@@ -491,7 +491,7 @@ def test_the_watch_notices_a_binding_that_a_restart_lost() -> None:
 def test_the_watch_notices_a_binding_that_outlives_its_lifetime() -> None:
     made = away_and_settled()
     (tunnel,) = made.home.live(FIRST_NODE)
-    longer = replace(tunnel, expires_ns=tunnel.expires_ns + 60 * SECOND)
+    longer = tunnel._replace(expires_ns=tunnel.expires_ns + 60 * SECOND)
     made.home.engine[FIRST_NODE] = (longer,)
     with pytest.raises(AssertionError, match="longer than granted"):
         made.simulation.run_for(SECOND)
@@ -501,7 +501,7 @@ def test_the_watch_notices_a_binding_prolonged_without_a_request() -> None:
     made = away_and_settled()
     made.simulation.run_for(100 * SECOND)
     (tunnel,) = made.home.live(FIRST_NODE)
-    longer = replace(tunnel, expires_ns=tunnel.expires_ns + 60 * SECOND)
+    longer = tunnel._replace(expires_ns=tunnel.expires_ns + 60 * SECOND)
     made.home.engine[FIRST_NODE] = (longer,)
     with pytest.raises(AssertionError, match="prolonged without a request"):
         made.simulation.run_for(10 * MINUTE)

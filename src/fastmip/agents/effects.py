@@ -44,9 +44,11 @@ class Arrival:
     """Time to live of the IP header as it arrived, 0 when unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tunnel:
-    """One tunnel of a node: outer addresses, encapsulation, expiry."""
+class Tunnel(NamedTuple):
+    """One tunnel of a node: outer addresses, encapsulation, expiry.
+
+    A tuple, because a home agent makes one with every registration: a quarter of the cost.
+    """
 
     remote: int
     """Outer address of the peer: the care-of address at a home agent."""

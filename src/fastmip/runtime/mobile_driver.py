@@ -397,7 +397,7 @@ class MobileDriver:
     def _record(self, home_address: int, tunnel: Tunnel) -> bytes:
         mtu_bytes = self._link_mtu_bytes(tunnel)
         if tunnel.remote_port:
-            tunnel = replace(tunnel, local_port=self._local_port)
+            tunnel = tunnel._replace(local_port=self._local_port)
         return tunnel_record(home_address, tunnel, mtu_bytes=mtu_bytes, tos_mode=self._tos_mode)
 
     def _link_mtu_bytes(self, tunnel: Tunnel) -> int:
