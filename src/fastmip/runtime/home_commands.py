@@ -374,20 +374,20 @@ class HomeCommands:
         ``revoke``: wait for their acknowledgments, and say how many came.
         """
         service = self._service
-        cleared: list[int] = []
+        cleared, told = 0, list[int]()
         if not arguments.get("all"):
             home_address = _address(arguments)
             if not service.agent.bindings_of(home_address):
                 raise CommandError(f"{format_address(home_address)} has no binding")
-            self._clear(home_address)
-            cleared.append(home_address)
+            cleared = 1
+            told += self._clear(home_address)
         else:
             async for home_address in self._all_bound():
-                self._clear(home_address)
-                cleared.append(home_address)
-        answer: Answer = {"cleared": len(cleared)}
+                cleared += 1
+                told += self._clear(home_address)
+        answer: Answer = {"cleared": cleared}
         if arguments.get("revoke"):
-            answer |= await self._await_acknowledgments(cleared)
+            answer |= await self._await_acknowledgments(told)
         return answer
 
     async def _all_bound(self) -> AsyncIterator[int]:
@@ -405,23 +405,24 @@ class HomeCommands:
             while service.pipeline.outstanding > PAUSE_ABOVE:
                 await asyncio.sleep(0.01)
 
-    async def _await_acknowledgments(self, cleared: list[int]) -> Answer:
+    async def _await_acknowledgments(self, told: list[int]) -> Answer:
         """Wait until peers acknowledged, or their time is over."""
         agent, pipeline = self._service.agent, self._service.pipeline
         deadline = time.monotonic() + ACKNOWLEDGMENT_WAIT_S
         while pipeline.outstanding and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
-        told = agent.revoking(cleared)
-        waiting = told
-        while waiting and time.monotonic() < deadline:
+        while (waiting := agent.revoking(told)) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-            waiting = agent.revoking(waiting)
         return {"told": len(told), "acknowledged": len(told) - len(waiting)}
 
-    def _clear(self, home_address: int) -> None:
-        pipeline, now = self._service.pipeline, clock.now()
-        pipeline.carry_out(self._service.agent.clear_binding(home_address, now), now)
+    def _clear(self, home_address: int) -> list[int]:
+        """Withdraw a node's bindings; the node, if somebody is told of it."""
+        agent, pipeline, now = self._service.agent, self._service.pipeline, clock.now()
+        bindings = agent.bindings_of(home_address)
+        pipeline.carry_out(agent.clear_binding(home_address, now), now)
         pipeline.flush()
+        is_told = any(binding.services & SERVICE_REVOCATION for binding in bindings)
+        return [home_address] if is_told else []
 
 
 _ENCAPSULATIONS = {4: "ipip", 47: "gre", 55: "minimal"}
