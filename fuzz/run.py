@@ -13,7 +13,7 @@ import time
 
 from fuzz import mutation
 
-TARGETS = ("control", "discovery", "foreign", "home")
+TARGETS = ("control", "discovery", "foreign", "home", "mobile")
 
 
 def main(names: tuple[str, ...] = TARGETS, arguments: list[str] | None = None) -> int:
