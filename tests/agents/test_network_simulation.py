@@ -1,7 +1,7 @@
 """Five hundred mobile nodes roam among twenty foreign agents, and in the end all tables agree.
 
-Loss, duplicates, overtaking, clocks that are wrong and drift, foreign agents that restart. No
-kernel and no wall clock. A seed is a history: what fails with it, and names it, fails again
+Loss, duplicates, overtaking, clocks that are wrong and drift, agents that restart. No kernel
+and no wall clock. A seed is a history: what fails with it, and names it, fails again
 with ``FASTMIP_SEEDS=N``. See ``tests.helpers.country`` for who takes part.
 """
 
@@ -83,6 +83,8 @@ def test_every_node_is_registered_where_it_is_and_all_tables_agree(
     assert country.moves >= FULL.moves
     assert internet.lost / internet.sent == pytest.approx(0.05, rel=0.1)
     assert internet.doubled > 0
+    assert any(home.started_ns for home in country.home_agents), "some were killed on the way"
+    assert any(agent.started_ns for agent in country.foreign_agents)
     # The mixture met what it is meant to meet.
     for counter in (
         *(
@@ -135,7 +137,9 @@ def test_seeds_are_chosen_by_the_environment() -> None:
 
 
 def test_over_a_perfect_network_no_request_is_wasted() -> None:
-    calm = Plan(nodes=40, foreign_agents=4, moves=300, restarts=0, conditions=Conditions())
+    calm = Plan(
+        nodes=40, foreign_agents=4, moves=300, restarts=0, home_restarts=0, conditions=Conditions()
+    )
     country = roam(1, calm)
     assert country.internet.lost == country.internet.doubled == 0
     assert total(country, "haDuplicateRequests") == 0

@@ -67,6 +67,8 @@ class Plan:
     """Mean time a node stays at a place."""
     restarts: int = 5
     """Foreign agents that restart on the way and forget their visitors."""
+    home_restarts: int = 3
+    """How often a home agent is killed and started again; it keeps what it had stored."""
     conditions: Conditions = field(default_factory=lambda: BAD_WEATHER)
 
 
@@ -241,6 +243,9 @@ class Country:
         expected_s = plan.moves * plan.dwell_s / plan.nodes
         for agent in self.dice.sample(self.foreign_agents, plan.restarts):
             self.internet.after(self.dice.randint(0, int(expected_s) * SECOND), agent.start)
+        for _ in range(plan.home_restarts):
+            home = self.dice.choice(self.home_agents)
+            self.internet.after(self.dice.randint(0, int(expected_s) * SECOND), home.start)
         while self.moves < plan.moves:
             self.internet.run_for(SECOND)
         self.roaming = False

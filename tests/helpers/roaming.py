@@ -14,6 +14,7 @@ from tests.helpers.simulation import SECOND
 
 from fastmip.agents.advertiser import AdvertisedLink, Advertiser
 from fastmip.agents.attachment import LinkState
+from fastmip.agents.bindings import tunnel_records
 from fastmip.agents.effects import (
     Arrival,
     Commit,
@@ -78,7 +79,7 @@ class _Machine:
 
 
 class HomeStation(_Machine):
-    """A home agent with its home link."""
+    """A home agent with its home link; only its store outlives a restart."""
 
     def __init__(
         self,
@@ -101,19 +102,38 @@ class HomeStation(_Machine):
         self.proxied: set[int] = set()
         self.forgetful = False
         """Acknowledge without storing: proof that somebody would notice."""
+        self.advertised = advertised
+        self.agent: HomeAgent
+        self.advertiser: Advertiser
+        self._life = 0
         link.stations[self.mac] = (self, policy.home_interface)
         link.neighbours[self.address] = self.mac
         link.agents.add(self.mac)
-        now = clock.now()
+        self.start()
+
+    def start(self) -> None:
+        """Start the daemon (again): what is stored fills the engine, the rest is forgotten."""
+        self._life += 1
+        self.started_ns = self.internet.now_ns
+        now = self.clock.now()
         self.agent = HomeAgent(
-            policy,
+            self.policy,
             hosts=self.hosts.get,
             load=self.store.get,
             boot=1,
             random=self.dice.randbytes,
             started=now,
         )
-        self.advertiser = Advertiser([advertised], random=self.dice.random, now=now)
+        records = b"".join(row.bindings for row in self.store.values())
+        tunnels = tunnel_records(records, boot=1, now=now, mtu_bytes=1500)
+        self.engine.clear()
+        for record in tunnels:
+            home_address = int(record["home_address"])
+            tunnel = Tunnel(int(record["remote"]), int(record["local"]), int(record["expires_ns"]))
+            self.engine[home_address] = (*self.engine.get(home_address, ()), tunnel)
+        self.proxied = set(self.engine)
+        self.agent.schedule_expiries(tunnels)
+        self.advertiser = Advertiser([self.advertised], random=self.dice.random, now=now)
         self._rest()
 
     def live(self, home_address: int) -> list[Tunnel]:
@@ -164,7 +184,11 @@ class HomeStation(_Machine):
         self._rest()
 
     def _begin(self, commit: Commit) -> None:
+        life = self._life
+
         def end() -> None:
+            if life != self._life:
+                return  # killed before it was stored: nobody was told
             self.store[commit.home_address] = commit.row
             if commit.tunnels and not self.forgetful:
                 self.engine[commit.home_address] = commit.tunnels
