@@ -160,3 +160,22 @@ async def test_only_changes_are_delivered_and_trouble_is_retried(
     assert told[1] == LinkState("fmtest0", False)
     assert watcher.state("fmtest0") == told[1]
     await watcher.stop()
+
+
+async def test_a_carrier_gone_and_back_between_two_looks_is_told() -> None:
+    kernel: Any = FakeKernel()
+    kernel.link_rows = [Link(3, "fmtest0", True, 1500, carrier_losses=1)]
+    told: list[LinkState] = []
+
+    async def deliver(state: LinkState) -> None:
+        told.append(state)
+
+    watcher = LinkWatcher(kernel, ["fmtest0"], is_ours=ours, deliver=deliver)
+    await watcher.start()
+    kernel.link_rows = [Link(3, "fmtest0", True, 1500, carrier_losses=2)]
+    watcher._wake.set()
+    async with asyncio.timeout(5):
+        while len(told) < 3:
+            await asyncio.sleep(0.005)
+    await watcher.stop()
+    assert [state.carrier for state in told] == [True, False, True]

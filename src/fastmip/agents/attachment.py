@@ -50,6 +50,8 @@ class LinkState:
     gateway_mac: str = ""
     """Link-layer address of the next hop where it is watched and known: another one behind the
     same address is another network (RFC 3519 5.1)."""
+    losses: int = field(default=0, compare=False)
+    """How often the carrier went so far."""
 
 
 def is_another_network(before: LinkState | None, after: LinkState) -> bool:

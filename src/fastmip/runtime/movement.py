@@ -130,6 +130,7 @@ async def read_links(kernel: Kernel, interfaces: Sequence[str], is_ours: IsOurs)
                 gateway=None if best is None else best.gateway,
                 metric=0 if best is None else best.metric,
                 mtu=link.mtu_bytes,
+                losses=link.carrier_losses,
             )
         )
     return states
@@ -233,6 +234,10 @@ class LinkWatcher:
                 await self._tell(LinkState(name, carrier=False))
         states = await read_links(self._kernel, self._interfaces, self._is_ours)
         for state in states:
+            known = self._states.get(state.interface)
+            if known is not None and known.carrier and state.losses != known.losses:
+                # Gone and back between two messages: it may be another link by now.
+                await self._tell(LinkState(state.interface, carrier=False))
             await self._tell(self._with_router(state) if self._watch_gateways else state)
         for name in self._interfaces:
             with contextlib.suppress(OSError):
