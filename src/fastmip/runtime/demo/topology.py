@@ -8,7 +8,7 @@ links are bridges in the namespace ``sw``::
 
 ``ROUTERS_ONLY``: two visited links with plain routers, on which a mobile node has an address of
 its own. ``AGENTS``: two links with foreign agents, one with a plain router, and a private one
-behind an address translator.
+behind an address translator, where a third foreign agent has a link of its own.
 """
 
 from __future__ import annotations
@@ -40,8 +40,12 @@ class Link:
     """Address by which an address translator lets the link be known outside."""
 
     def care_of_address(self, port: str) -> str:
-        """By which the home agent should know a node whose port is on this link."""
-        return self.translated or self.agent or self.leases[port].partition("/")[0]
+        """What a node whose port is on this link registers."""
+        return self.agent or self.leases[port].partition("/")[0]
+
+    def tunnel_end(self, port: str) -> str:
+        """Where the home agent's tunnel to that node ends, seen from outside."""
+        return self.translated or self.care_of_address(port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,14 @@ PRIVATE = Link(
     "visit-n",
     "192.168.7.1",
     {"eth0": "192.168.7.5/24", "wlan0": "192.168.7.6/24"},
+    translated="10.4.0.2",
+)
+BEHIND = Link(
+    "fa3",
+    "visit-4",
+    "10.3.4.1",
+    {"eth0": "10.3.4.5/24", "wlan0": "10.3.4.6/24"},
+    agent="10.3.4.1",
     translated="10.4.0.2",
 )
 
@@ -138,11 +150,11 @@ ROUTERS_ONLY = Topology(
 
 AGENTS = Topology(
     nodes=(
-        *("cn", "inet", "ha", "hh", "hh2", "fa1", "fa2", "ar3", "nat"),
+        *("cn", "inet", "ha", "hh", "hh2", "fa1", "fa2", "fa3", "ar3", "nat"),
         *("lh1", "lh3", "sw", "mn"),
     ),
-    routers=("inet", "ha", "fa1", "fa2", "ar3", "nat"),
-    links={link.name: link for link in (HOME, FOREIGN_1, FOREIGN_2, PLAIN, PRIVATE)},
+    routers=("inet", "ha", "fa1", "fa2", "fa3", "ar3", "nat"),
+    links={link.name: link for link in (HOME, FOREIGN_1, FOREIGN_2, PLAIN, PRIVATE, BEHIND)},
     wires=(
         *_HOME_WIRES,
         ("inet", "to-fa1", "fa1", "up0"),
@@ -153,13 +165,15 @@ AGENTS = Topology(
         ("fa2", "visit0", "sw", "p-fa2"),
         ("ar3", "visit0", "sw", "p-ar3"),
         ("nat", "visit0", "sw", "p-nat"),
+        ("fa3", "up0", "sw", "p-fa3-up"),
+        ("fa3", "visit0", "sw", "p-fa3"),
         ("lh1", "eth0", "sw", "p-lh1"),
         ("lh3", "eth0", "sw", "p-lh3"),
     ),
     fixed_ports={
         **_HOME_PORTS,
         **{"p-fa1": "visit-1", "p-fa2": "visit-2", "p-ar3": "visit-3", "p-nat": "visit-n"},
-        **{"p-lh1": "visit-1", "p-lh3": "visit-3"},
+        **{"p-fa3-up": "visit-n", "p-fa3": "visit-4", "p-lh1": "visit-1", "p-lh3": "visit-3"},
     },
     addresses=(
         *_HOME_ADDRESSES,
@@ -175,6 +189,8 @@ AGENTS = Topology(
         ("ar3", "visit0", "10.3.3.254/24"),
         ("nat", "up0", "10.4.0.2/24"),
         ("nat", "visit0", "192.168.7.1/24"),
+        ("fa3", "up0", "192.168.7.2/24"),
+        ("fa3", "visit0", "10.3.4.1/24"),
         ("lh1", "eth0", "10.3.1.50/24"),
         ("lh3", "eth0", "10.3.3.50/24"),
     ),
@@ -184,6 +200,8 @@ AGENTS = Topology(
         ("fa2", "default", "10.8.2.254"),
         ("ar3", "default", "10.8.3.254"),
         ("nat", "default", "10.4.0.1"),
+        ("nat", "10.3.4.0/24", "192.168.7.2"),
+        ("fa3", "default", "192.168.7.1"),
         ("lh1", "default", "10.3.1.1"),
         ("lh3", "default", "10.3.3.254"),
         ("inet", "10.3.1.0/24", "10.8.1.1"),
