@@ -6,19 +6,13 @@
 static struct kernel_port port;
 
 /* Up to three tunnel sockets; the first sends. udp_fd -1: none. */
-int probe_open(int home_fd, const int *raw_fds, uint32_t raw_count, int udp_fd, int ring)
+int probe_open(int home_fd, const int *raw_fds, uint32_t raw_count, int udp_fd)
 {
     struct port_descriptors fds = {.tun_fd = home_fd, .icmp_fd = -1, .udp_fd = udp_fd,
-                                   .raw_count = raw_count, .vnet_hdr = 1, .no_ring = !ring};
+                                   .raw_count = raw_count, .vnet_hdr = 1};
     memcpy(fds.raw_fd, raw_fds, raw_count * sizeof *raw_fds);
-    int error = kernel_port_init(&port, &fds);
-    if (!error) port_open_ring(&port);
-    return error;
+    return kernel_port_init(&port, &fds);
 }
-
-int probe_has_ring(void) { return port.home_ring.usable; }
-
-int probe_failed(void) { return port.failed ? port.error : 0; }
 
 void probe_close(void) { kernel_port_free(&port); }
 

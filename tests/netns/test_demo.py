@@ -2,93 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.helpers.demo_run import DEMO, LIMIT_S, UNPRIVILEGED, Run, leftovers, run_demo
 from tests.helpers.roots import plain_chroot
 from tests.helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 MOVES = ("home-a", "a-b", "b-home")
-LIMIT_S = 90
-_DEMO = [sys.executable, "-c", "from fastmip.runtime.cli.main import main; main()", "demo"]
-_UNPRIVILEGED = ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+setfcap"]
-"""No capability but the one a user needs whose number is already 0 to be 0 inside, too."""
-
-
-@dataclass
-class Run:
-    """A finished demo."""
-
-    status: int
-    output: str
-    directory: Path
-    rows: dict[str, object]
-    checks: list[dict[str, object]]
-    pid: int
-
-    def tshark(self, *fields: str, only: str = "") -> list[list[str]]:
-        """Fields of the captured packets that pass a display filter."""
-        command = ["tshark", "-n", "-r", str(self.directory / "demo.pcapng"), "-T", "fields"]
-        for field in fields:
-            command += ["-e", field]
-        command += ["-Y", only] if only else []
-        result = subprocess.run(command, check=True, capture_output=True, text=True)
-        return [line.split("\t") for line in result.stdout.splitlines()]
-
-
-def _leftovers(pid: int) -> list[str]:
-    """Namespaces, processes and directories of the demo with this process id."""
-    prefix = f"fm{pid}n"
-    listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True)
-    found = [line for line in listed.stdout.splitlines() if line.startswith(prefix)]
-    found += [str(path) for path in Path("/tmp").glob(f"{prefix}*")]  # noqa: S108 -- where the demo's own directory would be
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if prefix.encode() in command:
-            found.append(f"{process.name}: {command.decode()}")
-    return found
-
-
-def _run_demo(directory: Path, environment: dict[str, str], before: Sequence[str] = ()) -> Run:
-    json_file = directory / "demo.json"
-    process = subprocess.Popen(
-        [*before, *_DEMO, "--output", str(directory), "--json", str(json_file)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
-    output, _ = process.communicate(timeout=LIMIT_S)
-    print(output)  # noqa: T201 -- pytest shows it when an assertion fails
-    rows = json.loads(json_file.read_text()) if json_file.exists() else []
-    return Run(
-        process.returncode,
-        output,
-        directory,
-        {row["name"]: row["value"] for row in rows if "check" not in row},
-        [row for row in rows if "check" in row],
-        process.pid,
-    )
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, source_path: dict[str, str]) -> Run:
     """Run the demo once, as root, for all judges below."""
-    return _run_demo(tmp_path_factory.mktemp("demo"), source_path)
+    return run_demo(tmp_path_factory.mktemp("demo"), source_path)
 
 
 def _assert_success(run: Run) -> None:
@@ -105,7 +40,7 @@ def _assert_success(run: Run) -> None:
     duration = run.rows["demo.duration"]
     assert isinstance(duration, float)
     assert duration < LIMIT_S
-    assert _leftovers(run.pid) == []
+    assert leftovers(run.pid) == []
 
 
 def test_tcp_survives_every_move_as_root(finished: Run) -> None:
@@ -206,12 +141,12 @@ def test_report_needs_nothing_from_anywhere(finished: Run) -> None:
 def test_works_without_privileges_in_a_user_namespace(
     tmp_path: Path, source_path: dict[str, str]
 ) -> None:
-    run = _run_demo(tmp_path, source_path, _UNPRIVILEGED)
+    run = run_demo(tmp_path, source_path, UNPRIVILEGED)
     _assert_success(run)
 
 
 def test_works_as_root_in_a_plain_chroot(tmp_path: Path, source_path: dict[str, str]) -> None:
-    run = _run_demo(tmp_path, source_path, plain_chroot(tmp_path / "chroot"))
+    run = run_demo(tmp_path, source_path, plain_chroot(tmp_path / "chroot"))
     _assert_success(run)
 
 
@@ -219,25 +154,25 @@ def test_without_privileges_in_a_chroot_says_why_it_cannot_work(
     tmp_path: Path, source_path: dict[str, str]
 ) -> None:
     """The kernel allows a chroot no user namespace."""
-    before = [*plain_chroot(tmp_path / "chroot"), *_UNPRIVILEGED]
-    run = _run_demo(tmp_path, source_path, before)
+    before = [*plain_chroot(tmp_path / "chroot"), *UNPRIVILEGED]
+    run = run_demo(tmp_path, source_path, before)
     assert run.status == 1
     assert run.output.startswith("Error: no user namespace (")
     assert "in a chroot the kernel allows none" in run.output
     assert run.output.count("\n") == 1
     assert run.rows == {}
-    assert _leftovers(run.pid) == []
+    assert leftovers(run.pid) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
-@pytest.mark.parametrize("before", [[], _UNPRIVILEGED], ids=["root", "unprivileged"])
+@pytest.mark.parametrize("before", [[], UNPRIVILEGED], ids=["root", "unprivileged"])
 def test_nothing_is_left_after_a_signal_in_the_middle(
     tmp_path: Path, source_path: dict[str, str], number: signal.Signals, before: list[str]
 ) -> None:
     output = tmp_path / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [*before, *_DEMO, "--output", str(tmp_path)],
+            [*before, *DEMO, "--output", str(tmp_path)],
             stdout=file,
             stderr=file,
             env={**source_path, "PYTHONUNBUFFERED": "1"},
@@ -250,7 +185,7 @@ def test_nothing_is_left_after_a_signal_in_the_middle(
         process.kill()
         process.wait()
     assert b"Traceback" not in output.read_bytes()
-    wait_until(lambda: not _leftovers(process.pid), 5, "the removal of everything")
+    wait_until(lambda: not leftovers(process.pid), 5, "the removal of everything")
 
 
 def _interfere(
@@ -260,7 +195,7 @@ def _interfere(
     output = directory / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [*_DEMO, "--output", str(directory)], stdout=file, stderr=file, env=environment
+            [*DEMO, "--output", str(directory)], stdout=file, stderr=file, env=environment
         )
     try:
         wait_until(lambda: after in output.read_bytes(), 30, "the moment")
@@ -287,7 +222,7 @@ def test_fails_when_tcp_does_not_survive(tmp_path: Path, source_path: dict[str, 
     assert "FAILED  cn to hh, which never left home" in output
     assert "ok  hh to another host that never left home" in output
     assert "TCP did not survive." in (tmp_path / "report.html").read_text()
-    assert _leftovers(pid) == []
+    assert leftovers(pid) == []
 
 
 def test_says_so_when_a_daemon_dies(tmp_path: Path, source_path: dict[str, str]) -> None:
@@ -308,14 +243,14 @@ def test_says_so_when_a_daemon_dies(tmp_path: Path, source_path: dict[str, str])
     assert "Error: the daemon on ha ended" in output
     assert "Traceback" not in output
     assert "home-agent-started" in (tmp_path / "ha.log").read_text()
-    assert _leftovers(pid) == []
+    assert leftovers(pid) == []
 
 
 def test_nothing_is_left_after_kill(tmp_path: Path, source_path: dict[str, str]) -> None:
     output = tmp_path / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [*_DEMO, "--output", str(tmp_path)],
+            [*DEMO, "--output", str(tmp_path)],
             stdout=file,
             stderr=file,
             env={**source_path, "PYTHONUNBUFFERED": "1"},
@@ -324,5 +259,5 @@ def test_nothing_is_left_after_kill(tmp_path: Path, source_path: dict[str, str])
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     killed = time.monotonic()
-    wait_until(lambda: not _leftovers(process.pid), 10, "the reaper")
+    wait_until(lambda: not leftovers(process.pid), 10, "the reaper")
     assert time.monotonic() - killed < 10

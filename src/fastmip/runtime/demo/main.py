@@ -23,6 +23,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from fastmip.runtime.demo.foreign_scene import ForeignScript
 from fastmip.runtime.demo.lab import LabError
 from fastmip.runtime.demo.report import as_json, write_html
 from fastmip.runtime.demo.scenes import HomeAgentScript
@@ -32,7 +33,9 @@ from fastmip.runtime.demo.view import LEGEND, View, result_tables, total_line
 
 _INSIDE = "FASTMIP_DEMO_USER_NAMESPACE"
 _LOGS = ("ha", "mn", "fa1", "fa2", "capture", "traffic")
-_SCENES: dict[str, type[Script]] = {script.scene: script for script in (HomeAgentScript,)}
+_SCENES: dict[str, type[Script]] = {
+    script.scene: script for script in (HomeAgentScript, ForeignScript)
+}
 _CAP_NET_ADMIN = 12
 _CAP_SYS_ADMIN = 21
 _PROGRAMS = {
@@ -49,7 +52,8 @@ _PROGRAMS = {
     type=click.Choice(list(_SCENES)),
     default="home-agent",
     show_default=True,
-    help="home-agent: addresses of its own on two links.",
+    help="home-agent: addresses of its own on two links; foreign: two foreign agents and an"
+    " address translator, over each encapsulation.",
 )
 @click.option(
     "--output",

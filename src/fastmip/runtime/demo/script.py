@@ -23,6 +23,8 @@ from fastmip.runtime.demo.topology import HOME, HOME_ADDRESS, Link, Topology
 from fastmip.runtime.demo.view import View
 
 SETTLE_LIMIT_S = 12.0
+STEADY_S = 1.2
+"""How long TCP is watched at least after it went on; the last second decides its survival."""
 HOME_AGENT_TAPS = ("ha-home", "ha-outside")
 _BINDING_POLL_S = 0.1
 
@@ -130,8 +132,16 @@ class Script(ABC):
         else:
             self._fail(f"binding after {move.title}", "the home agent does not agree")
         self._check_neighbour(move)
+        self._stage.wait_until(self._transfers_go_on(), SETTLE_LIMIT_S)
+        self._stage.wait(STEADY_S)
         self._stage.wait(dwell_s - (time.monotonic_ns() - move.start_ns) / 1e9)
         move.end_ns = time.monotonic_ns()
+
+    def _transfers_go_on(self) -> Callable[[], bool]:
+        """Whether both transfers have delivered something since now."""
+        recorder = self._stage.recorder
+        before = {name: recorder.progress()[name][0] for name in recorder.tcp}
+        return lambda: all(recorder.progress()[n][0] > count for n, count in before.items())
 
     def _break_before_make(self, move: Move) -> None:
         """The only link goes down before the new one exists."""

@@ -148,11 +148,11 @@ def result_tables(results: Sequence[MoveResult]) -> Iterator[Table]:
         for result in moves:
             table.add_row(
                 result.move.title,
-                f"{result.down.gap_ms:.0f} / {result.up.gap_ms:.0f}",
+                f"{result.down.gap_ms:.0f}/{result.up.gap_ms:.0f}",
                 f"{result.own_ms:.0f}" if result.own_ms else "-",
-                f"{result.down.lost} / {result.up.lost}",
-                f"{result.down.duplicated} / {result.up.duplicated}",
-                f"{result.goodput_down * 8 / 1e6:.1f} / {result.goodput_up * 8 / 1e6:.1f}",
+                f"{result.down.lost}/{result.up.lost}",
+                f"{result.down.duplicated}/{result.up.duplicated}",
+                f"{result.goodput_down * 8 / 1e6:.1f}/{result.goodput_up * 8 / 1e6:.1f}",
                 str(result.registrations),
                 _survival(result),
             )
