@@ -84,6 +84,11 @@ class AdvertiseService:
         self._advertiser: Advertiser | None = None
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def speaks_for(self) -> str:
+        """The role whose service is advertised, the foreign agent's first."""
+        return "home-agent" if self._foreign is None else self._foreign.name
+
     # start and stop
 
     async def start(self) -> None:

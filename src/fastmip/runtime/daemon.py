@@ -302,7 +302,7 @@ class Daemon:
         if command == "debug":
             return _watch(arguments)
         offered = [
-            (service.name, table[command])
+            (_role(service), table[command])
             for service in self._services
             if command in (table := service.commands())
         ]
@@ -335,15 +335,21 @@ def _watch(arguments: Arguments) -> AsyncIterator[object]:
     return EVENTS.watch(names)
 
 
+def _role(service: Service) -> str:
+    """Whose answer it is; the advertiser answers for the agent it speaks for."""
+    return service.speaks_for if isinstance(service, AdvertiseService) else service.name
+
+
 async def _ask_all(offered: list[tuple[str, Command]], arguments: Arguments) -> object:
-    """Ask every role that knows a command; several answers become one, with a role column."""
+    """Ask every role that knows a command; answers of several become one, with a role column."""
     if len(offered) == 1:
         return await offered[0][1](arguments)
+    is_one_role = len({role for role, _ in offered}) == 1
     rows: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
     for name, ask in offered:
         answer: dict[str, Any] = await ask(arguments)
-        rows += [{"role": name, **row} for row in answer.get("rows", [])]
+        rows += [row if is_one_role else {"role": name, **row} for row in answer.get("rows", [])]
         summary |= answer.get("summary", {})
     return {"rows": rows, "summary": summary}
 
