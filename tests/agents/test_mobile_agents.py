@@ -586,7 +586,11 @@ def test_encapsulating_delivery_is_a_tunnel_to_the_agent_rfc3024_5_2() -> None:
     assert kinds_behind_home(agent.requests[0]) == [130]
     [tunnel] = world.of(InstallTunnels)[-1].tunnels
     assert (tunnel.remote, tunnel.local, tunnel.reverse) == (FA1, HOME, True)
-    assert world.of(RouteThroughTunnel)[-1] == RouteThroughTunnel(True, True, "eth0", FA1)
+    local = ((FA1 & ~0xFF, 24),)
+    assert world.of(RouteThroughTunnel)[-1] == RouteThroughTunnel(True, True, "eth0", FA1, local)
+    routes = len(world.of(RouteThroughTunnel))
+    world.run(30)
+    assert len(world.of(RouteThroughTunnel)) == routes
 
 
 def test_79_falls_back_to_direct_delivery_rfc3024_3_4() -> None:

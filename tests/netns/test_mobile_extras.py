@@ -63,10 +63,23 @@ for _ in range(20):
 """
 
 
+SHOUT = """
+import socket, time
+shout = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+shout.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+for _ in range(20):
+    shout.sendto(b"to all", ("10.1.0.255", 9999))
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("sender", ["handmade", "home host"])
 @pytest.mark.parametrize("through", ["own", "agent"])
-def test_broadcasts_of_the_home_network_arrive_t22(ground: Field, through: str) -> None:
-    """As a home agent sends them: plain to an own address, nested to an agent's (4.3)."""
-    home_agent(ground)
+def test_broadcasts_of_the_home_network_arrive_t22(
+    ground: Field, through: str, sender: str
+) -> None:
+    """Plain to an own address, nested to an agent's (4.3); by hand, and by our home agent."""
+    home_agent(ground, 'broadcast = ["all"]')
     kind, care_of = 'care_of = "co-located"', "10.3.1.5"
     if through == "agent":
         foreign_agent(ground, VISITED_A)
@@ -85,7 +98,10 @@ def test_broadcasts_of_the_home_network_arrive_t22(ground: Field, through: str) 
     if through == "agent":
         packet = IP(src="10.1.0.1", dst="10.1.0.5") / packet
     packet = IP(src="10.1.0.1", dst=care_of) / packet
-    ground.lab.run("ha", sys.executable, "-c", SEND, bytes(packet).hex(), care_of)
+    if sender == "handmade":
+        ground.lab.run("ha", sys.executable, "-c", SEND, bytes(packet).hex(), care_of)
+    else:
+        ground.lab.run("hh", sys.executable, "-c", SHOUT)
     wait_until(lambda: listener.poll() is not None, 5, "a broadcast")
     assert b"to all" in listener.stdout.read()
     ground.stop(node)

@@ -255,6 +255,10 @@ def test_encapsulating_delivery_reverse_tunnels_what_is_sent_through_it_t04(grou
     assert {(p[IP].proto, p[IP].src, p[IP].dst) for p in up if p[IP].proto in (1, 4)} == {
         (4, "10.1.0.5", "10.3.1.254")
     }
+    more = ground.capture("mn", "eth0", "local")
+    ground.lab.run("mn", "ping", "-c1", "-W1", "-I", "10.1.0.5", "10.3.1.77", check=False)
+    sent = [p[IP].dst for p in more() if IP in p and p[IP].proto == 1]
+    assert "10.3.1.77" in sent, "the agent's own network is reached directly (RFC 3024 5.4)"
     ground.stop(node)
 
 

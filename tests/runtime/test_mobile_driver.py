@@ -78,11 +78,13 @@ class FakeWorld:
         self.told.append("settle")
         return True
 
-    async def route_through_tunnel(self, *, reverse: bool, interface: str, gateway: int) -> None:
+    async def route_through_tunnel(
+        self, *, reverse: bool, interface: str, gateway: int, direct: Any
+    ) -> None:
         await asyncio.sleep(0.01)  # the kernel takes its time; the next effect has to wait
         if self.broken:
             raise OSError("the link is gone")
-        self.told.append(("tunnel", reverse, interface, *([gateway] if gateway else [])))
+        self.told.append(("tunnel", reverse, interface, *([gateway, direct] if gateway else [])))
 
     async def at_home(self, interface: str) -> None:
         await asyncio.sleep(0.01)

@@ -279,6 +279,12 @@ async def test_a_foreign_agent_takes_the_place_of_the_links_router(kernel: Paper
     assert (top.gateway, top.onlink, top.prefsrc, top.mtu) == ("10.3.1.1", True, "10.1.0.5", 1480)
     await routing.route_through_tunnel(reverse=True, interface="eth0", gateway=FOREIGN)
     assert [route.device for route in kernel.table(434)] == ["fmmn0"]
+    local = (parse_address("10.3.1.0"), 24)
+    await routing.route_through_tunnel(
+        reverse=True, interface="eth0", gateway=FOREIGN, direct=[local]
+    )
+    [direct] = [route for route in kernel.table(434) if route.device == "eth0"]
+    assert (direct.destination, direct.gateway) == ("10.3.1.0/24", "10.3.1.1")
 
 
 async def test_from_agent_to_agent_of_one_link_there_is_always_a_route(kernel: PaperKernel) -> None:

@@ -206,6 +206,8 @@ class RouteThroughTunnel:
     """Interface whose address is the care-of address in use."""
     gateway: int = 0
     """Foreign agent that is the default router instead of the link's own (RFC 5944 4.2.1)."""
+    direct: tuple[tuple[int, int], ...] = ()
+    """Networks (address, prefix length) reached by that router without the tunnel."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -440,8 +440,9 @@ class MobileNode:
         if told is not None and told.at_home:
             offers = self._links.offers(told.interface, now.boot_ns, attachment)
             home = told.interface if any(offer.at_home for offer in offers) else ""
-        reverse = self._talk.wishes.reverse_tunnel
-        return routing_of(attachment, self._sending(now), home_link=home, reverse=reverse)
+        binding, reverse = self._sending(now), self._talk.wishes.reverse_tunnel
+        local = self._around.networks(binding, now)
+        return routing_of(attachment, binding, home_link=home, reverse=reverse, local=local)
 
     def _sending(self, now: Now) -> CareOfBinding | None:
         preferred = self._attachment.care_of_address if self._attachment else None

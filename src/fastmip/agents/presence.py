@@ -43,6 +43,8 @@ class Routing:
     reverse: bool = False
     gateway: int = 0
     """Foreign agent that is the default router, 0 for the link's own."""
+    direct: tuple[tuple[int, int], ...] = ()
+    """Networks reached by that agent without the tunnel."""
 
 
 def routing_of(
@@ -51,21 +53,24 @@ def routing_of(
     *,
     home_link: str = "",
     reverse: bool,
+    local: tuple[tuple[int, int], ...] = (),
 ) -> Routing:
     """Where packets go: ``binding`` is what they are sent through, if anything.
 
     ``home_link`` serves a node that left home and is not registered yet, as long as that link is
-    up; ``reverse`` is what such a node will ask for.
+    up; ``reverse`` is what such a node will ask for. ``local`` are the networks of the foreign
+    agent in use.
     """
     if attachment is not None and attachment.at_home:
         return Routing(True, attachment.interface)
     if binding is not None and binding.is_colocated:
         return Routing(False, binding.interface, binding.reverse)
     if binding is not None:
-        # The agent is the default router; only what it shall reverse-tunnel while the rest goes
-        # its own way is encapsulated to it (RFC 3024 5).
+        # The agent is the default router. With encapsulating delivery it reverse-tunnels what is
+        # encapsulated to it, so that its own networks can be reached directly (RFC 3024 5.4).
         through = binding.encapsulating_delivery and binding.reverse
-        return Routing(False, binding.interface, through, binding.agent)
+        direct = local if through else ()
+        return Routing(False, binding.interface, through, binding.agent, direct)
     if attachment is not None and home_link:
         return Routing(True, home_link)
     return Routing(False, attachment.interface if attachment is not None else "", reverse)
@@ -169,7 +174,9 @@ class Presence:
                 effects.append(RouteThroughTunnel(False, False))
         else:
             effects.append(
-                RouteThroughTunnel(True, wanted.reverse, wanted.interface, wanted.gateway)
+                RouteThroughTunnel(
+                    True, wanted.reverse, wanted.interface, wanted.gateway, wanted.direct
+                )
             )
         if old is not None and old.at_home:
             effects.append(ConfigureHome(old.interface, False))

@@ -112,6 +112,14 @@ class Surroundings:
             found[attachment.agent, attachment.interface] = attachment.mac
         return [(address, interface, mac) for (address, interface), mac in found.items()]
 
+    def networks(self, binding: CareOfBinding | None, now: Now) -> tuple[tuple[int, int], ...]:
+        """The networks the agent of a binding advertises."""
+        if binding is None or binding.is_colocated:
+            return ()
+        agents = self._offering(binding.interface, binding.care_of_address, now)
+        found = [a.prefixes for a in agents if a.address == binding.agent]
+        return tuple((p.network, p.length) for p in found[0]) if found else ()
+
     def agent(self, attachment: Attachment, now: Now) -> Agent | None:
         """The agent an attachment registers through, as last heard."""
         if self._discovery is None or not attachment.agent:

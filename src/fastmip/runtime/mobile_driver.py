@@ -328,6 +328,7 @@ class MobileDriver:
                     reverse=effect.reverse,
                     interface=effect.interface,
                     gateway=effect.gateway,
+                    direct=effect.direct,
                 )
                 await self._attempt(routed, "route-through-tunnel")
             case ConfigureHome(at_home=True):

@@ -337,33 +337,43 @@ class MobileRouting:
     # effects of the agent
 
     async def route_through_tunnel(
-        self, *, reverse: bool, interface: str, gateway: int = 0
+        self,
+        *,
+        reverse: bool,
+        interface: str,
+        gateway: int = 0,
+        direct: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Away: packets of the home address into the tunnel, or natively out of a link.
 
         ``gateway`` is a foreign agent that takes the place of the link's own router. It sends
-        through a tunnel, so packets are made small enough for one here.
+        through a tunnel, so packets are made small enough for one here. ``direct`` are networks
+        it is asked to reach without.
         """
         self._marked = interface
         await self._mark_leads_to(interface)
         top: list[Change] = []
         link = self._states.get(interface)
         router = gateway if gateway else None if link is None else link.gateway
-        if not reverse and link is not None and router is not None:
+        if link is not None and router is not None:
             mtu = max(link.mtu - OVERHEAD, MIN_DEVICE_MTU) if gateway else 0
-            top = [self._native(interface, router, mtu)]
+            networks = [format_network(*network) for network in direct]
+            top = [
+                self._native(to, interface, router, mtu)
+                for to in (networks if reverse else ["default"])
+            ]
         await self._replace_top(top)
 
-    def _native(self, interface: str, router: int, mtu: int) -> Route:
-        """The route out of a link; beside one by another router of the same link for a moment.
+    def _native(self, destination: str, interface: str, router: int, mtu: int) -> Route:
+        """A route out of a link; beside one by another router of the same link for a moment.
 
-        The kernel holds one default route of a metric, and the new one is made before the old
+        The kernel holds one route to a place of a metric, and the new one is made before the old
         one goes: they take turns with two metrics.
         """
         metric = _NATIVE_METRIC + self._interfaces.index(interface)
         routes = [
             Route(
-                "default",
+                destination,
                 self._table,
                 device=interface,
                 gateway=format_address(router) if router else "",
@@ -374,7 +384,11 @@ class MobileRouting:
             )
             for turn in (metric, metric + len(self._interfaces))
         ]
-        taken = {change.metric for change in self._top if isinstance(change, Route)}
+        taken = {
+            change.metric
+            for change in self._top
+            if isinstance(change, Route) and change.destination == destination
+        }
         kept = [route for route in routes if route in self._top]
         free = [route for route in routes if route.metric not in taken]
         return (kept or free or routes)[0]
