@@ -97,8 +97,7 @@ def policy_of(config: Config) -> HomeAgentPolicy:
             int(agent.address): agent.association_set() for agent in section.foreign_agents
         }.get,
         encapsulations=frozenset(_ENCAPSULATIONS[name] for name in section.encapsulations),
-        # Beside a foreign agent the port is shared, and the engine has no part in it.
-        nat_traversal=section.nat_traversal and config.foreign_agent is None,
+        nat_traversal=section.nat_traversal,
         nat_force=section.nat_force,
         nat_keepalive_s=section.nat_keepalive,
         nat_max_lifetime_s=section.nat_max_lifetime_s,
