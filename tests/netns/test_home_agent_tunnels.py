@@ -325,3 +325,16 @@ def test_what_happens_can_be_watched_and_the_busiest_minute_is_told(lab: HomeAge
     assert 0 < row["most_in_a_minute"] <= row["value"]
     assert row["when"].startswith("20")
     assert "most_in_a_minute" not in rows["haBindings"]
+
+
+def test_udp_tunnels_beside_a_foreign_agent_in_the_same_daemon(lab: HomeAgentLab) -> None:
+    lab.more = ["[foreign_agent]", 'interfaces = ["eth0"]']
+    lab.start()
+    assert {"foreign-agent", "home-agent"} <= set(lab.ask("status")["roles"].split(", "))
+    client = lab.udp("away", CARE_OF)
+    client.sendto(
+        made.request(HOME_ADDRESS, CARE_OF, extensions=made.udp_request(0x80)), (HOME_AGENT, 434)
+    )
+    assert made.read_reply(client.recv(2048)).before[3] == 0
+    lab.net.start("cn", "ping", "-c", "2", "-i", "0.2", "-W", "1", HOME_ADDRESS)
+    assert client.recv(2048)[:4] == b"\x04\x04\0\0"
