@@ -128,12 +128,14 @@ class Engine(BindingCache):
         udp_fd: int = -1,
         icmp_fd: int = -1,
         tun_vnet_hdr: bool = True,
+        ring: bool = True,
     ) -> None:
         """Give the next worker its TUN queue and its sockets (``runtime.devices`` opens them).
 
         ``raw_fds``: one raw socket for each encapsulation that is received (4, 47, 55), in any
         order; the first one sends them all. ``udp_fd``: the socket of UDP tunnels, which sends
-        what the pipeline makes with its port as the source. The descriptors stay owned by the
+        what the pipeline makes with its port as the source. ``ring``: under load read the TUN
+        queue by io_uring where the kernel allows it. The descriptors stay owned by the
         caller, who closes them after ``stop``. They become non-blocking. Raises OSError for a
         descriptor that is none, ValueError for one worker or raw socket too many.
         """
@@ -146,7 +148,8 @@ class Engine(BindingCache):
         """Per worker: a number that grows at least once a second while it lives."""
     def worker_status(self) -> list[dict[str, str | int]]:
         """Per worker: state (ready running stopped failed), descriptor (tun tunnel icmp udp) and
-        error of a failure, heartbeat, batches, sleeps."""
+        error of a failure, heartbeat, batches, sleeps, home_reads (io_uring, where there is load,
+        or read)."""
     def port_counters(self) -> dict[str, int]:
         """Counter name -> packets, summed over the kernel ports."""
 

@@ -223,6 +223,14 @@ def test_unknown_extensions_below_128_drop_the_request_rfc5944_1_8() -> None:
     assert len(bench.ask(request(identification(), before=short(199, b"x")))) == 1
 
 
+def test_experiments_pass_through_where_they_are_switched_on_rfc4064_4() -> None:
+    long_format = bytes.fromhex("7f0100026162")
+    for is_on in (False, True):
+        bench = Bench(experimental=is_on)
+        data = request(identification(), before=long_format)
+        assert [message.data for message in bench.ask(data)] == [data] * is_on
+
+
 @pytest.mark.parametrize(
     "how",
     [

@@ -6,13 +6,19 @@
 static struct kernel_port port;
 
 /* Up to three tunnel sockets; the first sends. udp_fd -1: none. */
-int probe_open(int home_fd, const int *raw_fds, uint32_t raw_count, int udp_fd)
+int probe_open(int home_fd, const int *raw_fds, uint32_t raw_count, int udp_fd, int ring)
 {
     struct port_descriptors fds = {.tun_fd = home_fd, .icmp_fd = -1, .udp_fd = udp_fd,
-                                   .raw_count = raw_count, .vnet_hdr = 1};
+                                   .raw_count = raw_count, .vnet_hdr = 1, .no_ring = !ring};
     memcpy(fds.raw_fd, raw_fds, raw_count * sizeof *raw_fds);
-    return kernel_port_init(&port, &fds);
+    int error = kernel_port_init(&port, &fds);
+    if (!error) port_open_ring(&port);
+    return error;
 }
+
+int probe_has_ring(void) { return port.home_ring.usable; }
+
+int probe_failed(void) { return port.failed ? port.error : 0; }
 
 void probe_close(void) { kernel_port_free(&port); }
 

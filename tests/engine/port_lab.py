@@ -15,7 +15,9 @@ VNET_LEN = 10
 class Port:
     """A kernel port whose TUN device is one end of a socket pair."""
 
-    def __init__(self, library: ctypes.CDLL, *, raw_sockets: int = 1, udp_fd: int = -1) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, *, raw_sockets: int = 1, udp_fd: int = -1, ring: bool = False
+    ) -> None:
         self.library = library
         library.probe_counter.restype = ctypes.c_uint64
         library.probe_counter_name.restype = ctypes.c_char_p
@@ -31,8 +33,23 @@ class Port:
         self.device, *self.tunnels = [far for _, far in pairs]
         self.tunnel = self.tunnels[0]
         near, *raw = [end.fileno() for end, _ in pairs]
-        descriptors = (ctypes.c_int * raw_sockets)(*raw)
-        assert library.probe_open(near, descriptors, raw_sockets, udp_fd) == 0
+        self.descriptors = near, (ctypes.c_int * raw_sockets)(*raw), raw_sockets, udp_fd
+        assert library.probe_open(*self.descriptors, int(ring)) == 0
+
+    def reopen(self, *, ring: bool) -> None:
+        """A fresh port on the same sockets."""
+        self.library.probe_close()
+        assert self.library.probe_open(*self.descriptors, int(ring)) == 0
+
+    def has_ring(self) -> bool:
+        """True if the next batch after a full one is read by io_uring."""
+        return bool(self.library.probe_has_ring())
+
+    def make_busy(self) -> None:
+        """Fill a batch, so that the next one is read by the ring if there is one."""
+        for index in range(64):
+            self.device.send(bytes(VNET_LEN) + index.to_bytes(20))
+        assert len(self.receive(HOME)) == 64
 
     def close(self) -> None:
         self.library.probe_close()

@@ -7,7 +7,9 @@ writes as a super-frame is cut again by the splitter, which test_vnet.py holds a
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import resource
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +38,11 @@ def splitter(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return loaded
 
 
-@pytest.fixture
-def port(library: ctypes.CDLL) -> Iterator[Port]:
-    made = Port(library)
+@pytest.fixture(params=["read", "ring"])
+def port(library: ctypes.CDLL, request: pytest.FixtureRequest) -> Iterator[Port]:
+    made = Port(library, ring=request.param == "ring")
+    if request.param == "ring" and not made.has_ring():
+        pytest.skip("io_uring is missing or forbidden here")
     yield made
     made.close()
 
@@ -205,6 +209,7 @@ def super_frame(size: int, gso_size: int, port: int = 9) -> bytes:
 
 def test_super_frames_and_packets_are_cut_across_batches_in_order(port: Port) -> None:
     """More parts than a batch holds, then plain packets, then another super-frame."""
+    port.make_busy()
     plain = [bytes(IP(dst="10.1.0.5") / UDP(sport=index, dport=9)) for index in range(1, 41)]
     frames = [super_frame(60000, 500), super_frame(64000, 1400, 10)]
     port.device.send(bytes(VNET_LEN) + plain[0])
@@ -221,21 +226,25 @@ def test_super_frames_and_packets_are_cut_across_batches_in_order(port: Port) ->
     assert got[121:160] == plain[1:]
     assert b"".join(packet[40:] for packet in got[160:]) == frames[1][VNET_LEN + 40 :]
     counters = port.counters()
-    assert counters["home-read"] == 42
+    assert counters["home-read"] == 64 + 42
+    assert counters["home-ring-read"] == (42 if port.has_ring() else 0)
     assert counters["home-super-frames"] == 2
     assert counters["home-segments"] == 120 + 46
 
 
 def test_many_plain_packets_keep_their_bytes_within_a_batch(port: Port) -> None:
+    port.make_busy()
     packets = [bytes(IP() / UDP() / os.urandom(1 + 400 * index)) for index in range(150)]
     for packet in packets:
         port.device.send(bytes(VNET_LEN) + packet)
     got = [port.receive(HOME) for _ in range(4)]
     assert [len(batch) for batch in got] == [64, 64, 22, 0]
     assert [packet for batch in got for packet in batch] == packets
+    assert port.counters()["home-ring-read"] == (150 if port.has_ring() else 0)
 
 
 def test_jumbo_parts_fill_the_arena_and_the_rest_follows(port: Port) -> None:
+    port.make_busy()
     port.device.send(super_frame(64000, 16000))
     port.device.send(super_frame(64000, 30000, 11))
     got: list[bytes] = []
@@ -245,6 +254,7 @@ def test_jumbo_parts_fill_the_arena_and_the_rest_follows(port: Port) -> None:
 
 
 def test_bad_offload_headers_are_counted_and_dropped(port: Port) -> None:
+    port.make_busy()
     packet = bytes(IP() / UDP() / b"payload")
     port.device.send(struct.pack("=BBHHHH", 1, 0, 0, 0, 9000, 6) + packet)
     port.device.send(struct.pack("=BBHHHH", 1, GSO_TCPV4, 0, 100, 20, 16) + packet)
@@ -252,6 +262,69 @@ def test_bad_offload_headers_are_counted_and_dropped(port: Port) -> None:
     port.device.send(bytes(VNET_LEN) + packet)
     assert port.receive(HOME) == [packet]
     assert port.counters()["home-bad-offload"] == 3
+
+
+def test_an_empty_queue_is_empty_and_light_load_is_read_one_by_one(port: Port) -> None:
+    packet = bytes(IP() / UDP() / b"payload")
+    port.make_busy()
+    assert port.receive(HOME) == []
+    for _ in range(3):
+        port.device.send(bytes(VNET_LEN) + packet)
+        assert port.receive(HOME) == [packet]
+    assert port.counters()["home-ring-read"] == 0
+
+
+def test_a_full_batch_of_parts_with_more_behind_keeps_order_and_bytes(port: Port) -> None:
+    """A super-frame in the middle of what one call read: the packets behind it wait their turn."""
+    port.make_busy()
+    plain = [bytes(IP() / UDP(sport=index) / os.urandom(900)) for index in range(1, 64)]
+    frame = super_frame(60000, 500)
+    for write in [*(bytes(VNET_LEN) + packet for packet in plain), frame]:
+        port.device.send(write)
+    assert port.receive(HOME)[:63] == plain
+    late = bytes(IP() / UDP() / b"late")
+    port.device.send(bytes(VNET_LEN) + late)
+    got: list[bytes] = []
+    while batch := port.receive(HOME):
+        got += batch
+    assert b"".join(packet[40:] for packet in got[:119]) == frame[VNET_LEN + 40 + 500 :]
+    assert got[119:] == [late]
+
+
+def test_a_read_too_short_for_its_header_is_counted(port: Port) -> None:
+    port.make_busy()
+    packet = bytes(IP() / UDP() / b"payload")
+    for write in (bytes(VNET_LEN) + packet, b"short", bytes(VNET_LEN) + packet):
+        port.device.send(write)
+    assert [*port.receive(HOME), *port.receive(HOME)] == [packet, packet]
+    assert port.counters()["home-read-errors"] == 1
+
+
+def test_a_device_that_is_gone_ends_the_ring_and_read_tells(port: Port) -> None:
+    port.make_busy()
+    port.device.close()
+    assert port.receive(HOME) == []
+    assert not port.has_ring()
+    for _ in range(2000):
+        assert port.receive(HOME) == []
+    assert port.library.probe_failed() == errno.EIO
+
+
+def test_without_io_uring_read_does_it(library: ctypes.CDLL) -> None:
+    """It is refused a descriptor here, as it may be refused memory or the call itself."""
+    port = Port(library, ring=False)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, limits[1]))
+        port.reopen(ring=True)
+        assert not port.has_ring()
+        port.make_busy()
+        port.make_busy()
+    finally:
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        port.close()
 
 
 def test_tunnel_packets_of_every_size_arrive_in_one_piece(port: Port) -> None:

@@ -75,6 +75,7 @@ class Side:
         mtu_bytes: int,
         workers: int = 1,
         control_port: int = 0,
+        ring: bool = True,
     ) -> None:
         self.name = name
         self.engine = Engine(
@@ -86,7 +87,9 @@ class Side:
         self.control = ControlPort(lambda _: None, port=control_port, data_sockets=workers)
         with lab.inside(name):
             self.udp_port = self.control.bind()
-            self.port.open(self.engine, workers, udp_port=self.udp_port, mtu_bytes=mtu_bytes)
+            self.port.open(
+                self.engine, workers, udp_port=self.udp_port, mtu_bytes=mtu_bytes, ring=ring
+            )
         lab.ip(name, "link", "set", TUN, "up")
 
     def install(self, tunnels: bytes) -> None:
@@ -122,7 +125,7 @@ class TunnelLab(Namespaces):
     agent: Side
     node: Side
 
-    def build(self, workers: int = 1, kind: Kind = IP_IN_IP) -> None:
+    def build(self, workers: int = 1, kind: Kind = IP_IN_IP, *, ring: bool = True) -> None:
         """Wire the namespaces, start both engines, bind the home address."""
         self.wire("cn", "eth0", "ha", "c0")
         self.wire("hh", "eth0", "ha", "h0")
@@ -141,11 +144,10 @@ class TunnelLab(Namespaces):
         self.ip("mn", "route", "add", "default", "via", AGENT)
         self.sysctl("ha", ip_forward=1)
         self.sysctl("mn", conf__all__rp_filter=0, conf__eth0__rp_filter=0)
-        self.agent = Side(
-            self, "ha", "home-agent", AGENT, mtu_bytes=65535, workers=workers, control_port=434
-        )
+        home: dict[str, Any] = {"workers": workers, "control_port": 434, "ring": ring}
+        self.agent = Side(self, "ha", "home-agent", AGENT, mtu_bytes=65535, **home)
         node_mtu = 1500 - kind.overhead
-        self.node = Side(self, "mn", "mobile-node", CARE_OF_ADDRESS, mtu_bytes=node_mtu)
+        self.node = Side(self, "mn", "mobile-node", CARE_OF_ADDRESS, mtu_bytes=node_mtu, ring=ring)
         self.ip("ha", "route", "add", "default", "dev", TUN, "table", "100")
         # Written-back packets go the normal way; "not iif" would invert the whole selector.
         self.ip("ha", "rule", "add", "iif", TUN, "lookup", "main", "priority", "99")
@@ -177,10 +179,12 @@ def tunnel_lab(
     workers: int = 1,
     before: Callable[[TunnelLab], Any] | None = None,
     kind: Kind = IP_IN_IP,
+    *,
+    ring: bool = True,
 ) -> Iterator[Any]:
     """Build the lab; stop the engines and remove everything at the end."""
     with TunnelLab("cn", "ha", "hh", "mn") as lab:
-        lab.build(workers, kind)
+        lab.build(workers, kind, ring=ring)
         try:
             if before:
                 before(lab)

@@ -50,6 +50,19 @@ def lab() -> Iterator[TunnelLab]:
             side.check_balance()
 
 
+@pytest.fixture(params=[True, False], ids=["io_uring", "read"])
+def either_lab(request: pytest.FixtureRequest) -> Iterator[TunnelLab]:
+    """The lab with each way to read the TUN device under load."""
+    with tunnel_lab(ring=request.param) as built:
+        wanted = "io_uring" if request.param else "read"
+        if built.agent.engine.worker_status()[0]["home_reads"] != wanted:
+            pytest.skip("io_uring is missing or forbidden here")
+        yield built
+        for side in (built.agent, built.node):
+            side.engine.stop()
+            side.check_balance()
+
+
 def receiver(lab: TunnelLab, name: str, address: str, port: int) -> socket.socket:
     """A bound UDP socket that also tells the TTL of what it receives."""
     made = lab.socket(name, socket.SOCK_DGRAM)
@@ -398,7 +411,8 @@ def threads() -> set[str]:
     return {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
 
 
-def test_stop_under_load_is_clean_and_start_goes_on(lab: TunnelLab) -> None:
+def test_stop_under_load_is_clean_and_start_goes_on(either_lab: TunnelLab) -> None:
+    lab = either_lab
     with Flood(lab):
         wait_for("load", lambda: lab.agent.count("encapsulated") > 1000)
         assert "fastmip-0" in threads()
@@ -413,6 +427,31 @@ def test_stop_under_load_is_clean_and_start_goes_on(lab: TunnelLab) -> None:
         lab.agent.engine.stop()
     lab.node.engine.stop()
     assert "fastmip-0" not in threads()
+
+
+def test_what_queued_up_is_read_in_order_a_batch_at_a_time(either_lab: TunnelLab) -> None:
+    lab = either_lab
+    has_ring = lab.agent.engine.worker_status()[0]["home_reads"] == "io_uring"
+    with (
+        receiver(lab, "mn", HOME_ADDRESS, 5000) as here,
+        sender(lab, "cn", CORRESPONDENT, HOME_ADDRESS, 5000, 64) as there,
+    ):
+        lab.agent.engine.stop()
+        for index in range(300):
+            there.send(struct.pack("=I", index) + bytes(index))
+        lab.agent.engine.start()
+        for index in range(300):
+            assert receive(here)[0] == struct.pack("=I", index) + bytes(index)
+    # A full batch by read(), then the ring until a batch is not full.
+    assert lab.agent.count("home-ring-read") == (236 if has_ring else 0)
+
+
+def test_the_device_goes_with_its_descriptors_whoever_keeps_the_engine(
+    either_lab: TunnelLab,
+) -> None:
+    either_lab.agent.engine.stop()
+    either_lab.agent.port.close()
+    assert TUN not in either_lab.run("ha", "ip", "-br", "link")
 
 
 def test_load_on_one_side_does_not_starve_the_other(lab: TunnelLab) -> None:
@@ -489,7 +528,8 @@ def test_engine_frees_its_workers_when_dropped_without_stop() -> None:
         wait_for("the thread to end", lambda: "fastmip-0" in threads())
 
 
-def test_tun_device_removed_under_load_stops_the_worker_loudly(lab: TunnelLab) -> None:
+def test_tun_device_removed_under_load_stops_the_worker_loudly(either_lab: TunnelLab) -> None:
+    lab = either_lab
     with Flood(lab):
         wait_for("load", lambda: lab.agent.count("encapsulated") > 1000)
         lab.ip("ha", "link", "delete", TUN)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from fastmip.agents.advertiser import AdvertisedLink
 from fastmip.agents.foreign_policy import ForeignLink
-from fastmip.errors import ConfigError
 from fastmip.runtime.advertise_service import AdvertiseService, links_of
 from fastmip.runtime.config import Config, check_text
 from fastmip.runtime.netlink import Interface
@@ -100,7 +97,15 @@ async def test_a_link_may_be_silent_or_different() -> None:
     assert (link.code, link.prefix_lengths, link.has_challenge) == (16, None, True)
 
 
-async def test_a_link_without_an_address_is_refused_with_a_remedy() -> None:
-    made, config = service('[foreign_agent]\ninterfaces = ["bare"]\n')
-    with pytest.raises(ConfigError, match="bare has no address"):
-        await made._link("bare", config)
+async def test_a_home_link_needs_no_address_of_its_own() -> None:
+    """The home agent's address may stand on another interface of the machine."""
+    found = await links(HOME.replace("home0", "bare"))
+    [link] = found.values()
+    assert (link.interface, link.address, link.prefix_lengths) == ("bare", 0x0A010001, (24,))
+
+
+async def test_on_a_link_of_both_roles_both_addresses_are_told() -> None:
+    link = (await links(FOREIGN + HOME))["home0"]
+    assert [router.address for router in link.routers] == [0x0A0100FE, 0x0A010001]
+    assert link.prefix_lengths == (24, 24)
+    assert link.address == 0x0A0100FE  # the foreign agent's, which visitors answer to

@@ -167,7 +167,7 @@ class ForeignAgent:
         if len(data) > MAX_REQUEST_LEN:
             count[names.MALFORMED] += 1
             return
-        request = RegistrationRequest.decode(data)
+        request = RegistrationRequest.decode(data, self._policy.registry)
         if not request.is_colocated and any(
             isinstance(e, RevocationSupport) for e in request.extensions
         ):
@@ -244,7 +244,7 @@ class ForeignAgent:
         self, data: bytes, arrival: Arrival, now: Now, effects: list[Effect]
     ) -> None:
         self._count[names.REPLIES] += 1
-        reply = RegistrationReply.decode(data)
+        reply = RegistrationReply.decode(data, self._policy.registry)
         pending = match(self._pending, reply, arrival, now)
         if isinstance(pending, str):
             self._count[pending] += 1

@@ -34,9 +34,10 @@ from fastmip.wire.codes import (
     ExtensionType,
     ReplyCode,
 )
-from fastmip.wire.extensions import Extension
+from fastmip.wire.extensions import Extension, ExtensionRegistry
 from fastmip.wire.nai import MobileNodeNai
 from fastmip.wire.registration import RegistrationRequest
+from fastmip.wire.registry import CONTROL_EXTENSIONS, EXPERIMENTAL_EXTENSIONS
 from fastmip.wire.tunneling import EncapsulatingDelivery
 from fastmip.wire.vendor import VendorRegistry
 
@@ -111,6 +112,8 @@ class ForeignAgentPolicy:
     """Seconds between keepalives where the home agent names none (RFC 3519 4.9)."""
     strict_reserved: bool = False
     """Deny the formerly used bits r and x with 70 instead of ignoring them (C-01)."""
+    experimental: bool = False
+    """Read experimental extensions instead of dropping their messages (RFC 4064)."""
     home_networks: tuple[Prefix, ...] = ()
     """Home agents elsewhere are denied with 65; empty allows all."""
     denials_per_second: int = 100
@@ -134,6 +137,11 @@ class ForeignAgentPolicy:
     def limits(self) -> Limits:
         """What may wait and be served at a time."""
         return Limits(self.max_visitors, self.max_pending, self.max_pending_per_node)
+
+    @property
+    def registry(self) -> ExtensionRegistry:
+        """The extensions that are understood."""
+        return EXPERIMENTAL_EXTENSIONS if self.experimental else CONTROL_EXTENSIONS
 
     @property
     def wants_udp(self) -> bool:

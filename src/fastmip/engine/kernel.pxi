@@ -40,7 +40,7 @@ cdef class Engine(BindingCache):
         return <int>broadcast_send(self.threads[0].port.fds.raw_fd[0], self._broadcast)
 
     def attach_kernel(self, *, int tun_fd, raw_fds, int udp_fd=-1, int icmp_fd=-1,
-                      bint tun_vnet_hdr=True):
+                      bint tun_vnet_hdr=True, bint ring=True):
         """Give the next worker its TUN queue and its sockets."""
         cdef port_worker *thread
         cdef port_descriptors fds
@@ -54,6 +54,7 @@ cdef class Engine(BindingCache):
         fds.udp_fd = udp_fd
         fds.icmp_fd = icmp_fd
         fds.vnet_hdr = tun_vnet_hdr
+        fds.no_ring = not ring
         fds.raw_count = <uint32_t>len(raw_fds)
         for number, fd in enumerate(raw_fds):
             fds.raw_fd[<uint32_t>number] = fd
@@ -103,6 +104,7 @@ cdef class Engine(BindingCache):
                 "heartbeat": thread.heartbeat,
                 "batches": thread.batches,
                 "sleeps": thread.sleeps,
+                "home_reads": "io_uring" if thread.port.home_ring.usable else "read",
             })
         return status
 

@@ -1,7 +1,9 @@
 /* The kernel port: a TUN queue on the home side, a raw socket on the tunnel side.
  *
  * Home in    TUN with IFF_VNET_HDR: super-frames are cut to wire size here (vnet.h), partial
- *            checksums completed. Packets the pipeline sees are ordinary IPv4 packets.
+ *            checksums completed. Packets the pipeline sees are ordinary IPv4 packets. read(), or
+ *            where the batch before was full a batch in one call (uring.h): light load waits for
+ *            nothing, and the ring is never asked for much more than is there.
  * Tunnel out SOCK_RAW, IP_HDRINCL: sendmmsg, destination from each outer header. One socket
  *            sends every protocol. The kernel routes by destination and mark, not by a source that is in the header
  *            only. A socket bound to no address (a mobile node's) therefore names the source in
@@ -26,8 +28,8 @@
  * it, mn->mn in the pipeline, written back on the way in.
  *
  * Buffers. A home slot holds any packet, up to 64 kB, and is backed by memory only as far as
- * packets reached; one plain read() each, which costs no more than readv() with an overflow
- * buffer. A tunnel slot holds a wire-size packet; what exceeds it runs on into a `large` buffer,
+ * packets reached (all of it is pinned for a ring); one plain read() each, which costs no more
+ * than readv() with an overflow buffer. A tunnel slot holds a wire-size packet; what exceeds it runs on into a `large` buffer,
  * then its beginning is copied in front, so that 64 buffers of one recvmmsg stay close together.
  * Slots are an odd number of cache lines apart: their starts spread over all cache sets. Parts
  * of super-frames are written to the arena, valid for one batch.
@@ -76,18 +78,22 @@ static inline uint32_t port_cut(struct kernel_port *k, struct super_frame *f,
     return n;
 }
 
+/* What one read brought to a home slot: bytes of the packet behind the offload header. */
+static inline uint32_t port_take_read(struct kernel_port *k, const uint8_t *data, uint32_t got,
+                                      struct vnet_hdr *h)
+{
+    memset(h, 0, sizeof *h);
+    if (k->vnet_len) memcpy(h, data - k->vnet_len, VNET_HDR_LEN);
+    k->errors_in_a_row = 0;
+    return got - k->vnet_len;
+}
+
 /* One read from the TUN device: bytes of the packet at `data`, 0 when there is none. */
 static inline uint32_t port_read_tun(struct kernel_port *k, uint8_t *data, struct vnet_hdr *h)
 {
-    uint8_t *start = data - k->vnet_len;
     for (;;) {
-        ssize_t got = read(k->fds.tun_fd, start, k->vnet_len + PORT_PACKET_MAX);
-        if (got > (ssize_t)k->vnet_len) {
-            memset(h, 0, sizeof *h);
-            if (k->vnet_len) memcpy(h, start, VNET_HDR_LEN);
-            k->errors_in_a_row = 0;
-            return (uint32_t)got - k->vnet_len;
-        }
+        ssize_t got = read(k->fds.tun_fd, data - k->vnet_len, k->vnet_len + PORT_PACKET_MAX);
+        if (got > (ssize_t)k->vnet_len) return port_take_read(k, data, (uint32_t)got, h);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
         port_read_error(k, PORT_TUN, PORT_HOME_READ_ERRORS, got < 0 ? errno : EIO);
@@ -95,19 +101,43 @@ static inline uint32_t port_read_tun(struct kernel_port *k, uint8_t *data, struc
     }
 }
 
+/* The next packet the ring has read, likewise. */
+static inline uint32_t port_next_in_ring(struct kernel_port *k, uint8_t **data, struct vnet_hdr *h)
+{
+    uint32_t slot, got;
+    while ((got = (uint32_t)uring_next(&k->home_ring, &slot))) {
+        *data = port_home_slot(k, slot);
+        if (got > k->vnet_len) return port_take_read(k, *data, got, h);
+        port_count(k, PORT_HOME_READ_ERRORS, 1);
+    }
+    return 0;
+}
+
 /* Fill batch from the home side; the number of packets. */
 static inline uint32_t kernel_port_receive_home(struct kernel_port *k, struct fm_desc *batch)
 {
     uint32_t n = 0, len;
     uint64_t reads = 0;
+    uint8_t *data;
     struct vnet_hdr h;
     k->arena_used = 0;
-    if (!super_frame_pending(&k->home_super)) k->home_slot = 0;
+    if (!super_frame_pending(&k->home_super)) {
+        k->home_slot = 0;
+        if (k->is_home_busy && k->home_ring.usable && !k->home_ring.left)
+            uring_read(&k->home_ring);
+    }
+    /* All slots belong to what the ring has read until that is taken: no read() in this batch. */
+    int is_from_ring = k->home_ring.left > 0;
     for (;;) {
         n = port_cut(k, &k->home_super, batch, n, FM_HOME);
         if (n == FM_BATCH || super_frame_pending(&k->home_super)) break;
-        uint8_t *data = k->home_slots + (size_t)k->home_slot * PORT_HOME_SLOT + FM_HEADROOM_HOME;
-        if (!(len = port_read_tun(k, data, &h))) break;
+        if (is_from_ring) {
+            len = port_next_in_ring(k, &data, &h);
+        } else {
+            data = port_home_slot(k, k->home_slot);
+            len = port_read_tun(k, data, &h);
+        }
+        if (!len) break;
         reads++;
         if (h.gso_type != VNET_GSO_NONE) {
             port_count(k, PORT_HOME_SUPER_FRAMES, 1);
@@ -124,7 +154,9 @@ static inline uint32_t kernel_port_receive_home(struct kernel_port *k, struct fm
         /* At most a batch of packets stay in slots, one slot fewer if a super-frame holds one. */
         k->home_slot = (k->home_slot + 1) % FM_BATCH;
     }
+    k->is_home_busy = reads == FM_BATCH;
     port_count(k, PORT_HOME_READ, reads);
+    if (is_from_ring) port_count(k, PORT_HOME_RING_READ, reads);
     return n;
 }
 

@@ -6,6 +6,7 @@
 
 #define PORT_COUNTERS(X)                                                                          \
     X(HOME_READ, "home-read", "Packets and super-frames read from the TUN device.")               \
+    X(HOME_RING_READ, "home-ring-read", "Those among them read by io_uring, a batch at a time.")  \
     X(HOME_SUPER_FRAMES, "home-super-frames", "TCP and UDP super-frames among them.")             \
     X(HOME_SEGMENTS, "home-segments", "Wire-size packets cut from super-frames.")                 \
     X(HOME_COMPLETED, "home-checksums-completed", "Whole packets whose checksum was partial.")    \

@@ -21,6 +21,7 @@
 #include "refused.h"
 #include "returned.h"
 #include "udp_port.h"
+#include "uring.h"
 #include "vnet.h"
 
 #define PORT_SLOT (FM_FRAME_SIZE + 64) /* 33 cache lines */
@@ -35,6 +36,8 @@
 
 #define PORT_RAW_MAX 3       /* protocols 4, 47 and 55 */
 
+_Static_assert(URING_DEPTH == FM_BATCH, "a slot for each read");
+
 enum port_descriptor { PORT_NONE, PORT_TUN, PORT_RAW, PORT_ICMP, PORT_UDP };
 
 /* What a port works on. The first raw socket sends; each receives its own protocol. */
@@ -43,6 +46,7 @@ struct port_descriptors {
     int raw_fd[PORT_RAW_MAX];
     uint32_t raw_count;
     int vnet_hdr; /* the TUN device was opened with IFF_VNET_HDR */
+    int no_ring;  /* read() only */
 };
 
 /* One control message, IP_PKTINFO, laid out as CMSG_DATA wants it. */
@@ -63,6 +67,8 @@ struct kernel_port {
     size_t memory_len;
     uint8_t *home_slots, *tunnel_slots, *tunnel_large, *arena;
     uint32_t home_slot; /* next to read into; a super-frame stays there until it is cut */
+    struct uring home_ring;
+    int is_home_busy; /* the last batch took a full batch of reads */
     uint32_t arena_used;
     struct super_frame home_super, tunnel_super;
     uint32_t received, taken; /* of the last recvmmsg */
@@ -131,6 +137,11 @@ static inline void port_receive_into(struct kernel_port *k, struct iovec iov[2],
     iov[1].iov_len = PORT_PACKET_MAX;
 }
 
+static inline uint8_t *port_home_slot(struct kernel_port *k, uint32_t i)
+{
+    return k->home_slots + (size_t)i * PORT_HOME_SLOT + FM_HEADROOM_HOME;
+}
+
 /* 0, or -1 with errno. The descriptors stay the caller's. */
 static inline int kernel_port_init(struct kernel_port *k, const struct port_descriptors *fds)
 {
@@ -143,6 +154,7 @@ static inline int kernel_port_init(struct kernel_port *k, const struct port_desc
     k->memory_len = home + tunnel + (size_t)FM_BATCH * PORT_LARGE + PORT_ARENA;
     k->memory = (uint8_t *)mmap(NULL, k->memory_len, PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    k->home_ring.fd = -1;
     if (k->memory == (uint8_t *)MAP_FAILED) {
         k->memory = NULL;
         return -1;
@@ -166,8 +178,17 @@ static inline int kernel_port_init(struct kernel_port *k, const struct port_desc
     return 0;
 }
 
+/* Where there can be no ring, read() does it. It holds the TUN device: close it with the work. */
+static inline void port_open_ring(struct kernel_port *k)
+{
+    if (k->fds.no_ring) return;
+    (void)uring_open(&k->home_ring, k->fds.tun_fd, port_home_slot(k, 0) - k->vnet_len,
+                     PORT_HOME_SLOT, k->vnet_len + PORT_PACKET_MAX);
+}
+
 static inline void kernel_port_free(struct kernel_port *k)
 {
+    uring_close(&k->home_ring);
     if (k->memory) munmap(k->memory, k->memory_len);
     k->memory = NULL;
 }

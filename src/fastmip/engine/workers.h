@@ -134,6 +134,7 @@ static void *worker_main(void *argument)
         worker_add(&p->heartbeat);
         if (!moved && !k->failed) worker_sleep(p);
     }
+    while (k->home_ring.left && !k->failed) worker_round(p, kernel_port_receive_home, FM_HOME);
     fm_worker_offline(p->pipeline);
     __atomic_store_n(&p->state, k->failed ? WORKER_FAILED : WORKER_STOPPED, __ATOMIC_RELEASE);
     return NULL;
@@ -171,11 +172,13 @@ static int worker_start(struct port_worker *p, int number)
     __atomic_store_n(&p->stop, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&p->state, WORKER_RUNNING, __ATOMIC_RELAXED);
     p->port.failed = PORT_NONE;
+    port_open_ring(&p->port);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int error = pthread_create(&p->thread, NULL, worker_main, p);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error) {
+        uring_close(&p->port.home_ring);
         __atomic_store_n(&p->state, WORKER_READY, __ATOMIC_RELAXED);
         return error;
     }
@@ -200,6 +203,7 @@ static void worker_join(struct port_worker *p)
     if (!p->joinable) return;
     pthread_join(p->thread, NULL);
     p->joinable = 0;
+    uring_close(&p->port.home_ring);
     if (read(p->stop_fd, &spent, sizeof spent) < 0) return; /* EAGAIN: nothing was signalled */
 }
 

@@ -24,9 +24,14 @@ cdef extern from "workers.h" nogil:
         int *raw_fd
         uint32_t raw_count
         int vnet_hdr
+        int no_ring
+
+    struct uring:
+        int usable
 
     struct kernel_port:
         port_descriptors fds
+        uring home_ring
         int failed
         int error
         uint64_t *counters

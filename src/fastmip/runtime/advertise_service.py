@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from fastmip.agents.advertiser import ALL_HOSTS, AdvertisedLink, Advertiser
 from fastmip.agents.effects import Arrival, Effect, SendIcmp
-from fastmip.errors import ConfigError
 from fastmip.runtime import clock
 from fastmip.runtime.discovery_socket import DiscoverySocket, Listener
 from fastmip.runtime.foreign_config import AdvertiseConfig
@@ -115,29 +114,19 @@ class AdvertiseService:
             AdvertiseConfig(interface=name),
         )
         found = await self._kernel.interface(name)
-        addresses = [] if found is None else await self._kernel.addresses(found.index)
-        if not addresses:
-            where = "advertise" if config.advertisements else "(file)"
-            remedy = f"{name} has no address: give it one before the agent starts"
-            raise ConfigError(self._file, where, remedy)
-        address, prefix_length = addresses[0]
+        addresses = {} if found is None else dict(await self._kernel.addresses(found.index))
         flags, lifetime_s = 0, 0
         care_of: tuple[int, ...] = ()
         has_challenge = False
+        speakers: dict[int, int] = {}
+        """Our addresses there with their prefix lengths; the first one speaks."""
         home, foreign = config.home_agent, config.foreign_agent
-        if home is not None and home.interface == name:
-            flags, lifetime_s = AGENT_H, home.max_lifetime_s
-            for own, length in addresses:
-                if own == int(home.address):
-                    address, prefix_length = own, length
-            if home.reverse_tunnel != "off":
-                flags |= AGENT_T
         if foreign is not None and self._foreign is not None and name in foreign.interfaces:
             link = self._foreign.link(name)
-            address, care_of = link.address, link.care_of_addresses
-            prefix_length = dict(addresses).get(address, prefix_length)
+            care_of = link.care_of_addresses
+            speakers[link.address] = addresses.get(link.address, 32)
             lifetime_s = foreign.max_lifetime_s
-            flags = flags & AGENT_H | AGENT_F
+            flags = AGENT_F
             flags |= AGENT_M * ("minimal" in foreign.encapsulations)
             flags |= AGENT_G * ("gre" in foreign.encapsulations)
             flags |= AGENT_T * (foreign.reverse_tunnel != "off")
@@ -147,14 +136,23 @@ class AdvertiseService:
             if foreign.registration_required if required is None else required:
                 flags |= AGENT_R
             has_challenge = foreign.challenge if table.challenge is None else table.challenge
+        if home is not None and home.interface == name:
+            # Mobile nodes know their home agent by this address, wherever on us it stands.
+            prefix_length = addresses.get(int(home.address), home.home_network.prefixlen)
+            speakers.setdefault(int(home.address), prefix_length)
+            flags |= AGENT_H
+            if not flags & AGENT_F:
+                lifetime_s = home.max_lifetime_s
+                flags |= AGENT_T * (home.reverse_tunnel != "off")
+        address = next(iter(speakers))
         return AdvertisedLink(
             name,
             address,
             flags,
             lifetime_s,
             care_of,
-            (RouterAddress(address),),
-            (prefix_length,) if table.prefix_lengths else None,
+            tuple(map(RouterAddress, speakers)),
+            tuple(speakers.values()) if table.prefix_lengths else None,
             table.max_interval,
             table.shortest_s,
             table.lifetime_s,

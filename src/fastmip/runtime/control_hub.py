@@ -20,11 +20,17 @@ Claim = Callable[[bytes, Arrival], bool]
 class ControlHub:
     """The socket and who shares it."""
 
-    def __init__(self, *, port: int = PORT, fwmark: int = 0) -> None:
+    def __init__(self, *, port: int = PORT, fwmark: int = 0, data_sockets: int = 0) -> None:
         self._roles: list[RolePort] = []
         self._reports: list[Report] = []
         self._open = 0
-        self.port = ControlPort(self._deliver, port=port, fwmark=fwmark, report=self._report)
+        self.port = ControlPort(
+            self._deliver,
+            port=port,
+            fwmark=fwmark,
+            data_sockets=data_sockets,
+            report=self._report,
+        )
 
     def join(self, claim: Claim, deliver: Deliver, report: Report | None = None) -> RolePort:
         """A port for one more role; ``report`` hears of ICMP errors about what was sent."""
@@ -74,6 +80,10 @@ class RolePort:
     def counters(self) -> dict[str, int]:
         """Those of the socket, which is shared."""
         return self._hub.port.counters
+
+    def bind(self) -> int:
+        """See ``ControlPort.bind``; UDP tunnels are one role's, the home agent's."""
+        return self._hub.port.bind()
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Receive from now on. Raises StartError when the port is taken or forbidden."""

@@ -160,7 +160,10 @@ class Daemon:
         services: list[Service] = []
         hub: ControlHub | None = None
         if config.home_agent is not None and config.foreign_agent is not None:
-            hub = ControlHub(fwmark=0 if config.mobile_node is None else config.mobile_node.fwmark)
+            hub = ControlHub(
+                fwmark=0 if config.mobile_node is None else config.mobile_node.fwmark,
+                data_sockets=config.engine.workers,
+            )
         foreign: ForeignService | None = None
         if config.foreign_agent is not None:
             foreign = ForeignService(config, kernel, file=file, hub=hub)

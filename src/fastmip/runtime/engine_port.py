@@ -42,18 +42,27 @@ class EnginePort:
         self._address = address
         """None: every address of this machine; the engine itself checks both ends."""
         self._fwmark = fwmark
+        self._engine: Engine | None = None
         self._queues: list[int] = []
         self._sockets: dict[str, list[socket.socket]] = {}
 
     def open(
-        self, engine: Engine, workers: int, *, udp_port: int = 0, mtu_bytes: int = devices.TUN_MTU
+        self,
+        engine: Engine,
+        workers: int,
+        *,
+        udp_port: int = 0,
+        mtu_bytes: int = devices.TUN_MTU,
+        ring: bool = True,
     ) -> None:
         """Open everything and attach it to the engine's workers.
 
         ``udp_port``: that of a control socket bound for as many data sockets (``ControlPort``).
-        Raises DeviceError; then ``close`` takes back what was opened.
+        ``ring``: see ``Engine.attach_kernel``. Raises DeviceError; then ``close`` takes back
+        what was opened.
         """
         self.udp_port = udp_port
+        self._engine = engine
         for worker in range(workers):
             tun = devices.open_tun(self.device, multi_queue=workers > 1, mtu_bytes=mtu_bytes)
             self._queues.append(tun.fd)
@@ -64,6 +73,7 @@ class EnginePort:
                 raw_fds=[self._open_raw(protocol, shard) for protocol in self.protocols],
                 udp_fd=self._open_udp() if udp_port else -1,
                 icmp_fd=self._open_icmp() if worker == 0 else -1,
+                ring=ring,
             )
         devices.set_tun_policy(self.device)
 
@@ -97,8 +107,14 @@ class EnginePort:
             "super_frames": ", ".join(sorted(self.super_frames)) or "none",
             "encapsulations": ", ".join(NAMES[protocol] for protocol in self.protocols),
             "udp_tunnel_port": self.udp_port or "off",
+            "home_reads": self._home_reads(),
             **drops,
         }
+
+    def _home_reads(self) -> str:
+        """How workers read the TUN device under load: ``io_uring``, ``read``, or either."""
+        workers = [] if self._engine is None else self._engine.worker_status()
+        return ", ".join(sorted({str(worker["home_reads"]) for worker in workers}))
 
     def receive_drops(self) -> dict[str, int]:
         """Packets the kernel dropped because a socket's buffer was full, by kind of socket."""

@@ -32,6 +32,8 @@ from fastmip.agents.effects import (
 )
 from fastmip.errors import EngineFull
 from fastmip.runtime import background, clock
+from fastmip.runtime.datagram_events import tell_datagram
+from fastmip.runtime.event_stream import EVENTS
 from fastmip.runtime.home_pipeline import LONGEST_SLEEP_S, VIOLATORS, ViolationRow
 from fastmip.runtime.logging import get_logger
 from fastmip.wire.addresses import format_address
@@ -91,6 +93,9 @@ class ForeignPipeline:
         """Hand datagrams to the agent and carry out what it wants."""
         now = self._now()
         for data, arrival in batch:
+            if EVENTS.is_watched:
+                link = arrival.interface
+                tell_datagram("datagram-received", data, arrival.source, interface=link)
             self.carry_out(self.agent.receive_datagram(data, arrival, now), now)
         self._arm()
 
@@ -108,6 +113,8 @@ class ForeignPipeline:
             if isinstance(effect, SendDatagram):
                 if self._port is not None:
                     self._port.send(effect)
+                if EVENTS.is_watched:
+                    tell_datagram("datagram-sent", effect.data, effect.destination)
             elif isinstance(effect, InstallVisitor | RemoveVisitor):
                 self._queue.put_nowait(effect)
             elif isinstance(effect, SendIcmp):

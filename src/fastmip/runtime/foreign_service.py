@@ -104,6 +104,7 @@ def policy_of(
         nat=Nat(section.nat),
         keepalive_s=section.nat_keepalive,
         strict_reserved=section.strict_reserved,
+        experimental=config.daemon.experimental,
         home_networks=tuple(
             Prefix(int(network.network_address), network.prefixlen)
             for network in section.home_networks

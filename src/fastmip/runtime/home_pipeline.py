@@ -36,6 +36,7 @@ from fastmip.agents.effects import (
 )
 from fastmip.errors import EngineFull
 from fastmip.runtime import clock
+from fastmip.runtime.datagram_events import tell_datagram
 from fastmip.runtime.event_stream import EVENTS
 from fastmip.runtime.home_log import RegistrationLog
 from fastmip.runtime.logging import get_logger
@@ -103,24 +104,6 @@ class ViolationRow:
     latest: Violation
 
 
-def _tell(name: str, data: bytes, peer: Endpoint, **more: object) -> None:
-    """Tell watchers of a control message: its kind, and the code of a reply."""
-    kind = data[0] if data else -1
-    if kind == MessageType.REGISTRATION_REPLY:
-        more["code"] = data[1]
-    EVENTS.emit(
-        name,
-        kind=_KINDS.get(kind, f"type {kind}"),
-        peer=format_address(peer.address),
-        port=peer.port,
-        size=len(data),
-        **more,
-    )
-
-
-_KINDS = {kind.value: kind.name.lower().replace("_", "-") for kind in MessageType}
-
-
 class HomePipeline:
     """Drives one home agent; every method runs in the event loop."""
 
@@ -165,7 +148,9 @@ class HomePipeline:
         receive = self.agent.receive_datagram
         for data, arrival in batch:
             if EVENTS.is_watched:
-                _tell("datagram-received", data, arrival.source, interface=arrival.interface)
+                tell_datagram(
+                    "datagram-received", data, arrival.source, interface=arrival.interface
+                )
             effects = receive(data, self._with_mac(arrival), now)
             if effects:
                 self.carry_out(effects, now)
@@ -248,7 +233,7 @@ class HomePipeline:
                     self._port.send(effect)
                 self._log.sent(effect, now)
                 if EVENTS.is_watched:
-                    _tell("datagram-sent", effect.data, effect.destination)
+                    tell_datagram("datagram-sent", effect.data, effect.destination)
             elif isinstance(effect, Commit):
                 queue.extend(self._prepare(effect, now))
             elif isinstance(effect, StartProxyArp | StopProxyArp | GratuitousArp):

@@ -230,11 +230,13 @@ class HomeService:
         self.tap.start(loop)
 
     def _make_port(self, workers: int) -> tuple[ControlPort | RolePort, int]:
-        """The registration port, and its number for UDP tunnels; 0 beside a foreign agent."""
+        """The registration port, and its number for UDP tunnels."""
         deliver = self.pipeline.deliver
+        port: ControlPort | RolePort
         if self._hub is not None:
-            return self._hub.join(lambda _data, _arrival: True, deliver), 0
-        port = ControlPort(deliver, fwmark=self._fwmark, data_sockets=workers)
+            port = self._hub.join(lambda _data, _arrival: True, deliver)
+        else:
+            port = ControlPort(deliver, fwmark=self._fwmark, data_sockets=workers)
         return port, port.bind()
 
     def _build_agent(self, tos_mode: int) -> None:
