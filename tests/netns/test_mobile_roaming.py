@@ -290,3 +290,20 @@ def test_r_brings_an_own_address_through_the_agent_t15(ground: Field) -> None:
     ground.wait_for_state(node, "registered")
     assert ground.pings("cn", "10.1.0.5")
     ground.stop(node)
+
+
+def test_an_interface_that_is_plugged_in_again_hears_agents_again(ground: Field) -> None:
+    """Another device of the same name: every socket and neighbour of the first one is gone."""
+    ground.home_agent()
+    foreign_agent(ground, VISITED_A)
+    node = ground.mobile_node(FAST)
+    ground.lab.plug("eth0", VISITED_A)
+    ground.wait_for_state(node, "registered")
+    ground.lab.ip("mn", "link delete eth0")
+    ground.wait_for_state(node, "isolated")
+    peer = f"peer name p-eth0 netns {ground.lab.ns('sw')}"
+    ground.lab.ip("mn", f"link add eth0 type veth {peer}", "link set eth0 up")
+    ground.lab.plug("eth0", VISITED_A)
+    ground.wait_for_state(node, "registered", 10)
+    wait_until(lambda: ground.pings("cn", "10.1.0.5"), 8, "packets")
+    ground.stop(node)
