@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -215,6 +216,17 @@ def test_a_link_that_went_down_takes_its_agents_with_it() -> None:
         ("break-before-make", format_address(FA2)),
     ]
     assert handovers[-1]["agent_heard_ns"] >= handovers[-1]["link_up_ns"]
+
+
+def test_only_another_device_makes_a_link_that_came_back_register_again() -> None:
+    agent = fa1()
+    world = registered(agent)
+    for mac, requests in (("aa", 1), ("aa", 1), ("bb", 2), ("bb", 2)):
+        world.link(down("eth0"))
+        world.link(replace(BARE, mac=mac))
+        world.run(2)
+        assert len(world.requests) == requests
+        assert world.state == "registered"
 
 
 def test_a_new_start_of_the_agent_means_to_register_again_rfc5944_2_4_4() -> None:

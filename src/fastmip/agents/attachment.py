@@ -53,6 +53,9 @@ class LinkState:
     losses: int = field(default=0, compare=False)
     """How often the carrier went so far."""
 
+    mac: str = field(default="", compare=False)
+    """Link-layer address of the interface itself, empty when unknown."""
+
 
 def is_another_network(before: LinkState | None, after: LinkState) -> bool:
     """Whether the same router address now stands for another router (RFC 3519 5.1)."""
@@ -132,6 +135,8 @@ class _Seen:
     up_since_ns: int = 0
     losses_ns: list[int] = field(default_factory=list)
     suspended_until_ns: int = 0
+    mac: str = ""
+    """The newest one known."""
     barred: dict[Place, int] = field(default_factory=dict)
     """Offers that were refused -> until when others go first."""
 
@@ -194,7 +199,14 @@ class LinkTable:
             seen.barred.clear()
             seen.up_since_ns = now_ns
         seen.link, seen.attachment = link, attachment
+        seen.mac = link.mac or seen.mac
         return True
+
+    def is_another_device(self, link: LinkState) -> bool:
+        """Whether the interface has another link-layer address than before: a foreign agent
+        would go on sending to the old one."""
+        seen = self._seen.get(link.interface)
+        return seen is not None and bool(seen.mac and link.mac) and seen.mac != link.mac
 
     def offers(self, interface: str, now_ns: int, in_use: Attachment | None) -> list[Attachment]:
         """The attachments a link offers now, the best first."""

@@ -130,6 +130,7 @@ class MobileNode:
     def link_changed(self, link: LinkState, now: Now) -> list[Effect]:
         """Hear the new state of a link (netlink); an interface that vanished has no carrier."""
         before = self._links.link(link.interface)
+        another = is_another_network(before, link) or self._links.is_another_device(link)
         if not self._links.update(link, now.boot_ns):
             return []
         if before is None or not before.carrier:
@@ -138,7 +139,7 @@ class MobileNode:
             self._presence.forget_pins(link.interface)
         self._around.link_changed(link, now)
         effects: list[Effect] = []
-        if is_another_network(before, link):
+        if another:
             effects.append(Event("network-changed", (("interface", link.interface),)))
             self._talk.moved()
             self._keepalive.moved()

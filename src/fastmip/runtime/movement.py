@@ -130,6 +130,7 @@ async def read_links(kernel: Kernel, interfaces: Sequence[str], is_ours: IsOurs)
                 gateway=None if best is None else best.gateway,
                 metric=0 if best is None else best.metric,
                 mtu=link.mtu_bytes,
+                mac=link.mac,
                 losses=link.carrier_losses,
             )
         )

@@ -75,6 +75,7 @@ class Link:
     has_carrier: bool
     """Administratively up, with carrier, and not waiting for authentication."""
     mtu_bytes: int
+    mac: str = ""
     carrier_losses: int = 0
     """How often the carrier went since the interface was made."""
 
@@ -165,6 +166,7 @@ class Kernel:
                 name=str(item.get("ifname")),
                 has_carrier=item["flags"] & _CARRIER == _CARRIER,
                 mtu_bytes=int(item.get("mtu") or 0),
+                mac=str(item.get("address") or ""),
                 carrier_losses=int(item.get("carrier_down_count") or 0),
             )
             for item in await self._dump(self._netlink.link, "dump")
