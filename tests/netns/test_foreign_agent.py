@@ -206,7 +206,9 @@ def test_codes_of_denials(lab: ForeignAgentLab) -> None:
     ]:
         assert lab.code(message, ttl=ttl) == code
         time.sleep(1.05)
+    assert [row["role"] for row in lab.fa.ask("show interface")["rows"]] == ["visitors", "tunnel"]
     rows = {row["counter"]: row for row in lab.fa.ask("show traffic")["rows"]}
+    assert rows["maAdvertisementsSent"]["value"] > 0
     assert rows["cmiFaMnTooDistant"]["value"] == 1
     assert rows["cmiFaMnTooDistant"]["most_in_a_minute"] == 1
     assert rows["faRegRequestsRelayed"]["value"] == 0
@@ -345,6 +347,9 @@ def test_a_flood_of_invented_addresses_harms_no_visitor(lab: ForeignAgentLab) ->
         out.send(bytes(frame))
     facts = lab.fa.ask("status")
     assert facts["pending"] <= 50
+    waiting = lab.fa.ask("show pending")["rows"]
+    assert len(waiting) <= 50
+    assert {row["home_agent"] for row in waiting} <= {"10.9.0.99"}
     assert facts["visitors"] == 1
     lab.register(client)
     assert lab.ping("cn", HOME_ADDRESS, 3)
@@ -427,3 +432,27 @@ def test_a_link_that_is_made_anew_is_served_again(lab: ForeignAgentLab) -> None:
     wait_for("the link's return", lambda: "link-back" in lab.fa.log(), 10)
     lab.register()
     wait_for("the visitor's routes", lambda: lab.ping("cn", HOME_ADDRESS), 10)
+
+
+def test_who_signs_with_a_wrong_key_is_denied_and_listed(lab: ForeignAgentLab) -> None:
+    """67, and a row of RFC 2006's violation table."""
+    lab.more = (
+        f'[[foreign_agent.mobile_node]]\nhome_address = "{HOME_ADDRESS}"\n'
+        f"[[foreign_agent.mobile_node.association]]\n{SHARED}"
+    )
+    lab.start_foreign_agent()
+    assert lab.code(lab.request()) == 67
+    [row] = lab.fa.ask("show violation")["rows"]
+    assert row["mipSecViolatorAddress"] == HOME_ADDRESS
+    assert row["mipSecRecentViolationReason"] == "missingSecurityExtension"
+    assert SHARED_KEY.hex() not in lab.fa.log()
+
+
+def test_a_hangup_reloads_like_the_command(lab: ForeignAgentLab) -> None:
+    lab.start_foreign_agent()
+    lab.settings = "max_lifetime = 60"
+    lab.write_foreign_agent()
+    assert lab.fa.daemon is not None
+    lab.fa.daemon.send_signal(signal.SIGHUP)
+    wait_for("the reload", lambda: "reloaded" in lab.fa.log(), 10)
+    assert lab.code(lab.request(lifetime_s=61)) == 69
