@@ -89,10 +89,11 @@ def lab(library: ctypes.CDLL) -> Iterator[Lab]:
 
 def test_tunnel_data_comes_in_as_whole_packets(lab: Lab) -> None:
     lab.peer.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x2B)
+    lab.peer.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 17)
     lab.tell(DATA + INNER)
     there, here = lab.peer_port, lab.number
-    expected = lab.packet(DATA + INNER, src=PEER, dst=AGENT, sport=there, dport=here, tos=0x2B)
-    assert lab.receive() == [expected]
+    fields = {"src": PEER, "dst": AGENT, "sport": there, "dport": here, "tos": 0x2B, "ttl": 17}
+    assert lab.receive() == [lab.packet(DATA + INNER, **fields)]
     assert lab.port.counters()["udp-read"] == 1
 
 
@@ -124,6 +125,19 @@ def test_merged_datagrams_are_cut_into_those_that_were_sent(lab: Lab) -> None:
         assert IP(bytes(parsed)).chksum == checksum
     counters = lab.port.counters()
     assert (counters["udp-read"], counters["udp-merged"], counters["tunnel-segments"]) == (1, 1, 41)
+
+
+def test_registration_merged_with_tunnel_data_is_handed_back(lab: Lab) -> None:
+    """The raw socket sends it to this machine; here it is a socket pair."""
+    data = [DATA + os.urandom(996) for _ in range(5)]
+    lab.tell(b"".join(data) + b"\x01" + bytes(70), segment=1000)
+    assert [packet[28:] for packet in lab.receive()] == data
+    packet = IP(lab.port.tunnels[0].recv(2000))
+    assert (packet.src, packet.dst) == (PEER, AGENT)
+    assert (packet[UDP].sport, packet[UDP].dport) == (lab.peer_port, lab.number)
+    assert bytes(packet[UDP].payload) == b"\x01" + bytes(70)
+    counters = lab.port.counters()
+    assert (counters["udp-handed-back"], counters["tunnel-segments"]) == (1, 5)
 
 
 def test_many_datagrams_of_every_size_arrive_in_one_piece(lab: Lab) -> None:

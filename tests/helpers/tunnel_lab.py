@@ -18,7 +18,7 @@ from tests.helpers.namespaces import Namespaces
 from fastmip._dataplane import Engine
 from fastmip.agents.bindings import tunnel_record
 from fastmip.agents.effects import NEVER, Tunnel
-from fastmip.runtime.control_port import ControlPort
+from fastmip.runtime import steering
 from fastmip.runtime.devices import GRE, IPIP, MINIMAL
 from fastmip.runtime.engine_port import EnginePort
 
@@ -84,9 +84,12 @@ class Side:
         self.port = EnginePort(
             TUN, address=number(address), fwmark=None, protocols=(IPIP, GRE, MINIMAL)
         )
-        self.control = ControlPort(lambda _: None, port=control_port, data_sockets=workers)
         with lab.inside(name):
-            self.udp_port = self.control.bind()
+            self.control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self.control.settimeout(5)
+            steering.share_port(self.control, workers)
+            self.control.bind(("", control_port))
+            self.udp_port: int = self.control.getsockname()[1]
             self.port.open(
                 self.engine, workers, udp_port=self.udp_port, mtu_bytes=mtu_bytes, ring=ring
             )
@@ -163,8 +166,9 @@ class TunnelLab(Namespaces):
             node |= {"local_port": there, "remote_port": here}
         self.agent.install(record(HOME_ADDRESS, CARE_OF_ADDRESS, AGENT, **agent))
         self.node.install(record(HOME_ADDRESS, AGENT, CARE_OF_ADDRESS, **node))
-        self.agent.engine.start()
-        self.node.engine.start()
+        for side in (self.agent, self.node):
+            with self.inside(side.name):  # its threads ask this namespace's kernel
+                side.engine.start()
 
     def socket(self, name: str, *kind: int) -> socket.socket:
         """A socket made in a namespace; it stays there. Times out instead of hanging."""

@@ -110,7 +110,7 @@ def built() -> Iterator[Lab]:
         lab.agent.check_balance()
 
 
-@pytest.fixture(params=["ipip"])
+@pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest, built: Lab) -> Iterator[Device]:
     found: Device = DEVICES[request.param]
     built.tunnel(found)
@@ -199,3 +199,18 @@ def test_too_big_packet_is_answered_with_the_size_that_passes(built: Lab, device
     )
     assert f"mtu = {fits}" in shown or f"mtu={fits}" in shown
     lab.run("cn", "ip", "route", "flush", "cache")
+
+
+def test_packet_with_another_key_or_encapsulation_is_dropped(built: Lab) -> None:
+    """What was negotiated is what is accepted (RFC 3024 4.1), and silently."""
+    lab, guest = built, built.guest
+    lab.tunnel(DEVICES["gre-key"])
+    guest.run("ip tunnel change tun1 mode gre key 78")
+    before = lab.agent.count("decapsulated")
+    guest.run(f"ping -c2 -i0.1 -W1 -I {HOME_ADDRESS} {CORRESPONDENT}", check=False)
+    assert lab.agent.count("decapsulated") == before
+    guest.run("ip tunnel del tun1")
+    lab.tunnel(IPIP_DEVICE._replace(record=DEVICES["gre"].record))
+    guest.run(f"ping -c2 -i0.1 -W1 -I {HOME_ADDRESS} {CORRESPONDENT}", check=False)
+    assert lab.agent.count("decapsulated") == before
+    guest.run("ip tunnel del tun1")

@@ -60,18 +60,34 @@ static inline uint8_t *port_join(const uint8_t *slot, uint8_t *large, uint32_t r
     return (uint8_t *)memcpy(large + PORT_SLOT - room, slot, room);
 }
 
+/* A registration message that came merged with tunnel data: to this machine once more, from where
+ * it came from, alone (udp_port.h). */
+static inline void port_hand_back(struct kernel_port *k, const uint8_t *packet, uint32_t len)
+{
+    struct sockaddr_in here = {.sin_family = AF_INET};
+    memcpy(&here.sin_addr, packet + VNET_IP_DESTINATION, 4);
+    ssize_t done = sendto(k->fds.raw_fd[0], packet, len, MSG_DONTWAIT, (struct sockaddr *)&here,
+                          sizeof here);
+    port_count(k, done < 0 ? PORT_UDP_NOT_DATA : PORT_UDP_HANDED_BACK, 1);
+}
+
 /* Cut as much of a super-frame as batch and arena hold; the new number of packets in batch. */
 static inline uint32_t port_cut(struct kernel_port *k, struct super_frame *f,
                                 struct fm_desc *batch, uint32_t n, int side)
 {
     uint32_t headroom = side == FM_HOME ? FM_HEADROOM_HOME : FM_HEADROOM_TUNNEL;
-    uint32_t before = n;
+    uint32_t before = n, is_udp_tunnel = f == &k->tunnel_super && !f->prefix;
     while (n < FM_BATCH && super_frame_pending(f)) {
         uint32_t stride = (headroom + super_frame_peek(f) + FM_TAILROOM + 127u) & ~63u;
         stride |= 64; /* an odd number of cache lines */
         if (k->arena_used + stride > PORT_ARENA) break;
         uint8_t *room = k->arena + k->arena_used + headroom;
-        port_describe(&batch[n++], room, super_frame_next(f, room), side);
+        uint32_t size = super_frame_next(f, room);
+        if (is_udp_tunnel && room[UDP_PORT_HEADERS] != UDP_PORT_DATA) {
+            port_hand_back(k, room, size);
+            continue;
+        }
+        port_describe(&batch[n++], room, size, side);
         k->arena_used += stride;
     }
     port_count(k, side == FM_HOME ? PORT_HOME_SEGMENTS : PORT_TUNNEL_SEGMENTS, n - before);

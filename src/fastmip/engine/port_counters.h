@@ -35,6 +35,7 @@
     X(UDP_READ, "udp-read", "Datagrams read from the UDP tunnel socket, merged ones once.")       \
     X(UDP_MERGED, "udp-merged", "Merged datagrams among them, cut again.")                        \
     X(UDP_NOT_DATA, "udp-not-data", "Dropped: not tunnel data (type 4), or not told where to.")   \
+    X(UDP_HANDED_BACK, "udp-handed-back", "Merged with data, yet registration: given to it.")     \
     X(UDP_READ_ERRORS, "udp-read-errors", "Reads of the UDP tunnel socket that failed.")          \
     X(UDP_SENT, "udp-sent", "Packets sent through the UDP tunnel socket.")                        \
     X(UDP_SENT_MERGED, "udp-sent-merged", "Packets among them sent as parts of larger messages.") \

@@ -5,7 +5,9 @@
  * what the kernel tells about a datagram when it comes in, and taken off again when it goes out;
  * the kernel verifies and computes UDP checksums, hence made-up headers carry none (zero).
  *
- * In   recvmmsg with UDP_GRO: datagrams of one peer may arrive as one, with their common size.
+ * In   recvmmsg with UDP_GRO: datagrams of one peer may arrive as one, with their common size. A
+ *      NIC's GRO knows addresses and ports only, so the last of them may be a registration
+ *      message: the port sends it to this machine again, and so it finds the control socket.
  * Out  sendmmsg. Packets that stand together and go to the same peer with the same header become
  *      one message with UDP_SEGMENT, from which the kernel or a NIC makes the same datagrams:
  *      equal sizes, only the last may be shorter.
@@ -34,7 +36,6 @@
 #define UDP_PORT_PARTS 64     /* datagrams of one message; kernels take as many */
 #define UDP_PORT_BYTES 65507  /* largest payload of a message */
 #define UDP_PORT_DATA 4       /* first octet of tunnel data (RFC 3519 3.3) */
-#define UDP_PORT_TTL 64       /* of made-up headers: nobody asked */
 
 /* Control messages of one datagram: IP_PKTINFO, IP_TOS, UDP_GRO or UDP_SEGMENT, IP_TTL. */
 #define UDP_PORT_CONTROL                                                                          \
@@ -59,7 +60,7 @@ struct udp_port {
 struct udp_told {
     uint32_t destination_be; /* 0: not told */
     uint32_t gso_size;       /* 0: a single datagram */
-    uint8_t tos;
+    uint8_t tos, ttl;        /* ttl: minimal encapsulation carries on with it */
 };
 
 static inline void udp_port_init(struct udp_port *u, int fd)
@@ -96,6 +97,10 @@ static inline struct udp_told udp_port_told(struct msghdr *message)
             told.destination_be = info.ipi_addr.s_addr;
         } else if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_TOS) {
             told.tos = *CMSG_DATA(c);
+        } else if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_TTL) {
+            int ttl;
+            memcpy(&ttl, CMSG_DATA(c), sizeof ttl);
+            told.ttl = (uint8_t)ttl;
         } else if (c->cmsg_level == UDP_PORT_SOL && c->cmsg_type == UDP_PORT_GRO) {
             int size;
             memcpy(&size, CMSG_DATA(c), sizeof size);
@@ -115,7 +120,7 @@ static inline uint8_t *udp_port_head(const struct udp_port *u, uint32_t i,
     ip[1] = told->tos;
     vnet_put16(ip + VNET_IP_TOTAL, len + UDP_PORT_HEADERS);
     vnet_put16(ip + VNET_IP_FRAGMENT, 0x4000);
-    ip[8] = UDP_PORT_TTL;
+    ip[8] = told->ttl;
     ip[VNET_IP_PROTOCOL] = VNET_PROTO_UDP;
     memcpy(ip + VNET_IP_SOURCE, &u->rx_from[i].sin_addr, 4);
     memcpy(ip + VNET_IP_DESTINATION, &told->destination_be, 4);

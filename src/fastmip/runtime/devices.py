@@ -56,9 +56,14 @@ _ICMP_FILTER = 1
 _ICMP_TYPES = (3, 11, 12)  # destination unreachable, time exceeded, parameter problem
 
 # linux/in.h, linux/udp.h
-_IP_PKTINFO, _IP_MTU_DISCOVER, _IP_RECVTOS = 8, 10, 13
+_IP_PKTINFO, _IP_MTU_DISCOVER, _IP_RECVTTL, _IP_RECVTOS = 8, 10, 12, 13
 _IP_PMTUDISC_PROBE = 3  # DF, but only the interface limits: the engine learns path MTUs itself
-_UDP_OPTIONS = ((_IP_PKTINFO, 1), (_IP_RECVTOS, 1), (_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE))
+_UDP_OPTIONS = (
+    (_IP_PKTINFO, 1),
+    (_IP_RECVTTL, 1),
+    (_IP_RECVTOS, 1),
+    (_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE),
+)
 _SOL_UDP = 17
 _UDP_GRO = 104
 

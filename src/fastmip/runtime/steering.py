@@ -29,7 +29,7 @@ _LD_W_X, _LD_B_X = 0x40, 0x50
 _LD_LEN, _LD_SCRATCH, _ST_SCRATCH = 0x80, 0x60, 0x02
 _LDX, _LDX_HEADER, _TAX, _TXA = 0x01, 0xB1, 0x07, 0x87
 _ADD, _SUB, _MOD, _ADD_X, _SUB_X = 0x04, 0x14, 0x94, 0x0C, 0x1C
-_JUMP, _IF_EQUAL, _IF_EQUAL_X, _IF_ANY = 0x05, 0x15, 0x1D, 0x45
+_JUMP, _IF_EQUAL, _IF_ANY = 0x05, 0x15, 0x45
 _IF_AT_LEAST, _IF_AT_LEAST_X = 0x35, 0x3D
 _RETURN, _RETURN_A = 0x06, 0x16
 _NETWORK = -0x100000
@@ -129,22 +129,14 @@ def keep_tunnel_data(opened: socket.socket) -> None:
 def share_port(control: socket.socket, workers: int) -> None:
     """Make a control socket the first of its port's group, before it is bound.
 
-    The sockets of ``devices.open_udp_socket`` follow, one for each worker. The kernel also asks
-    whether datagrams may be merged (GRO) before it knows of a UDP header; then offsets count
-    from the IP header instead of from the payload, which only the lengths tell apart.
+    The sockets of ``devices.open_udp_socket`` follow, one for each worker. What a NIC merges
+    (GRO) is judged by its first datagram; ``engine/udp_port.h`` sorts out the rest.
     """
     if not 0 < workers <= MAX_WORKERS:
         raise ValueError(f"share_port: {workers} workers")
     control.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     program = [
-        (_LD_LEN, 0, 0, 0),
-        (_ADD, 0, 0, 8),
-        (_TAX, 0, 0, 0),
-        (_LD_H, 0, 0, _NETWORK + 2),  # total length
-        (_IF_EQUAL_X, 2, 0, 0),
         (_LD_B, 0, 0, 0),  # the payload's first octet
-        (_JUMP, 0, 0, 1),
-        (_LD_B, 0, 0, 20),  # likewise: GRO merges nothing with IP options
         (_IF_EQUAL, 1, 0, _TUNNEL_DATA),
         (_RETURN, 0, 0, 0),
         (_LD_H, 0, 0, _NETWORK + 20),  # the peer's port; with IP options, what lies there
