@@ -65,7 +65,7 @@ class FakeWorld:
         self.told.append("forget-interfaces")
 
     # tunnel device
-    async def follow_link_mtu(self, mtu_bytes: int) -> None:
+    async def follow_link_mtu(self, mtu_bytes: int, _tunnel: Tunnel) -> None:
         self.told.append(("mtu", mtu_bytes))
 
     # routing

@@ -162,7 +162,8 @@ class Daemon:
         if config.home_agent is not None and config.foreign_agent is not None:
             hub = ControlHub(
                 fwmark=0 if config.mobile_node is None else config.mobile_node.fwmark,
-                data_sockets=config.engine.workers,
+                # UDP tunnels of this machine are the home agent's.
+                data_sockets=config.engine.workers if config.home_agent.nat_traversal else 0,
             )
         foreign: ForeignService | None = None
         if config.foreign_agent is not None:

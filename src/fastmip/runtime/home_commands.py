@@ -187,6 +187,7 @@ class HomeCommands:
             found |= service.tap.counters
         if service.port is not None:
             found |= {f"port-434-{name}": n for name, n in service.port.counters.items()}
+        found |= {f"io-{name}": n for name, n in service.engine.port_counters().items()}
         return found
 
     async def show_traffic(self, _arguments: Arguments) -> Answer:

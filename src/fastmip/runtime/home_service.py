@@ -230,14 +230,19 @@ class HomeService:
         self.tap.start(loop)
 
     def _make_port(self, workers: int) -> tuple[ControlPort | RolePort, int]:
-        """The registration port, and its number for UDP tunnels."""
+        """The registration port, and its number if UDP tunnels share it.
+
+        It is bound before the engine gets its sockets, and read at the end.
+        """
         deliver = self.pipeline.deliver
+        has_udp = self.section.nat_traversal
         port: ControlPort | RolePort
         if self._hub is not None:
             port = self._hub.join(lambda _data, _arrival: True, deliver)
         else:
-            port = ControlPort(deliver, fwmark=self._fwmark, data_sockets=workers)
-        return port, port.bind()
+            data_sockets = workers if has_udp else 0
+            port = ControlPort(deliver, fwmark=self._fwmark, data_sockets=data_sockets)
+        return port, port.bind() if has_udp else 0
 
     def _build_agent(self, tos_mode: int) -> None:
         """Make the agent and fill it, the engine and ARP from the store."""

@@ -90,6 +90,7 @@ class MobileCommands:
         if service.driver is not None:
             found["mn-effects-refused"] = service.driver.failures
             found["mn-datagrams-dropped"] = service.driver.dropped
+        found |= {f"io-{name}": n for name, n in service.engine.port_counters().items()}
         return found
 
     async def show_traffic(self, _arguments: Arguments) -> Answer:

@@ -378,8 +378,9 @@ class MobileDriver:
             self._publish(self._home_broadcast, told)
         if not self._publish(effect.home_address, effect.tunnels):
             return
-        mtu_bytes = self._link_mtu_bytes(effect.tunnels[0])
-        await self._attempt(self._tunnel.follow_link_mtu(mtu_bytes), "tunnel-mtu")
+        first = effect.tunnels[0]
+        followed = self._tunnel.follow_link_mtu(self._link_mtu_bytes(first), first)
+        await self._attempt(followed, "tunnel-mtu")
 
     def _publish(self, address: int, tunnels: Sequence[Tunnel]) -> bool:
         """Make these the tunnels of an address; False when there are none, or no room."""

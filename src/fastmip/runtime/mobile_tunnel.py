@@ -18,12 +18,25 @@ from fastmip.runtime.service import StartError
 
 if TYPE_CHECKING:
     from fastmip._dataplane import Engine
+    from fastmip.agents.effects import Tunnel
 
 OVERHEAD = 20
-"""Bytes an IP-in-IP header adds (RFC 2003)."""
+"""Bytes an IP-in-IP header adds (RFC 2003): what is assumed before there is a tunnel."""
+_OVERHEADS = {devices.IPIP: OVERHEAD, devices.GRE: 24, devices.MINIMAL: 12}
+"""IP protocol number -> bytes it adds to a packet (RFC 2003, 2784, 2004)."""
+GRE_KEY_LEN = 4
+UDP_SHIM_LEN = 12
+"""UDP header and tunnel data header (RFC 3519)."""
 DEFAULT_LINK_MTU = 1500
 MIN_DEVICE_MTU = 576
 """Ours: below this the device does not follow a link; the engine fragments."""
+
+
+def overhead_bytes(tunnel: Tunnel) -> int:
+    """Bytes a tunnel adds to a packet."""
+    added = _OVERHEADS[tunnel.encapsulation]
+    added += GRE_KEY_LEN if tunnel.gre_key is not None else 0
+    return added + (UDP_SHIM_LEN if tunnel.remote_port else 0)
 
 
 class MobileTunnel:
@@ -55,9 +68,9 @@ class MobileTunnel:
         self._index = found.index
         await self._kernel.set_link(found.index, txqlen=devices.TUN_QUEUE_LENGTH, state="up")
 
-    async def follow_link_mtu(self, link_mtu_bytes: int) -> None:
-        """Make the device's MTU fit tunnels over a link of this MTU."""
-        mtu_bytes = max(link_mtu_bytes - OVERHEAD, MIN_DEVICE_MTU)
+    async def follow_link_mtu(self, link_mtu_bytes: int, tunnel: Tunnel) -> None:
+        """Make the device's MTU fit a tunnel over a link of this MTU."""
+        mtu_bytes = max(link_mtu_bytes - overhead_bytes(tunnel), MIN_DEVICE_MTU)
         if mtu_bytes != self._mtu_bytes:
             self._mtu_bytes = mtu_bytes
             await self._kernel.set_link(self._index, mtu=mtu_bytes)
