@@ -19,7 +19,9 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tests.helpers.namespaces import Namespaces, wait_for
@@ -64,12 +66,25 @@ class Run:
         return self.delivered / max(self.cpu_seconds, 1e-9) / 1e6
 
 
-def records() -> bytes:
-    """Tunnel records of all bindings; every care-of address is the sink's."""
+class Kind(NamedTuple):
+    """A kind of tunnel: encapsulation, and whether it is one in UDP (RFC 3519)."""
+
+    encapsulation: int = IPIP
+    is_udp: bool = False
+
+
+def records(kind: Kind) -> bytes:
+    """Tunnel records of all bindings; every care-of address is the sink's.
+
+    In UDP each node has one of its own: packets to the same peer would leave as one message.
+    """
     table = np.zeros(BINDINGS, dtype=TUNNEL_DTYPE)
     table["home_address"] = np.arange(FIRST_HOME, FIRST_HOME + BINDINGS, dtype=np.uint32)
     table["remote"], table["local"] = CARE_OF_ADDRESS, AGENT
-    table["encapsulation"] = 4
+    table["encapsulation"] = kind.encapsulation
+    if kind.is_udp:
+        table["remote"] = CARE_OF_ADDRESS + np.arange(BINDINGS) % (1 << 16 - 1)
+        table["remote_port"], table["local_port"] = 5434, 434
     table["expires_ns"] = NEVER
     return table.tobytes()
 
@@ -77,7 +92,7 @@ def records() -> bytes:
 class Wire(ExitStack):
     """The namespaces, an engine in them, and the load generator."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind) -> None:
         super().__init__()
         self.lab = self.enter_context(Namespaces("ha", "in", "sink"))
         self.directory = Path(self.enter_context(tempfile.TemporaryDirectory()))
@@ -86,7 +101,7 @@ class Wire(ExitStack):
         subprocess.run(["gcc", "-O2", "-o", self.flood, source], check=True)
         self._build()
         self.engine = Engine(max_bindings=BINDINGS, local_addresses=[AGENT])
-        self.engine.restore(records())
+        self.engine.restore(records(kind))
         self._attach()
 
     def _build(self) -> None:
@@ -156,9 +171,9 @@ class Wire(ExitStack):
         return low / 1e6
 
 
-def measure(size: int) -> Iterable[Result]:
+def measure(name: str, size: int, kind: Kind) -> Iterable[Result]:
     """Delivered at overload, per CPU second, and loss-free, for one packet size."""
-    with Wire() as wire:
+    with Wire(kind) as wire:
         tunnel, plain = [], []
         for _ in range(ROUNDS):
             tunnel.append(wire.run(tunnel=True, size=size))
@@ -173,7 +188,6 @@ def measure(size: int) -> Iterable[Result]:
         assert balance["inputs"] == wire.engine.counters()["encapsulated"][0], (balance, lost)
     reference = f"kernel ip_forward {forward:.3f} Mpps"
     reference_cpu = f"kernel ip_forward {forward_cpu:.3f} Mpps per CPU second, load included"
-    name = f"wire.kernel.{size}"
     return [
         Result(name, rate, "Mpps", rate / forward, reference, COMMAND),
         Result(f"{name}.per_cpu", rate_cpu, "Mpps", rate_cpu / forward_cpu, reference_cpu, COMMAND),
@@ -181,7 +195,14 @@ def measure(size: int) -> Iterable[Result]:
     ]
 
 
+_CASES = {
+    "wire.kernel.64": (64, Kind()),
+    "wire.kernel.1400": (1400, Kind()),
+    "wire.kernel.64.gre": (64, Kind(GRE)),
+    "wire.kernel.64.minimal": (64, Kind(MINIMAL)),
+    "wire.kernel.64.udp": (64, Kind(is_udp=True)),
+}
+
 BENCHMARKS: dict[str, Benchmark] = {
-    "wire.kernel.64": lambda: measure(64),
-    "wire.kernel.1400": lambda: measure(1400),
+    name: partial(measure, name, size, kind) for name, (size, kind) in _CASES.items()
 }
