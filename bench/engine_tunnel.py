@@ -7,12 +7,16 @@ their own cost is part of the figure. Every batch carries other bindings.
 
 from __future__ import annotations
 
-from bench.engine_world import replay, world
+from functools import partial
+
+from bench.engine_world import METHODS, replay, world
 from bench.results import Benchmark, Result, median_of_rounds
 from fastmip import _dataplane
 
 ROUNDS = 7
 PACKETS = 1_000_000
+METHOD_ROUNDS = 31
+METHOD_PACKETS = 100_000
 HOT_FRAMES = 512
 COLD_FRAMES = 65_536
 SIDES = {"encap": _dataplane.HOME, "decap": _dataplane.TUNNEL}
@@ -47,10 +51,32 @@ def group(what: str, size: int, suffix: str) -> Benchmark:
     return lambda: [result(name, *tunnel(what, size, bindings, frames, batch))]
 
 
+def method(what: str, name: str) -> list[Result]:
+    """Another encapsulation beside IP in IP, 64 bytes, hot pool of 100k bindings."""
+    pools = [replay(world(100_000, kind), SIDES[what], 64, HOT_FRAMES) for kind in (name, "ipip")]
+
+    def run(pool: _dataplane.Replay) -> float:
+        spent, sent, left = pool.run(packets=METHOD_PACKETS)
+        assert left == sent, f"{sent - left} packets did not come out"
+        return spent / sent
+
+    measures = [partial(run, pool) for pool in pools]
+    ns, ipip_ns = median_of_rounds(METHOD_ROUNDS, *measures)
+    full = f"engine.{what}.64.{name}"
+    reference = f"IP in IP, {1000 / ipip_ns:.0f} Mpps; at least 0.67"
+    command = f"sh ./run bench --only {full}"
+    return [Result(full, 1000 / ns, "Mpps", ipip_ns / ns, reference, command)]
+
+
 BENCHMARKS: dict[str, Benchmark] = {
     f"engine.{what}.{size}{suffix}": group(what, size, suffix)
     for what in SIDES
     for size in (64, 576, 1400)
     for suffix in ("", ".cold", ".1M", ".batch1")
     if suffix != ".batch1" or size == 64
+} | {
+    f"engine.{what}.64.{name}": partial(method, what, name)
+    for what in SIDES
+    for name in METHODS
+    if name != "ipip"
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.engine.lab import assert_balanced, engine_for
 from tests.reference.tunnels import HOME, TUNNEL
-from tests.scenarios.catalogue import Scenario, number, scenarios
+from tests.scenarios.catalogue import Scenario, number
+from tests.scenarios.everything import scenarios
 
 from fastmip import _dataplane
 

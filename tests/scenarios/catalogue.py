@@ -1,12 +1,13 @@
 """Scenarios: packets in; packets out, verdicts and counters expected. Bytes are scapy's.
 
+Here are those of IP in IP, and what all are made of; ``everything.py`` lists them all.
+
 Each is replayed in memory by tests/engine/test_scenarios.py; other ports and the benchmarks may
 replay the same list. Nothing here imports the engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +25,9 @@ def number(address: str) -> int:
     return int.from_bytes(bytes(map(int, address.split("."))), "big")
 
 
-def to(remote: str, local: str = HOME_AGENT, **fields: int | bool) -> Binding:
+def to(remote: str, local: str = HOME_AGENT, **fields: Any) -> Binding:
     """A tunnel by dotted addresses."""
-    return Binding(number(remote), number(local), **fields)  # type: ignore[arg-type]
+    return Binding(number(remote), number(local), **fields)
 
 
 def data(source: str, destination: str, size: int = 20, **fields: Any) -> Packet:
@@ -241,11 +242,3 @@ def too_big() -> list[Scenario]:
             node=expired,
         ),
     ]
-
-
-SECTIONS: list[Callable[[], list[Scenario]]] = [forwarding, refusing, too_big]
-
-
-def scenarios() -> list[Scenario]:
-    """All of them."""
-    return [scenario for section in SECTIONS for scenario in section()]
