@@ -30,7 +30,7 @@ from bench.results import Benchmark, Result
 from fastmip._dataplane import Engine
 from fastmip.agents.bindings import TUNNEL_DTYPE
 from fastmip.runtime.control_port import ControlPort
-from fastmip.runtime.devices import GRE, IPIP, MINIMAL
+from fastmip.runtime.devices import GRE, IPIP, MINIMAL, TUN_QUEUE_LENGTH
 from fastmip.runtime.engine_port import EnginePort
 
 BINDINGS = 100_000
@@ -125,7 +125,7 @@ class Wire(ExitStack):
         self.callback(control.close)
         with self.lab.inside("ha"):
             port.open(self.engine, 1, udp_port=control.bind())
-        self.lab.ip("ha", "link", "set", "fm0", "up")
+        self.lab.ip("ha", "link", "set", "fm0", "txqueuelen", str(TUN_QUEUE_LENGTH), "up")
         self.lab.ip("ha", "route", "add", "10.128.0.0/10", "dev", "fm0")
         self.callback(self.engine.stop)
         cpus = os.sched_getaffinity(0)

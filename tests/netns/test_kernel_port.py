@@ -442,6 +442,7 @@ def test_what_queued_up_is_read_in_order_a_batch_at_a_time(either_lab: TunnelLab
         lab.agent.engine.start()
         for index in range(300):
             assert receive(here)[0] == struct.pack("=I", index) + bytes(index)
+    assert lab.agent.port.facts()["home_reads"] == ("io_uring" if has_ring else "read")
     # A full batch by read(), then the ring until a batch is not full.
     assert lab.agent.count("home-ring-read") == (236 if has_ring else 0)
 

@@ -22,7 +22,12 @@ from fastmip.runtime import steering
 TUN_MTU = 65535
 """MTU of the home agent's TUN device: the kernel never fragments before the engine has judged."""
 TUN_QUEUE_LENGTH = 1000
-"""Packets (super-frames count once) a TUN queue holds; the kernel's own default is 500."""
+"""Packets (super-frames count once) a TUN queue holds; the kernel's own default is 500.
+
+3 ms of full load: what a worker may have to wait for its CPU. Shorter queues make a worker that is
+overloaded all the time up to 3 % faster, because more of what it reads is still in a cache, but
+lose more at a tenth of that load where it shares its CPU (docs/performance.md).
+"""
 SOCKET_BUFFER = 16 << 20
 """Bytes asked for on raw sockets. The kernel accounts about 0.8 kB for a 64-byte packet."""
 
