@@ -240,6 +240,30 @@ def test_a_direct_mobile_node_is_told_with_its_own_signature_rfc3543_3_3() -> No
     assert lab.agent.revoking([NODE]) == []
 
 
+def test_a_direct_node_that_is_served_no_more_is_told_and_answers() -> None:
+    lab = Lab()
+    lab.send(lab.request(extensions=support()))
+    lab.pass_time(5)
+    host = lab.hosts.pop(NODE)
+    effects = lab.carry_out(lab.agent.host_removed(NODE, lab.now, host))
+    expected = sign(revocation(stamp(lab), flags=0xC000, foreign_domain=CARE_OF))
+    assert only_reply(effects).data == expected
+    assert lab.tunnels == {}
+    tell(lab, sign(acknowledgment(stamp(lab)), OTHER_KEY), CARE_OF)
+    assert lab.agent.revoking([NODE]) == [NODE]
+    tell(lab, sign(acknowledgment(stamp(lab))), CARE_OF)
+    assert lab.agent.revoking([NODE]) == []
+
+
+def test_a_host_without_bindings_leaves_nothing_in_memory() -> None:
+    lab = Lab(cache_nodes=16)
+    host = lab.hosts.pop(NODE)
+    assert lab.agent.host_removed(NODE, lab.now, host) == []
+    for n in range(40):
+        lab.agent.host_removed(OTHER + n, lab.now, host)
+    assert lab.count("haCachedNodes") == 16
+
+
 def test_an_agent_left_behind_is_told_without_the_i_bit_rfc3543_4_2_2_1() -> None:
     lab = registered()
     effects = lab.send(lab.request())

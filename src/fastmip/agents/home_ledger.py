@@ -159,8 +159,9 @@ class HomeLedger:
             if work.ending is not None:
                 effects.append(self._revocations.ended(work.ending))
             elif work.withdraws:
+                leaver, node.leaver = node.leaver, None
                 for binding in old:
-                    effects += self._revocations.told(binding, now, inform=True)
+                    effects += self._revocations.told(binding, now, inform=True, host=leaver)
             return
         self._expiry.schedule(node, home_address, old, new)
         identification = case.request.identification
@@ -372,14 +373,20 @@ class HomeLedger:
             return []
         return self._withdraw(node, home_address)
 
-    def host_removed(self, home_address: int, now: Now) -> list[Effect]:
-        """Withdraw what a host had when it leaves the configuration; its mark stays stored."""
-        self._nodes.get(home_address, now).held = None
+    def host_removed(self, home_address: int, now: Now, host: Host | None = None) -> list[Effect]:
+        """Withdraw what a host had when it leaves the configuration; its mark stays stored.
+
+        ``host`` is what it was: with its associations it can still be told (RFC 3543).
+        """
+        node = self._nodes.get(home_address, now)
+        node.held = None
+        node.leaver = host
         return self.clear_binding(home_address, now)
 
     def _withdraw(self, node: Node, home_address: int) -> list[Effect]:
         node.withdraw = False
         if not node.bindings:
+            node.leaver = None
             return []
         row = NodeRow(home_address, node.identification, node.nonce, b"")
         return [self._commit(Work(node, row, (), withdraws=True), ())]

@@ -126,13 +126,21 @@ class HomeRevocations:
 
     # told by us
 
-    def told(self, binding: Binding, now: Now, *, inform: bool) -> list[Effect]:
-        """Tell the foreign agent, or the mobile node itself, that a binding ended."""
+    def told(
+        self, binding: Binding, now: Now, *, inform: bool, host: Host | None = None
+    ) -> list[Effect]:
+        """Tell the foreign agent, or the mobile node itself, that a binding ended.
+
+        ``host``: the mobile node as it was, if it is served no more.
+        """
         if not binding.services & SERVICE_REVOCATION:
             return []
         is_direct = bool(binding.services & SERVICE_DIRECT)
         kind = _MOBILE_HOME if is_direct else _FOREIGN_HOME
-        shared = self._shared(binding, kind)
+        if is_direct and host is not None:
+            shared: AssociationSet | None = host.associations
+        else:
+            shared = self._shared(binding, kind)
         association = None if shared is None else shared.outbound()
         if association is None:
             return []
@@ -256,7 +264,9 @@ class HomeRevocations:
             return
         if notice.kind == _MOBILE_HOME:
             host = self._find_host(notice.binding.home_address)
-            shared = None if host is None else host.associations
+            # One that is served no more answers by what signed the revocation.
+            left = AssociationSet([notice.association])
+            shared: AssociationSet | None = left if host is None else host.associations
         else:
             shared = self._agents(peer, notice.binding.foreign_domain)
         if proof(data, answer, notice.kind, shared) is None:

@@ -91,6 +91,7 @@ class Node:
         "bindings",
         "held",
         "identification",
+        "leaver",
         "nonce",
         "repeatable",
         "unsaved_nonce",
@@ -116,11 +117,13 @@ class Node:
         """A second at which the expiry wheel holds this node; 0 if that is not known."""
         self.work: Work | None = None
         self.held: Held | None = None
+        self.leaver: Host | None = None
+        """The host it was, while its bindings are withdrawn because it is served no more."""
 
     @property
     def is_clean(self) -> bool:
         """Whether the node can be loaded again as it is."""
-        return not (self.work or self.held or self.unsaved_nonce or self.withdraw)
+        return not (self.work or self.held or self.unsaved_nonce or self.withdraw or self.leaver)
 
     def judge(
         self,

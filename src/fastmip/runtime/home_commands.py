@@ -361,10 +361,11 @@ class HomeCommands:
                 f"{format_address(home_address)} stands in the configuration file: remove it"
                 " there and reload"
             )
+        host = service.hosts.lookup(home_address)
         if not await service.store.run(lambda connection: delete_host(connection, home_address)):
             raise CommandError(f"{format_address(home_address)} is not in the directory")
         service.hosts.forget(home_address)
-        service.withdraw_host(home_address)
+        service.withdraw_host(home_address, host)
         return {"home_address": format_address(home_address)}
 
     # clearing

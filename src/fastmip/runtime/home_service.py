@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fastmip.agents.bindings import TUNNEL_DTYPE, tunnel_records
 from fastmip.agents.home import HomeAgent
 from fastmip.agents.home_counters import BINDINGS
-from fastmip.agents.hosts import HomeAgentPolicy, Prefix, ReverseTunnel
+from fastmip.agents.hosts import HomeAgentPolicy, Host, Prefix, ReverseTunnel
 from fastmip.errors import ConfigError, EngineFull, StoreError
 from fastmip.runtime import clock
 from fastmip.runtime.arp import ArpResponder
@@ -475,14 +475,15 @@ class HomeService:
     async def apply_reload(self, new: Config) -> None:
         """Put hosts, limits and lifetimes of a new file into force."""
         section = _section_or_refuse(new)
-        gone = _hosts_of(self.section).keys() - _hosts_of(section).keys()
+        before = _hosts_of(self.section)
+        gone = before.keys() - _hosts_of(section).keys()
         self.config, self.section = new, section
         self.hosts.set_static(section.hosts)
         self.agent.set_policy(policy_of(new))
         self._path_mtu.upper_bytes = section.path_mtu
         for home_address in gone:
             try:
-                self.withdraw_host(home_address)
+                self.withdraw_host(home_address, before[home_address])
             except StoreError as error:  # the file is in force; its bindings run out by themselves
                 log.error(  # noqa: TRY400 - the reason says it
                     "bindings-not-withdrawn",
@@ -490,12 +491,12 @@ class HomeService:
                     reason=str(error),
                 )
 
-    def withdraw_host(self, home_address: int) -> None:
-        """Withdraw the bindings of a host that is served no more."""
+    def withdraw_host(self, home_address: int, host: Host | None = None) -> None:
+        """Withdraw the bindings of a host that is served no more; ``host`` is what it was."""
         if self.hosts.lookup(home_address) is not None:
             return  # it left one of file and directory, and still stands in the other
         now = clock.now()
-        self.pipeline.carry_out(self.agent.host_removed(home_address, now), now)
+        self.pipeline.carry_out(self.agent.host_removed(home_address, now, host), now)
         self.pipeline.flush()
 
 
@@ -505,7 +506,7 @@ def _section_or_refuse(config: Config) -> HomeAgentConfig:
     return config.home_agent
 
 
-def _hosts_of(section: HomeAgentConfig) -> dict[int, object]:
+def _hosts_of(section: HomeAgentConfig) -> dict[int, Host]:
     return {int(host.home_address): host_of(host) for host in section.hosts}
 
 
@@ -513,7 +514,7 @@ def _agents_of(section: HomeAgentConfig) -> dict[int, object]:
     return {int(agent.address): agent.association_set() for agent in section.foreign_agents}
 
 
-def _differences(kind: str, old: dict[int, object], new: dict[int, object]) -> list[str]:
+def _differences(kind: str, old: Mapping[int, object], new: Mapping[int, object]) -> list[str]:
     """One line for each peer of a kind that was removed, added or changed."""
     found = dict.fromkeys(old.keys() - new.keys(), "removed")
     found |= dict.fromkeys(new.keys() - old.keys(), "added")
