@@ -212,6 +212,8 @@ def test_codes_of_denials(lab: ForeignAgentLab) -> None:
     assert rows["cmiFaMnTooDistant"]["value"] == 1
     assert rows["cmiFaMnTooDistant"]["most_in_a_minute"] == 1
     assert rows["faRegRequestsRelayed"]["value"] == 0
+    assert rows["io-tunnel-read"]["value"] == 0
+    assert lab.fa.ask("show runtime")["summary"]["encapsulations"] == "ipip"
 
 
 def test_a_home_agent_that_cannot_be_reached_is_told_by_its_code(lab: ForeignAgentLab) -> None:

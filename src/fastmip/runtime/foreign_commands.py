@@ -49,6 +49,7 @@ class ForeignCommands:
             "show pending": self.show_pending,
             "show traffic": self.show_traffic,
             "show errors": self.show_errors,
+            "show runtime": self.show_runtime,
             "show violation": self.show_violation,
             "show interface": self.show_interface,
             "clear visitor": self.clear_visitor,
@@ -133,6 +134,7 @@ class ForeignCommands:
         # A home agent beside us tells of the port we share.
         if service.port is not None and service.config.home_agent is None:
             found |= {f"port-434-{name}": n for name, n in service.port.counters.items()}
+        found |= {f"io-{name}": n for name, n in service.engine.port_counters().items()}
         return found
 
     async def show_traffic(self, _arguments: Arguments) -> Answer:
@@ -158,6 +160,15 @@ class ForeignCommands:
         ]
         rows += [{"event": name, "packets": n} for name, n in engine.events().items() if n]
         return {"rows": rows, "summary": dict(engine.balance())}
+
+    async def show_runtime(self, _arguments: Arguments) -> Answer:
+        """Cost of each stage of the engine, and what its port works on."""
+        service = self._service
+        rows: list[dict[str, Any]] = [
+            {"stage": name, **costs} for name, costs in service.engine.stages().items()
+        ]
+        facts = {} if service.tunnel is None else service.tunnel.port.facts()
+        return {"rows": rows, "summary": {**service.status(), **facts}}
 
     async def show_violation(self, _arguments: Arguments) -> Answer:
         """RFC 2006 mipSecViolationTable, latest peer last."""
