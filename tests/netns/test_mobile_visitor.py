@@ -14,6 +14,7 @@ import pytest
 from scapy.layers.l2 import ARP, Ether
 from tests.helpers.waiting import wait_until
 from tests.netns.test_mobile_node import HERE, Field, ground
+from tests.netns.test_mobile_roaming import Talk
 
 from fastmip.runtime.demo.lab import HOME, VISITED_A, VISITED_B, Link
 from fastmip.runtime.demo.stage import Daemon
@@ -100,56 +101,23 @@ def test_tcp_lives_from_agent_to_agent_to_an_own_address_and_home(ground: Field)
     node = ground.mobile_node('care_of = "foreign-agent-first"\nhandover = "fast"')
     ground.lab.plug("eth0", VISITED_A)
     ground.wait_for_state(node, "registered")
-    server = ground.lab.popen("cn", [sys.executable, "-c", ECHO])
-    talk = ground.lab.popen(
-        "mn", [sys.executable, "-c", TALK], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert echo(talk, b"one")
+    talk = Talk(ground)
+    assert talk.goes_on()
     ground.lab.unplug("eth0")
     ground.lab.plug("eth0", VISITED_B)
     wait_until(lambda: care_of(ground, home_agent) == {"10.3.2.254"}, 8, "the second agent")
-    assert echo(talk, b"two")
+    assert talk.goes_on()
     ground.lab.unplug("eth0")
     for agent in agents:
         agent.process.kill()
     ground.attach("eth0", VISITED_A)
     wait_until(lambda: care_of(ground, home_agent) == {"10.3.1.5"}, 12, "its own address")
-    assert echo(talk, b"three")
+    assert talk.goes_on()
     ground.detach("eth0")
     ground.attach("eth0", HOME)
     ground.wait_for_state(node, "home", 12)
-    assert echo(talk, b"four")
-    assert server.poll() is None
+    assert talk.goes_on()
     ground.stop(node)
-
-
-ECHO = """
-import socket
-listening = socket.create_server(("10.9.0.7", 7777))
-peer, _ = listening.accept()
-while data := peer.recv(4096):
-    peer.sendall(data)
-"""
-TALK = """
-import socket, sys
-peer = socket.create_connection(("10.9.0.7", 7777), 5, ("10.1.0.5", 0))
-peer.settimeout(20)
-for line in sys.stdin.buffer:
-    peer.sendall(line)
-    got = b""
-    while not got.endswith(b"\\n"):
-        got += peer.recv(4096)
-    sys.stdout.buffer.write(got)
-    sys.stdout.flush()
-"""
-
-
-def echo(talk: subprocess.Popen[bytes], word: bytes) -> bool:
-    assert talk.stdin is not None
-    assert talk.stdout is not None
-    talk.stdin.write(word + b"\n")
-    talk.stdin.flush()
-    return talk.stdout.readline() == word + b"\n"
 
 
 def test_a_denial_leads_to_the_own_address_and_a_new_start_to_a_request(ground: Field) -> None:
@@ -159,9 +127,15 @@ def test_a_denial_leads_to_the_own_address_and_a_new_start_to_a_request(ground: 
     ground.attach("eth0", VISITED_A)
     ground.wait_for_state(node, "registered")
     assert care_of(ground, home_agent) == {"10.3.1.254"}
+
+    def has_counted() -> bool:
+        return bool(node.ask("show agent")["rows"][0]["sequence"] > 2)
+
+    wait_until(has_counted, 8, "numbers that can fall")
     count = len(agent.requests())
     agent.process.send_signal(signal.SIGUSR1)
     wait_until(lambda: len(agent.requests()) > count, 8, "a request after the new start")
+    wait_until(has_counted, 8, "numbers that can fall again")
     agent.process.send_signal(signal.SIGUSR2)
     agent.process.send_signal(signal.SIGUSR1)
     wait_until(lambda: care_of(ground, home_agent) == {"10.3.1.5"}, 12, "its own address")
