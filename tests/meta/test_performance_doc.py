@@ -13,6 +13,8 @@ NAMES = set(re.findall(r"`((?:engine|wire|control|store|agent)\.[\w.]+)`", PAGE)
 STABLE = [
     *(f"engine.lookup.{size}" for size in ("1k", "100k", "1M", "10M")),
     *(f"engine.{way}.{size}" for way in ("encap", "decap") for size in ("64", "576")),
+    *(f"engine.encap.64.{kind}" for kind in ("gre", "minimal", "udp")),
+    *(f"engine.decap.64.{kind}" for kind in ("gre", "minimal", "udp")),
     *("engine.encap.64.cold", "engine.encap.64.1M", "engine.bytes_per_binding"),
     *("wire.kernel.64", "wire.kernel.1400"),
     *("control.registrations", "control.registration_p99"),
