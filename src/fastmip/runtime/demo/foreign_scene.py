@@ -32,6 +32,8 @@ from fastmip.runtime.demo.topology import (
 
 DWELL_S = 3.0
 """Time a move owns at least."""
+_AGREED_NS = 500_000_000
+"""Until then both ends of a tunnel know that it was accepted."""
 _FEW = 20
 """Packets of a tunnel that show it is in use."""
 
@@ -169,7 +171,7 @@ class ForeignScript(Script):
         link = self.topology.links[move.target]
         there = link.tunnel_end(move.port)
         meant = f"udp-{move.encapsulation}" if link is PRIVATE else move.encapsulation
-        since_ns = move.settled_ns or move.start_ns
+        since_ns = (move.settled_ns or move.start_ns) + _AGREED_NS
         seen = self._stage.recorder.tunnels_seen("ha-outside", since_ns, move.end_ns)
         out = seen.get((HOME_AGENT, there, meant), 0)
         back = seen.get((there, HOME_AGENT, meant), 0)
