@@ -32,7 +32,7 @@ from fastmip.runtime.devices import GRE, IPIP
 pytestmark = pytest.mark.netns
 
 BULK = Path(__file__).parents[1] / "helpers/bulk.py"
-SIZE = 4 << 20
+SIZE = 1 << 20
 
 
 class Device(NamedTuple):
