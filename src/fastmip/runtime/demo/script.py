@@ -74,6 +74,7 @@ class Script(ABC):
         self._moves: list[Move] = []
         self._checks: list[Check] = []
         self._polled = 0.0
+        self._flows = True
 
     @classmethod
     @abstractmethod
@@ -132,7 +133,8 @@ class Script(ABC):
         else:
             self._fail(f"binding after {move.title}", "the home agent does not agree")
         self._check_neighbour(move)
-        self._stage.wait_until(self._transfers_go_on(), SETTLE_LIMIT_S)
+        if self._flows:  # who waited in vain once need not do so after every move
+            self._flows = self._stage.wait_until(self._transfers_go_on(), SETTLE_LIMIT_S)
         self._stage.wait(STEADY_S)
         self._stage.wait(dwell_s - (time.monotonic_ns() - move.start_ns) / 1e9)
         move.end_ns = time.monotonic_ns()
