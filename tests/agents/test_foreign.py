@@ -37,7 +37,14 @@ from tests.agents.foreign_lab import (
     unsigned_reply,
 )
 
-from fastmip.agents.effects import Endpoint, InstallVisitor, RemoveVisitor, SendDatagram, Tunnel
+from fastmip.agents.effects import (
+    Arrival,
+    Endpoint,
+    InstallVisitor,
+    RemoveVisitor,
+    SendDatagram,
+    Tunnel,
+)
 from fastmip.agents.foreign_policy import Nat
 
 
@@ -537,3 +544,71 @@ def test_mobile_foreign_authentication_is_added_to_replies_rfc5944_3_7_3_2() -> 
     [denied] = bench.ask(bad)
     fixed = struct.pack("!BBH", 3, 69, 1800) + bad[4:12] + bad[16:24]
     assert denied.data == sign_mobile_foreign(fixed)
+
+
+STRANGER = 0x08080808
+"""A home agent that anybody could run, anywhere."""
+
+
+def _ask_without_an_address(bench: Bench, number: int, **fields: int) -> bytes:
+    """A request with an NAI through ``STRANGER``, from another node; returns the NAI."""
+    nai = short(131, b"eve@example.com")
+    data = request(number, home_address=0, home_agent=STRANGER, before=nai, **fields)
+    bench.ask(data, mac=OTHER_MAC, source=Endpoint(0, 434))
+    return nai
+
+
+@pytest.mark.parametrize("home_agent", [HOME_AGENT, STRANGER])
+def test_a_stranger_s_home_agent_takes_nobody_s_visitor_over(home_agent: int) -> None:
+    bench = Bench()
+    bench.register()
+    number = identification()
+    nai = _ask_without_an_address(bench, number)
+    answer = reply(number, home_agent=home_agent, before=nai)
+    [passed] = bench.answer(answer, source=STRANGER)
+    assert passed.data[len(answer) :] in (b"\x2d\x02\x00\x47", b"\x2d\x02\x00\x42")  # 71 or 66
+    visitor = bench.agent.visitor(NODE)
+    assert visitor is not None
+    assert (visitor.mac, visitor.home_agent) == (MAC, HOME_AGENT)
+    assert [effect.mac for effect in bench.installed] == [MAC]
+
+
+@pytest.mark.parametrize("home_agent", [HOME_AGENT, STRANGER])
+@pytest.mark.parametrize("lifetime", [0, 300])
+def test_a_stranger_s_home_agent_ends_nobody_s_visit(home_agent: int, lifetime: int) -> None:
+    bench = Bench()
+    bench.register()
+    for care_of in (AGENT, NODE):
+        number = identification()
+        nai = _ask_without_an_address(bench, number, lifetime=lifetime, care_of=care_of)
+        answer = reply(number, lifetime=0, home_agent=home_agent, before=nai)
+        bench.answer(answer, source=STRANGER)
+        bench.tick(1.1)
+    assert bench.agent.visitor(NODE) is not None
+    assert not any(isinstance(effect, RemoveVisitor) for effect in bench.effects)
+
+
+def test_a_visitor_that_is_being_installed_is_not_overtaken_by_a_stranger() -> None:
+    bench = Bench()
+    number = identification()
+    bench.ask(request(number))
+    arrived = Arrival(Endpoint(HOME_AGENT, 434), Endpoint(AGENT, 434), "core0", None, 60)
+    waiting = bench.agent.receive_datagram(reply(number), arrived, bench.now)
+    other = identification()
+    nai = _ask_without_an_address(bench, other)
+    bench.answer(reply(other, home_agent=STRANGER, before=nai), source=STRANGER)
+    bench.run(waiting)
+    visitor = bench.agent.visitor(NODE)
+    assert visitor is not None
+    assert visitor.mac == MAC
+
+
+@pytest.mark.parametrize("address", [AGENT, 0xE0000001, 0xFFFFFFFF, 0x7F000001])
+def test_a_home_address_that_can_be_none_is_not_served_71(address: int) -> None:
+    bench = Bench()
+    number = identification()
+    nai = _ask_without_an_address(bench, number)
+    answer = reply(number, home_address=address, home_agent=STRANGER, before=nai)
+    [passed] = bench.answer(answer, source=STRANGER)
+    assert passed.data == answer + b"\x2d\x02\x00\x47"
+    assert not bench.installed

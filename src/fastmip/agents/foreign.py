@@ -58,6 +58,7 @@ from fastmip.agents.foreign_verdicts import (
     Unproven,
     fault,
     first,
+    is_believable,
     match,
     proven,
     quoted_in,
@@ -262,7 +263,7 @@ class ForeignAgent:
                 self._count[names.UNSIGNED_REPLY] += 1
             return
         self._pending.remove(pending.key)
-        standing = self._visitors.get(reply.home_address)
+        standing = self._standing(reply.home_address)
         code, status = fault(
             reply, trailing, pending, self._policy, standing, is_full=self._is_full
         )
@@ -286,8 +287,13 @@ class ForeignAgent:
             self._honour(data[:end], reply, trailing, pending, arrival, now, effects)
         else:
             gone = pending.request.care_of_address
-            # Another of its simultaneous bindings may end through us (RFC 5944 3.6.1.2).
-            if gone == reply.home_address or standing is None or gone == standing.bound:
+            # Another of its simultaneous bindings may end through us (RFC 5944 3.6.1.2), and a
+            # home agent that is not the visitor's has no say.
+            if (
+                standing is not None
+                and standing.home_agent == reply.home_agent
+                and gone in (reply.home_address, standing.bound)
+            ):
                 self._forget(reply.home_address, effects, names.DEPARTED, "deregistered")
             self._pass_on(data[:end], pending, reply.home_address, effects, now)
 
@@ -341,9 +347,13 @@ class ForeignAgent:
         """The home agent accepted what we do not honour: take it back (RFC 4636 6)."""
         if not is_accepted(reply.code) or not reply.lifetime or not reply.home_address:
             return
+        if not is_believable(reply, pending, self._policy):
+            return
         visitor = visitor_of(reply, trailing, pending, self._policy, arrival, now)
-        standing = self._visitors.get(reply.home_address)
-        if standing is not None and standing.mac != visitor.mac:
+        standing = self._standing(reply.home_address)
+        if standing is not None and (
+            standing.mac != visitor.mac or standing.home_agent != visitor.home_agent
+        ):
             return
         self._forget(reply.home_address, effects, names.DEPARTED, "not honoured")
         if visitor.revocable:
@@ -426,6 +436,11 @@ class ForeignAgent:
         if known is None:
             effects.append(visitor_event("visitor-arrived", visitor))
         return effects
+
+    def _standing(self, home_address: int) -> Visitor | None:
+        """The visitor with a home address, also one that is still being installed."""
+        installing = self._installing.get(home_address)
+        return self._visitors.get(home_address) if installing is None else installing.visitor
 
     def _forget(self, home_address: int, effects: list[Effect], counter: str, why: str) -> None:
         """Remove a visitor, also one that is still being installed."""

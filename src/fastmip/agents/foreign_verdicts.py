@@ -21,6 +21,7 @@ from fastmip.agents.hosts import INFINITE_LIFETIME
 from fastmip.agents.revocation import timestamp
 from fastmip.agents.visitors import Pending, PendingTable, Visitor
 from fastmip.auth.authenticators import verify_authentication
+from fastmip.wire.addresses import is_loopback, is_unicast
 from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.codes import (
     FLAG_REVERSE_TUNNEL,
@@ -131,6 +132,8 @@ def fault(
         return ReplyCode.FA_MISSING_HOME_AGENT, None
     if not reply.home_address:
         return ReplyCode.FA_MISSING_HOME_ADDRESS, None
+    if not is_believable(reply, pending, policy):
+        return None, ReplyCode.FA_POORLY_FORMED_REPLY
     if not reply.lifetime or not pending.request.lifetime:
         return None, None
     if policy.requires_revocation and first(trailing, RevocationSupport) is None:
@@ -140,6 +143,20 @@ def fault(
     else:
         is_crowded = standing.home_agent != reply.home_agent and standing.mac != pending.key.mac
     return None, ReplyCode.FA_INSUFFICIENT_RESOURCES if is_crowded else None
+
+
+def is_believable(reply: RegistrationReply, pending: Pending, policy: ForeignAgentPolicy) -> bool:
+    """Whether a home agent speaks for itself (RFC 5944 3.8.3.2), of an address that can be one.
+
+    Whoever answers could else name another home agent, and take over that one's visitors.
+    """
+    address = reply.home_address
+    return (
+        reply.home_agent == pending.request.home_agent
+        and is_unicast(address)
+        and not is_loopback(address)
+        and address not in policy.own
+    )
 
 
 def visitor_of(
