@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
+import struct
+
 import pytest
 from tests.agents.paper_home_agent import KEY, SPI, build_reply, parse_request
 
@@ -133,3 +136,23 @@ def test_checks_come_in_the_order_of_rfc5944_3_6_2_1() -> None:
     assert refused(build_reply(0, 1, HOME, AGENT, ident, key=bad_key)) == (
         "mnRepliesHAAuthenticationFailure"
     )
+
+
+def test_what_stands_behind_the_agent_s_proof_is_not_believed_rfc5944_3_5_3() -> None:
+    keys = AssociationSet([SecurityAssociation(SPI, KEY)])
+    foreign_key = bytes(range(48, 64))
+    shared = AssociationSet([SecurityAssociation(0x200, foreign_key)])
+    identity = Identity(foreign={CARE_OF: shared})
+    goal = GOAL._replace(agent=CARE_OF, is_colocated=False)
+    exchange = writer().begin(goal, AGENT, 300, Terms(0x02), 0, 10**18)
+    inner = build_reply(0, 300, HOME, AGENT, exchange.identification)
+    said = b"\x2d\x02\x00\x42" + b"\x84\x04next"  # 66, and a challenge
+
+    def proof(message: bytes) -> bytes:
+        covered = message + struct.pack("!BBI", 33, 20, 0x200)
+        return covered + hmac.digest(foreign_key, covered, "md5")
+
+    before = read_reply(proof(inner + said), HOME, exchange, keys, identity, CARE_OF)
+    assert (before.foreign_error, before.challenge) == (66, b"next")
+    behind = read_reply(proof(inner) + said, HOME, exchange, keys, identity, CARE_OF)
+    assert (behind.foreign_error, behind.challenge) == (0, b"")

@@ -342,9 +342,12 @@ def read_reply(
     if agent and source != agent:
         raise ReplyRefused("mnRepliesUnknownFA", "not from the foreign agent in use")
     shared = identity.foreign_set(agent) if agent else None
+    proven = reply.extensions
     if shared is not None:
         kind = ExtensionType.MOBILE_FOREIGN_AUTHENTICATION
         _authenticate(data, reply, kind, shared, "mnRepliesFAAuthenticationFailure")
+        # What stands behind the agent's proof is anybody's.
+        proven = proven[: [found.type for found in proven].index(kind)]
     home = reply.extensions
     if not by_agent:
         kind = ExtensionType.MOBILE_HOME_AUTHENTICATION
@@ -356,8 +359,8 @@ def read_reply(
     skipped = sum(isinstance(extension, RawExtension) for extension in reply.extensions)
     complaint = challenge = None
     if agent:
-        complaint = _first(reply.extensions, ForeignAgentError)
-        challenge = _first(reply.extensions, MobileForeignChallenge)
+        complaint = _first(proven, ForeignAgentError)
+        challenge = _first(proven, MobileForeignChallenge)
     return ReadReply(
         reply,
         skipped,
