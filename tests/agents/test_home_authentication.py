@@ -202,6 +202,17 @@ def test_bad_authenticator_is_answered_131_if_the_policy_wants_it() -> None:
     assert lab.rows == {}
 
 
+def test_a_stranger_elicits_no_more_bytes_than_it_sent_sec20() -> None:
+    lab = Lab()
+    lab.set_policy(answer_bad_authentication=True)
+    short = unsigned_request(ntp(lab.wall_s)) + struct.pack("!BBI", 32, 4, SPI)
+    assert codes(lab.send(short)) == []
+    assert lab.count("haRepliesSuppressed") == 1
+    lab.pass_time(2)
+    whole = unsigned_request(ntp(lab.wall_s)) + struct.pack("!BBI", 32, 16, SPI) + bytes(12)
+    assert len(only_reply(lab.send(whole)).data) == len(whole)
+
+
 def test_bad_authenticator_behind_a_valid_foreign_agent_must_be_131() -> None:
     lab = Lab()
     bad = relayed(lab.request(key=OTHER_KEY, care_of=FOREIGN_AGENT, flags=T))

@@ -214,7 +214,9 @@ class HomeAgent(HomeLedger):
         self._count[counter] += 1
         self._report(request, arrival, extension.spi, reason, now, effects)
         if may_tell_stranger(data, request, arrival, self._policy):
-            self._writer.tell_stranger(request, arrival, host, claims, code, now, effects)
+            self._writer.tell_stranger(
+                request, arrival, host, claims, code, now, effects, size=len(data)
+            )
         return None
 
     def _host_of(self, request: RegistrationRequest, claims: Claims) -> Host | None:

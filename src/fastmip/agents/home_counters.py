@@ -106,7 +106,7 @@ HOME_COUNTERS: Final[dict[str, str]] = {
     HELD_DUPLICATE: "Retransmissions of a request that is in work; its reply answers both.",
     HELD_REPLACED: "Requests overtaken by a later one of the same node while one was in work.",
     DUPLICATES: "Exact repetitions of the accepted request; answered without any change.",
-    REPLIES_SUPPRESSED: "Denials and repeated answers withheld by the rate limits.",
+    REPLIES_SUPPRESSED: "Replies withheld by the rate limits, or larger than a stranger's request.",
     VIOLATIONS_SUPPRESSED: "Security violations counted but not reported, by the rate limit.",
     COMMITS_FAILED: "Changes the packet engine or the store refused.",
     UNREADABLE: "Hosts or nodes the store could not read; answered 130, or not at all.",

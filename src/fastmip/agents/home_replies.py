@@ -101,9 +101,25 @@ class ReplyWriter:
         code: ReplyCode,
         now: Now,
         effects: list[Effect],
+        *,
+        size: int,
     ) -> None:
-        """Answer 131 or 144, signed with the first association (RFC 5944 3.8.2.1 a)."""
-        self.tell(request, arrival, host, host.associations.outbound(), claims, code, now, effects)
+        """Answer 131 or 144, signed with the first association (RFC 5944 3.8.2.1 a).
+
+        ``size``: bytes of the request; without a foreign agent's proof it elicits no more.
+        """
+        is_proven = self.policy.foreign_agents(arrival.source.address) is not None
+        self.tell(
+            request,
+            arrival,
+            host,
+            host.associations.outbound(),
+            claims,
+            code,
+            now,
+            effects,
+            most=None if is_proven else size,
+        )
 
     def tell(
         self,
@@ -115,6 +131,8 @@ class ReplyWriter:
         code: int,
         now: Now,
         effects: list[Effect],
+        *,
+        most: int | None = None,
     ) -> None:
         """Deny without knowing the node's state; the Identification goes back as it came."""
         self._count[CODE_COUNTERS[code]] += 1
@@ -131,6 +149,7 @@ class ReplyWriter:
                 effects,
                 for_node,
                 for_agent,
+                most=most,
             )
 
     def reply(
@@ -145,8 +164,10 @@ class ReplyWriter:
         effects: list[Effect],
         for_node: bytes = b"",
         for_agent: bytes = b"",
+        *,
+        most: int | None = None,
     ) -> None:
-        """Add the signed Registration Reply to the effects."""
+        """Add the signed Registration Reply to the effects; not above ``most`` bytes."""
         policy = self.policy
         count = self._count
         if association is None:
@@ -171,6 +192,9 @@ class ReplyWriter:
                 message = append_authentication(
                     message, ExtensionType.FOREIGN_HOME_AUTHENTICATION, shared
                 )
+        if most is not None and len(message) > most:
+            count[names.REPLIES_SUPPRESSED] += 1
+            return
         source = arrival.destination
         if is_broadcast(source.address, policy):
             source = Endpoint(policy.home_agent_address, source.port)
