@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from fastmip.agents.discovery import FAST_SOLICITATIONS, Solicitor
+from fastmip.agents.discovery import FAST_SOLICITATIONS, HURRIED_PATIENCE_NS, Solicitor
 
 SECOND = 10**9
 
@@ -68,9 +68,10 @@ def test_nothing_is_sent_where_nobody_searches_or_the_link_is_down() -> None:
     assert solicitor.next_due("eth0") is None
 
 
-def test_a_link_counts_as_without_agents_after_two_unanswered_ones() -> None:
-    solicitor = Solicitor(bits_of(0), hurry=True)
+@pytest.mark.parametrize(("hurry", "patience"), [(False, 2 * SECOND), (True, HURRIED_PATIENCE_NS)])
+def test_a_link_counts_as_without_agents_when_nobody_answered(hurry: bool, patience: int) -> None:
+    solicitor = Solicitor(bits_of(0), hurry=hurry)
     solicitor.link_came_up("eth0", 0)
     assert solicitor.gives_up_at("eth0") is None
     times(solicitor, 2)
-    assert solicitor.gives_up_at("eth0") == 2 * SECOND
+    assert solicitor.gives_up_at("eth0") == patience

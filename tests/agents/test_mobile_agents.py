@@ -283,17 +283,30 @@ def test_a_home_agent_of_others_is_not_home() -> None:
 
 
 def test_agents_first_takes_its_own_address_when_no_agent_answers() -> None:
-    world = World(care_of=CareOf.FOREIGN_AGENT_FIRST, handover=HandoverPolicy.FAST)
+    world = World(care_of=CareOf.FOREIGN_AGENT_FIRST, handover=HandoverPolicy.SMOOTH)
     world.link(visit_a())
     world.run(1)
     assert world.requests == []
-    world.run(2)
+    world.run(3)
     assert world.state == "registered"
     assert world.sent()[0].care_of == A
     assert len(world.solicitations) >= 2
     world.place(fa1())
     world.run(1)
     assert world.sent()[1].care_of == FA1
+
+
+def test_in_a_hurry_an_agent_has_a_third_of_a_second_to_answer() -> None:
+    world = World(care_of=CareOf.FOREIGN_AGENT_FIRST, handover=HandoverPolicy.FAST)
+    world.link(visit_a())
+    world.run(0.29)
+    assert world.requests == []
+    world.run(0.02)
+    assert [request.care_of for request in world.sent()] == [A]
+    assert len(world.solicitations) == 1
+    world.place(fa1())
+    world.run(2)
+    assert world.sent()[-1].care_of == FA1, "one that is heard later is preferred all the same"
 
 
 def test_agents_first_falls_back_to_its_own_address_when_all_deny() -> None:

@@ -29,6 +29,9 @@ MAX_FIRST_DELAY_NS = SECOND_NS
 """RFC 1256 5: longest wait before the first solicitation, so that not all ask at once."""
 PATIENCE = 2
 """Ours: unanswered solicitations after which a link counts as one without agents."""
+HURRIED_PATIENCE_NS = 300_000_000
+"""Ours: the same for a node in a hurry, after its first solicitation. Agents answer at once; one
+that comes later is still heard and, where agents are preferred, moved to."""
 _JITTER_BITS = 16
 
 
@@ -74,7 +77,9 @@ class Solicitor:
             search.nominal_ns = min(2 * search.nominal_ns, MAX_INTERVAL_NS)
         interval = SECOND_NS if search.sent < FAST_SOLICITATIONS else search.nominal_ns
         search.due_ns = now_ns + interval + self._part_of(interval // 4)
-        if search.sent == PATIENCE:
+        if self._hurry and search.sent == 1:
+            search.given_up_ns = now_ns + HURRIED_PATIENCE_NS
+        elif search.sent == PATIENCE and search.given_up_ns is None:
             search.given_up_ns = search.due_ns
         return True
 
@@ -154,7 +159,7 @@ class Discovery:
     def solicit(
         self, now: Now, source_of: Callable[[str], int], interfaces: Iterable[str]
     ) -> tuple[list[Effect], list[int]]:
-        """Solicitations that are due, and when the next ones are."""
+        """Solicitations that are due, and when to look again: for the next, or to give up."""
         effects: list[Effect] = []
         times: list[int] = []
         for interface in interfaces:
@@ -166,6 +171,9 @@ class Discovery:
             next_ns = self.solicitor.next_due(interface) if searching else None
             if next_ns is not None:
                 times.append(next_ns)
+            given_up_ns = self.solicitor.gives_up_at(interface) if searching else None
+            if given_up_ns is not None and given_up_ns > now.boot_ns:
+                times.append(given_up_ns)
         return effects, times
 
     def is_without_agents(self, interface: str, now: Now) -> bool:
