@@ -527,6 +527,10 @@ class ForeignAgent:
         """Revocations whose acknowledgment is still to come."""
         return len(self._revocation.sender)
 
+    def awaits_acknowledgment(self, home_address: int, peer: int) -> bool:
+        """Whether this peer owes us the acknowledgment of a revocation."""
+        return self._revocation.sender.awaits(home_address, peer)
+
     # time -----------------------------------------------------------------------------------
 
     def handle_timer(self, now: Now) -> list[Effect]:

@@ -149,6 +149,10 @@ class RevocationSender:
         """Mobile nodes whose revocations wait for acknowledgments."""
         return {home_address for home_address, _ in self._by_peer}
 
+    def awaits(self, home_address: int, peer: int) -> bool:
+        """Whether an acknowledgment from this address for a mobile node is to come."""
+        return (home_address, peer) in self._by_peer
+
     def start(self, notice: Notice, now: Now) -> list[Effect]:
         """Send a revocation, at once or as soon as the spacing allows."""
         if notice.expires_ns <= now.boot_ns:

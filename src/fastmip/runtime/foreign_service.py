@@ -308,9 +308,13 @@ class ForeignService:
             return len(data) > _REVOCATION_FLAGS_PLACE and bool(
                 data[_REVOCATION_FLAGS_PLACE] & _BY_HOME_AGENT
             )
-        if kind in (MessageType.REGISTRATION_REPLY, MessageType.REVOCATION_ACKNOWLEDGMENT):
-            return arrival.destination.address in self._offered
-        return False
+        if arrival.destination.address not in self._offered:
+            return False
+        if kind == MessageType.REVOCATION_ACKNOWLEDGMENT:
+            # It does not tell a home agent from a foreign agent at one address.
+            home_address = int.from_bytes(data[4:8], "big")
+            return self.agent.awaits_acknowledgment(home_address, arrival.source.address)
+        return kind == MessageType.REGISTRATION_REPLY
 
     def _is_home_agents(self, data: bytes, arrival: Arrival) -> bool:
         """Whether a request is for the home agent here, and not through us.
