@@ -40,7 +40,7 @@ def test_ten_million_bindings() -> None:
     one[:] = rows[0]
     one["remote"] += 1
     engine.publish(engine.prepare(one.data))
-    assert engine.traffic(int(one["home"][0]))[0]["remote"] == one["remote"][0]
-    one["home"] = 0x01020304
+    assert engine.traffic(int(one["home_address"][0]))[0]["remote"] == one["remote"][0]
+    one["home_address"] = 0x01020304
     with pytest.raises(EngineFull):
         engine.prepare(one.data)

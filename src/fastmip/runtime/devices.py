@@ -13,6 +13,7 @@ import fcntl
 import os
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,9 @@ SOCKET_BUFFER = 16 << 20
 
 IPIP, GRE, MINIMAL = 4, 47, 55
 """IP protocol numbers of the encapsulations (RFC 2003, 2784, 2004)."""
+
+_LINGER_S = 2.0
+"""Longest wait for a device that is about to go away."""
 
 # linux/if_tun.h
 _TUNSETIFF = 0x400454CA
@@ -136,7 +140,7 @@ def open_tun(
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            answer = fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+            answer = _attach_tun(fd, struct.pack("16sH22x", name.encode(), flags))
             actual = answer[:16].rstrip(b"\0").decode()
             if vnet_hdr:
                 super_frames = _enable_super_frames(fd)
@@ -147,6 +151,21 @@ def open_tun(
     except OSError as error:
         raise _explain(f"TUN device {name}", error) from error
     return Tun(fd, actual, super_frames)
+
+
+def _attach_tun(fd: int, request: bytes) -> bytes:
+    """TUNSETIFF; waits a little for the device of a process that was killed just now.
+
+    The kernel takes an io_uring down in the background, and until then it holds the device.
+    """
+    deadline = time.monotonic() + _LINGER_S
+    while True:
+        try:
+            return fcntl.ioctl(fd, _TUNSETIFF, request)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _enable_super_frames(fd: int) -> frozenset[str]:
