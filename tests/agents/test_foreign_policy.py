@@ -336,6 +336,24 @@ def test_a_full_visitor_list_is_busy_and_lets_its_visitors_renew_and_leave() -> 
     assert not bench.agent.is_busy()
 
 
+def test_one_stranger_does_not_fill_the_visitor_list() -> None:
+    bench = Bench(max_visitors_per_node=3)
+    for number in range(3):
+        bench.register(home_address=NODE + number)
+    further = request(identification(), home_address=NODE + 3)
+    assert bench.denial(further) == 66
+    assert len(bench.register(home_address=NODE)) == 1, "who is served is not harmed"
+    assert bench.denial(further, mac=OTHER_MAC) is None, "nor who comes after"
+    bench.register(home_address=NODE + 1, lifetime=0, care_of=NODE + 1)
+    assert bench.denial(request(identification(), home_address=NODE + 3)) is None
+
+
+def test_a_node_with_an_association_may_be_many_visitors() -> None:
+    bench = Bench(max_visitors_per_node=0, mobile_nodes=lambda _home, _nai: MOBILE_FOREIGN)
+    own = request(identification(), home_address=NODE)
+    assert bench.ask(sign_mobile_foreign(own))[0].data == own
+
+
 def test_a_request_of_kilobytes_is_not_kept() -> None:
     bench = Bench()
     big = request(identification(), before=short(200, bytes(250)) * 20)

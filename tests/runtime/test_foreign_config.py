@@ -33,7 +33,8 @@ def test_the_policy_follows_the_file() -> None:
         MINIMAL
         + 'encapsulations = ["ipip", "gre"]\nreverse_tunnel = "required"\n'
         + 'max_lifetime = "infinite"\n'
-        + "max_visitors = 7\nmax_pending = 8\nmax_pending_per_node = 9\nchallenge = true\n"
+        + "max_visitors = 7\nmax_pending = 8\nmax_pending_per_node = 9\n"
+        + "max_visitors_per_node = 10\nchallenge = true\n"
         + 'revocation = true\nnat = "forced"\nnat_keepalive = 20\nstrict_reserved = true\n'
         + 'home_networks = ["10.1.0.0/16"]\nencapsulating_delivery = false\n'
         + '[[foreign_agent.mobile_node]]\nnai = "mn@example.com"\n'
@@ -46,7 +47,7 @@ def test_the_policy_follows_the_file() -> None:
     assert policy.encapsulations == {4, 47}
     assert policy.reverse_tunnel is ReverseTunnel.REQUIRE
     assert policy.max_lifetime_s == 0xFFFF
-    assert (policy.max_visitors, policy.max_pending, policy.max_pending_per_node) == (7, 8, 9)
+    assert policy.limits == (7, 8, 9, 10)
     assert policy.has_challenge
     assert policy.has_revocation
     assert not policy.has_encapsulating_delivery

@@ -100,6 +100,8 @@ class ForeignAgentPolicy:
     """Pending requests of nodes that are neither visitors nor proven."""
     max_pending_per_node: int = 5
     """Pending requests of one link-layer address (RFC 5944 3.7.1)."""
+    max_visitors_per_node: int = 16
+    """Visitors of one link-layer address that share no association with us."""
     requires_registration: bool = False
     has_challenge: bool = False
     has_revocation: bool = False
@@ -136,7 +138,12 @@ class ForeignAgentPolicy:
     @property
     def limits(self) -> Limits:
         """What may wait and be served at a time."""
-        return Limits(self.max_visitors, self.max_pending, self.max_pending_per_node)
+        return Limits(
+            self.max_visitors,
+            self.max_pending,
+            self.max_pending_per_node,
+            self.max_visitors_per_node,
+        )
 
     @property
     def registry(self) -> ExtensionRegistry:

@@ -8,7 +8,7 @@ most, where a visitor in force and a node that proved itself have room besides.
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -242,10 +242,11 @@ class Visitor:
 class VisitorTable:
     """Visitors by home address, and when the next one expires."""
 
-    __slots__ = ("_deadlines", "_visitors")
+    __slots__ = ("_by_mac", "_deadlines", "_visitors")
 
     def __init__(self) -> None:
         self._visitors: dict[int, Visitor] = {}
+        self._by_mac: Counter[bytes] = Counter()
         self._deadlines: list[tuple[int, int]] = []
 
     def __len__(self) -> int:
@@ -258,9 +259,15 @@ class VisitorTable:
         """The visitor with this home address."""
         return self._visitors.get(home_address)
 
+    def of_mac(self, mac: bytes) -> int:
+        """How many visitors one link-layer address is."""
+        return self._by_mac[mac]
+
     def put(self, visitor: Visitor) -> None:
         """Add or replace a visitor."""
+        self.remove(visitor.home_address)
         self._visitors[visitor.home_address] = visitor
+        self._by_mac[visitor.mac] += 1
         if visitor.expires_ns == NEVER:
             return
         deadlines = self._deadlines
@@ -271,7 +278,12 @@ class VisitorTable:
 
     def remove(self, home_address: int) -> Visitor | None:
         """Remove a visitor."""
-        return self._visitors.pop(home_address, None)
+        visitor = self._visitors.pop(home_address, None)
+        if visitor is not None:
+            self._by_mac[visitor.mac] -= 1
+            if not self._by_mac[visitor.mac]:
+                del self._by_mac[visitor.mac]
+        return visitor
 
     def expired(self, now_ns: int) -> list[Visitor]:
         """Visitors whose lifetime has ended; they stay until removed."""
@@ -296,6 +308,8 @@ class Limits(NamedTuple):
     pending: int
     """Of strangers."""
     pending_of_mac: int
+    visitors_of_mac: int
+    """Of one that did not prove itself: a stranger whose own home agent accepts everything."""
 
 
 def may_wait(
@@ -315,10 +329,11 @@ def may_wait(
     """
     visitor = visitors.get(key.home_address) if key.home_address else None
     is_visitor = visitor is not None and visitor.mac == key.mac
+    is_crowd = not is_proven and visitors.of_mac(key.mac) >= limits.visitors_of_mac
     if visitor is not None and not is_visitor:
         if visitor.home_agent != request.home_agent:
             return False
-    elif visitor is None and request.lifetime and is_full:
+    elif visitor is None and request.lifetime and (is_full or is_crowd):
         return False
     if pending.get(key) is not None:
         return True

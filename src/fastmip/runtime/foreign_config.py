@@ -76,6 +76,8 @@ class ForeignAgentRoleConfig(
     max_pending: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 256
     """Requests of strangers that wait for their home agents."""
     max_pending_per_node: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+    max_visitors_per_node: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 16
+    """Visitors of one link-layer address that share no association with us."""
     registration_required: bool = False
     """Advertise R: co-located nodes register through us too."""
     challenge: bool = False

@@ -96,6 +96,7 @@ def policy_of(
         max_visitors=section.max_visitors,
         max_pending=section.max_pending,
         max_pending_per_node=section.max_pending_per_node,
+        max_visitors_per_node=section.max_visitors_per_node,
         requires_registration=section.registration_required,
         has_challenge=section.challenge,
         has_revocation=section.revocation,
