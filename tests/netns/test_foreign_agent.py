@@ -55,6 +55,11 @@ def frames(opened: socket.socket, seconds: float = 0.3, kind: bytes = b"\x08\x00
         return found
 
 
+def carried_icmp(opened: socket.socket) -> list[bytes]:
+    """ICMP packets seen but agents' advertisements and solicitations, which come when they want."""
+    return [p for p in frames(opened) if p[9] == 1 and p[20] not in (9, 10)]
+
+
 def test_t15_a_registration_through_the_foreign_agent_carries_packets(
     lab: ForeignAgentLab,
 ) -> None:
@@ -142,10 +147,10 @@ def test_decapsulation_is_for_visitors_from_their_home_agent_only(lab: ForeignAg
         for packet in wrong:
             raw.sendto(bytes(packet), (CARE_OF, 0))
         time.sleep(0.3)
-        assert [p for p in frames(air) if p[9] == 1] == []
-        assert [p for p in frames(core) if p[9] == 1] == []  # no ICMP error either
+        assert carried_icmp(air) == []
+        assert carried_icmp(core) == []  # no ICMP error either
         raw.sendto(bytes(IP(src=HOME_AGENT, dst=CARE_OF) / inner), (CARE_OF, 0))
-    assert len([p for p in frames(air) if p[9] == 1 and b"fastmip" in p]) >= 1
+    assert [p for p in carried_icmp(air) if b"fastmip" in p] != []
 
 
 def test_the_visitor_is_reached_by_its_recorded_mac_without_arp(lab: ForeignAgentLab) -> None:
