@@ -62,7 +62,7 @@ struct kernel_port {
     uint32_t vnet_len; /* 10, or 0 without IFF_VNET_HDR */
     int failed;        /* enum port_descriptor */
     int error;         /* errno of the failure */
-    uint32_t errors_in_a_row;
+    uint32_t errors_in_a_row, false_wakes;
     uint8_t *memory;
     size_t memory_len;
     uint8_t *home_slots, *tunnel_slots, *tunnel_large, *arena;

@@ -1,10 +1,10 @@
-/* Worker threads: native threads that move packets between a port and the pipeline.
+/* Worker threads: native threads that move packets between their ports and the pipeline.
  *
  * One loop per worker:
- *   1. a batch from the home side: receive, fm_run_batch, send;
- *   2. a batch from the tunnel side, of one of its sockets, likewise: nobody waits for another
- *      to run dry;
- *   3. every so often, and when idle, a batch of ICMP errors;
+ *   1. for each of its ports a batch from the home side: receive, fm_run_batch, send;
+ *   2. a batch from the tunnel side likewise: nobody waits for another to run dry;
+ *   3. every so often, and when idle, a batch of ICMP errors, and of the second port when the
+ *      first one is busy;
  *   4. nothing at all arrived: offline for the epochs, sleep in poll, online.
  * One clock reading per batch: the pipeline judges expiry by it. The heartbeat grows with every
  * round and so at least every WORKER_SLEEP_MS.
@@ -22,19 +22,20 @@
 #include <sys/eventfd.h>
 #include <time.h>
 
-#include "kernel_port.h"
+#include "kernel_worker.h"
 #include "pipeline.h"
 
 #define WORKER_SLEEP_MS 400    /* longest time without a heartbeat */
 #define WORKER_ICMP_ROUNDS 16  /* rounds under load between looks at the ICMP socket */
-#define WORKER_POLLED (3 + PORT_RAW_MAX)
-#define WORKER_FALSE_WAKES 100 /* poll says "error" this often without one to read: failed */
+#define WORKER_OTHER_ROUNDS 8  /* rounds under load between looks at the second port */
 
 enum worker_state { WORKER_READY, WORKER_RUNNING, WORKER_STOPPED, WORKER_FAILED };
 
 /* Fields shared with the control thread are written by the worker with relaxed stores. */
 struct port_worker {
-    struct kernel_port port;
+    struct kernel_port port;      /* every worker has one */
+    struct port ports[PORTS_MAX]; /* it receives from these, and sends through the first */
+    uint32_t port_count;
     struct fm_worker *pipeline;
     pthread_t thread;
     int joinable;
@@ -44,7 +45,6 @@ struct port_worker {
     uint64_t heartbeat;  /* rounds */
     uint64_t batches;    /* rounds' batches that held packets */
     uint64_t sleeps;     /* times in poll */
-    uint32_t false_wakes;
     struct fm_desc batch[FM_BATCH];
     struct fm_out out;
 };
@@ -61,8 +61,6 @@ static inline uint64_t worker_now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-typedef uint32_t (*worker_receive_fn)(struct kernel_port *, struct fm_desc *);
-
 /* Still in the batch's epoch: the lines of its packets are in place. */
 static void worker_learn(struct fm_worker *w, const struct refused *r)
 {
@@ -71,72 +69,87 @@ static void worker_learn(struct fm_worker *w, const struct refused *r)
 }
 
 /* Receive a batch, run it through the pipeline, send what comes out; packets received. */
-static uint32_t worker_round(struct port_worker *p, worker_receive_fn receive, int side)
+static uint32_t worker_round(struct port_worker *p, const struct port *from, enum port_input input)
 {
     struct fm_worker *w = p->pipeline;
     struct fm_out *out = &p->out;
     uint64_t start = fm_stage_start(w);
-    uint32_t n = receive(&p->port, p->batch);
+    uint32_t n = from->does->receive[input](from->self, p->batch);
     if (!n) return 0;
     fm_stage_end(w, FM_STAGE_RX, n, start);
     worker_add(&p->batches);
-    p->port.now_ns = worker_now();
-    fm_run_batch(w, p->batch, n, side, p->port.now_ns, out);
+    uint64_t now_ns = worker_now();
+    fm_run_batch(w, p->batch, n, input == PORT_HOME ? FM_HOME : FM_TUNNEL, now_ns, out);
     start = fm_stage_start(w);
-    kernel_port_send_tunnel(&p->port, out->packets[FM_TUNNEL], out->count[FM_TUNNEL]);
+    p->ports[0].does->send(p->ports[0].self, out, now_ns);
     worker_learn(w, &p->port.refused);
-    kernel_port_send_home(&p->port, out->packets[FM_HOME], out->count[FM_HOME]);
     fm_stage_end(w, FM_STAGE_TX, out->count[FM_HOME] + out->count[FM_TUNNEL], start);
     out->count[FM_HOME] = out->count[FM_TUNNEL] = 0;
     return n;
 }
 
+/* A round of every port; packets received. */
+static uint32_t worker_turn(struct port_worker *p)
+{
+    uint32_t moved = 0;
+    for (uint32_t i = 0; i < p->port_count; i++) {
+        const struct port *from = &p->ports[i];
+        if (i && moved && p->heartbeat % WORKER_OTHER_ROUNDS) continue;
+        moved += worker_round(p, from, PORT_HOME);
+        moved += worker_round(p, from, PORT_TUNNEL);
+        if (from->does->receive[PORT_OTHER] &&
+            (!moved || p->heartbeat % WORKER_ICMP_ROUNDS == 0))
+            moved += worker_round(p, from, PORT_OTHER);
+    }
+    return moved;
+}
+
+static int worker_has_failed(const struct port_worker *p)
+{
+    for (uint32_t i = 0; i < p->port_count; i++)
+        if (p->ports[i].does->has_failed(p->ports[i].self)) return 1;
+    return 0;
+}
+
 /* Sleep until something arrives, stop is wanted, or the heartbeat is due. */
 static void worker_sleep(struct port_worker *p)
 {
-    struct kernel_port *k = &p->port;
-    struct pollfd fds[1 + WORKER_POLLED] = {
-        {.fd = p->stop_fd, .events = POLLIN},
-        {.fd = k->fds.tun_fd, .events = POLLIN},
-        {.fd = k->fds.icmp_fd, .events = POLLIN}, /* -1 is skipped */
-        {.fd = k->fds.udp_fd, .events = POLLIN},
-    };
-    static const enum port_descriptor kinds[1 + WORKER_POLLED] = {
-        PORT_NONE, PORT_TUN, PORT_ICMP, PORT_UDP, [4 ... WORKER_POLLED] = PORT_RAW};
-    nfds_t polled = 4;
-    for (uint32_t i = 0; i < k->fds.raw_count; i++)
-        fds[polled++] = (struct pollfd){.fd = k->fds.raw_fd[i], .events = POLLIN};
+    struct pollfd fds[1 + PORTS_MAX * PORT_POLLED] = {{.fd = p->stop_fd, .events = POLLIN}};
+    uint32_t count[PORTS_MAX], polled = 1;
+    for (uint32_t i = 0; i < p->port_count; i++)
+        polled += count[i] = p->ports[i].does->polled(p->ports[i].self, fds + polled);
     worker_add(&p->sleeps);
     fm_worker_offline(p->pipeline);
     int ready = poll(fds, polled, WORKER_SLEEP_MS);
     fm_worker_online(p->pipeline);
     if (ready <= 0) return;
-    for (nfds_t i = 1; i < polled; i++) {
-        if (!(fds[i].revents & (POLLERR | POLLHUP | POLLNVAL))) continue;
-        /* The next read tells which error and fails the port; if it never does, poll would
-         * return at once for ever. */
-        if (++p->false_wakes > WORKER_FALSE_WAKES) port_fail(k, kinds[i], EIO);
-        return;
-    }
-    p->false_wakes = 0;
+    for (uint32_t i = 0, at = 1; i < p->port_count; at += count[i++])
+        p->ports[i].does->woken(p->ports[i].self, fds + at, count[i]);
+}
+
+/* What a port took from the kernel is carried before its worker ends. */
+static void worker_finish(struct port_worker *p)
+{
+    for (uint32_t i = 0; i < p->port_count; i++)
+        while (p->ports[i].does->has_left(p->ports[i].self) && !worker_has_failed(p))
+            if (!worker_round(p, &p->ports[i], PORT_HOME) &&
+                !worker_round(p, &p->ports[i], PORT_TUNNEL))
+                break;
 }
 
 static void *worker_main(void *argument)
 {
     struct port_worker *p = (struct port_worker *)argument;
-    struct kernel_port *k = &p->port;
     fm_worker_online(p->pipeline);
-    while (!__atomic_load_n(&p->stop, __ATOMIC_ACQUIRE) && !k->failed) {
-        uint32_t moved = worker_round(p, kernel_port_receive_home, FM_HOME);
-        moved += worker_round(p, kernel_port_receive_tunnel, FM_TUNNEL);
-        if (!moved || p->heartbeat % WORKER_ICMP_ROUNDS == 0)
-            moved += worker_round(p, kernel_port_receive_icmp, FM_TUNNEL);
+    while (!__atomic_load_n(&p->stop, __ATOMIC_ACQUIRE) && !worker_has_failed(p)) {
+        uint32_t moved = worker_turn(p);
         worker_add(&p->heartbeat);
-        if (!moved && !k->failed) worker_sleep(p);
+        if (!moved && !worker_has_failed(p)) worker_sleep(p);
     }
-    while (k->home_ring.left && !k->failed) worker_round(p, kernel_port_receive_home, FM_HOME);
+    worker_finish(p);
     fm_worker_offline(p->pipeline);
-    __atomic_store_n(&p->state, k->failed ? WORKER_FAILED : WORKER_STOPPED, __ATOMIC_RELEASE);
+    __atomic_store_n(&p->state, worker_has_failed(p) ? WORKER_FAILED : WORKER_STOPPED,
+                     __ATOMIC_RELEASE);
     return NULL;
 }
 
@@ -153,8 +166,10 @@ static struct port_worker *worker_new(struct fm_worker *pipeline,
     memset(p, 0, sizeof *p);
     p->pipeline = pipeline;
     p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (p->stop_fd >= 0 && kernel_port_init(&p->port, fds) == 0)
+    if (p->stop_fd >= 0 && kernel_port_init(&p->port, fds) == 0) {
+        p->ports[p->port_count++] = (struct port){&kernel_functions, &p->port};
         return p;
+    }
     error = errno;
     if (p->stop_fd >= 0) close(p->stop_fd);
     free(p);
