@@ -59,6 +59,8 @@ class PaperForeignAgent:
     """Deny with this."""
     codes: dict[int, int] = field(default_factory=dict)
     """Care-of address -> deny with this."""
+    behind: bytes = b""
+    """Put behind every reply of the home agent."""
     error: int = 0
     """Let the home agent decide, then say this by RFC 4636."""
     key: bytes | None = None
@@ -99,7 +101,7 @@ class PaperForeignAgent:
             lowest = min(lifetime, self.registration_lifetime_s)
             reply = struct.pack("!BBHIIQ", 3, code, lowest, home, agent, ident)
             return self.sign(reply + self.next_challenge())
-        reply = relay(for_home)
+        reply = relay(for_home) + self.behind
         if self.error:
             reply += bytes((45, 2, 0, self.error))
         return self.sign(reply + self.next_challenge())

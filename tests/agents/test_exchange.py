@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import struct
 
@@ -24,8 +25,10 @@ from fastmip.auth.associations import (
     ReplayStyle,
     SecurityAssociation,
 )
+from fastmip.auth.mn_aaa import ChapKey, sign_mn_aaa
 from fastmip.errors import FastmipError
 from fastmip.wire.addresses import parse_address
+from fastmip.wire.vendor import VendorRegistry
 
 HOME, AGENT = parse_address("10.1.0.5"), parse_address("10.1.0.1")
 CARE_OF = parse_address("10.3.0.1")
@@ -156,3 +159,60 @@ def test_what_stands_behind_the_agent_s_proof_is_not_believed_rfc5944_3_5_3() ->
     assert (before.foreign_error, before.challenge) == (66, b"next")
     behind = read_reply(proof(inner) + said, HOME, exchange, keys, identity, CARE_OF)
     assert (behind.foreign_error, behind.challenge) == (0, b"")
+
+
+AAA_KEY = bytes(range(32, 48))
+
+
+def with_aaa() -> Identity:
+    secret = ChapKey(AAA_KEY)
+    return Identity(sign_for_aaa=lambda message, challenge: sign_mn_aaa(message, secret, challenge))
+
+
+def test_without_an_agent_aaa_signs_for_a_challenge_of_zero_rfc4721_3_5() -> None:
+    association = AssociationSet([SecurityAssociation(SPI, KEY)])
+    by_itself = RequestWriter(HOME, association, zero_bits, with_aaa())
+    data = by_itself.begin(GOAL, AGENT, 300, Terms(0x22), 0, 10**18).data
+    plain, header = data[:-24], data[-24:-16]
+    parse_request(plain)
+    assert header == struct.pack("!BBHI", 36, 1, 20, 2)
+    # RFC 4721 8 by hand: the octet 0, the key, the digest of all before, and the octet 0.
+    digest = hashlib.md5(plain + header).digest()  # noqa: S324 - its formula
+    assert data[-16:] == hashlib.md5(b"\0" + AAA_KEY + digest + b"\0").digest()  # noqa: S324
+    released = by_itself.begin(
+        Goal(Purpose.RELEASE, CARE_OF, "eth0"), AGENT, 0, Terms(0x22), 0, 10**18
+    )
+    assert len(released.data) == len(data)
+
+
+def test_at_home_and_where_an_agent_asks_no_question_aaa_says_nothing() -> None:
+    writer_of_aaa = RequestWriter(
+        HOME, AssociationSet([SecurityAssociation(SPI, KEY)]), zero_bits, with_aaa()
+    )
+    home = Goal(Purpose.DEREGISTER, HOME, "eth0")
+    parse_request(writer_of_aaa.begin(home, AGENT, 0, Terms(0), 0, 10**18).data)
+    visited = GOAL._replace(agent=CARE_OF, is_colocated=False)
+    parse_request(writer_of_aaa.begin(visited, AGENT, 300, Terms(0x02), 0, 10**18).data)
+
+
+CRITICAL = struct.pack("!BBHIH", 38, 0, 6, 9, 7)
+
+
+def test_who_vouches_for_a_critical_vendor_extension_decides_whose_word_it_is_rfc3115_2_3() -> None:
+    keys = AssociationSet([SecurityAssociation(SPI, KEY)])
+    exchange = writer().begin(GOAL, AGENT, 300, Terms(0x22), 0, 10**18)
+    ident = exchange.identification
+
+    def read(data: bytes, identity: Identity, agent: int = 0) -> tuple[str, bool]:
+        exchange.goal = GOAL._replace(agent=agent, is_colocated=not agent)
+        found = read_reply(data, HOME, exchange, keys, identity, agent or AGENT)
+        return found.critical, found.critical_of_agent
+
+    of_home = build_reply(0, 300, HOME, AGENT, ident, extensions=CRITICAL)
+    assert read(of_home, Identity()) == ("vendor 9 type 7", False)
+    known = Identity(vendors=VendorRegistry({(9, 7): "a friend's"}))
+    assert read(of_home, known) == ("", False)
+    behind = build_reply(0, 300, HOME, AGENT, ident) + CRITICAL
+    assert read(behind, Identity()) == ("", False), "nobody vouches for it"
+    assert read(behind, Identity(), CARE_OF) == ("vendor 9 type 7", True)
+    assert read(of_home + CRITICAL, Identity(), CARE_OF) == ("vendor 9 type 7", False)

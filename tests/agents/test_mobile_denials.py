@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from tests.agents.mobile_world import (
-    HOME,
-    HOME_AGENT,
-)
+from tests.agents.mobile_world import HOME, HOME_AGENT, World, settings, visit_a
 from tests.agents.paper_foreign_agent import (
     FOREIGN_KEY,
     F,
     T,
     extensions_of,
 )
+from tests.agents.paper_home_agent import PaperHomeAgent
 from tests.agents.visitor_world import (
     FA1,
     FA2,
@@ -31,6 +30,7 @@ from fastmip.agents.effects import (
     RouteThroughTunnel,
 )
 from fastmip.agents.exchange import Identity
+from fastmip.wire.vendor import VendorRegistry
 
 # -- denials -------------------------------------------------------------------------------------
 
@@ -219,3 +219,76 @@ def test_the_nai_stands_before_the_authentication_rfc2794_2() -> None:
     world.run(1)
     assert world.state == "registered"
     assert [kind for kind, _, _ in extensions_of(agent.requests[0], 24)] == [131, 32]
+
+
+# -- vendors -------------------------------------------------------------------------------------
+
+CRITICAL = struct.pack("!BBHIH", 38, 0, 6, 9, 7)
+
+
+def colocated(**changes: Any) -> World:
+    world = World(home_agent=PaperHomeAgent(HOME_AGENT, extensions=CRITICAL), **changes)
+    world.link(visit_a())
+    return world
+
+
+def test_a_reply_with_an_unknown_critical_vendor_extension_is_a_denial_rfc3115_2_3() -> None:
+    world = colocated()
+    world.run(20)
+    assert world.state == "pending"
+    counters = world.node.counters()
+    assert counters["mnRepliesUnknownCritical"] == len(world.sent())
+    assert counters["mnRegRequestsAccepted"] == 0
+    assert [request.lifetime for request in world.sent()][:3] == [300, 0, 300]
+    gaps = [after - before for (before, *_), (after, *_) in pairwise(world.requests)]
+    assert gaps == sorted(gaps), "ever more slowly"
+    denied = world.events("registration-denied")[0]
+    assert denied["reason"] == "unknown critical vendor 9 type 7"
+
+
+def test_a_registration_stays_although_its_renewal_says_something_unknown_rfc3115_2_3() -> None:
+    world = World(lifetime_s=60)
+    world.link(visit_a())
+    world.run(1)
+    world.home_agent.extensions = CRITICAL
+    world.run(57)
+    assert world.node.counters()["mnRepliesUnknownCritical"] >= 1
+    assert world.state == "registered"
+    assert all(request.lifetime for request in world.sent())
+
+
+def test_a_known_critical_vendor_extension_is_passed_over_rfc3115_2_3() -> None:
+    world = colocated(identity=Identity(vendors=VendorRegistry({(9, 7): "a friend's"})))
+    world.run(1)
+    assert world.state == "registered"
+
+
+def test_the_known_ones_can_change() -> None:
+    world = colocated()
+    world.run(1)
+    known = Identity(vendors=VendorRegistry({(9, 7): "a friend's"}))
+    world.take(world.node.change_settings(settings(identity=known), world.now))
+    world.run(10)
+    assert world.state == "registered"
+
+
+def test_an_agent_s_unknown_critical_vendor_extension_is_its_denial_rfc3115_2_3() -> None:
+    agent = fa1(behind=CRITICAL)
+    world = visitor()
+    world.place(agent, fa2())
+    world.run(10)
+    assert world.state == "registered"
+    assert set(world.home_agent.bindings) == {FA2}
+    denied = world.node.counters()["mnRegRequestsDeniedByFA"]
+    assert denied == 2, "the request, and what gave the address back"
+
+
+@pytest.mark.parametrize("code", [143, 144, 147, 148])
+def test_an_answer_to_what_was_not_asked_for_makes_it_wait_rfc4433_rfc5177(code: int) -> None:
+    world = World(home_agent=PaperHomeAgent(HOME_AGENT, code=code))
+    world.link(visit_a())
+    world.run(20)
+    sent = world.sent()
+    assert 4 <= len(sent) <= 6
+    assert {(r.home_agent, r.flags, r.lifetime) for r in sent} == {(HOME_AGENT, 0x22, 300)}
+    assert world.node.counters()["mnRegRequestsDeniedByHA"] == len(sent)

@@ -155,6 +155,17 @@ def test_a_challenge_is_answered_for_the_home_agent_to_judge_rfc4721(ground: Fie
     ground.stop(node)
 
 
+def test_aaa_signs_also_where_no_foreign_agent_asks_rfc4721_3_5(ground: Field) -> None:
+    ground.start("ha", ground.config(HOME_AGENT) + AAA_AT_HOME)
+    ground.attach("eth0", VISITED_A)
+    stranger = ground.mobile_node(AAA.replace(KEY[::-1], KEY))
+    wait_until(lambda: '"code": 144' in stranger.log.read_text(), 8, "a denial with 144")
+    ground.stop(stranger)
+    node = ground.mobile_node(AAA)
+    ground.wait_for_state(node, "registered")
+    ground.stop(node)
+
+
 def test_a_nai_and_vendor_extensions_reach_the_home_agent_rfc2794_rfc3115(ground: Field) -> None:
     text = ground.config(HOME_AGENT)
     host = 'home_address = "10.1.0.5"\n'

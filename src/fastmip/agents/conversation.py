@@ -12,7 +12,9 @@ either mend the next request (RFC 5944 3.6.2.3, RFC 3024) or make the node wait:
     137 / 138 no T bit / T bit
     139       IP-in-IP, the encapsulation every home agent has
     142       the same; then no UDP tunnel
-    others    nothing; wait 1, 2, 4 ... 64 s, until a move
+    others    nothing; wait 1, 2, 4 ... 64 s, until a move: also 143, 147 and 148, which answer
+              what this node never asks for (RFC 4433, RFC 5177), and 144
+    any       with an unknown critical vendor extension (RFC 3115 2.3): a denial to wait after
 
 A foreign agent's denials bend only what is asked through it, until the next move:
 
@@ -135,11 +137,20 @@ class Answer:
     udp_tunnel: UdpTunnelReply | None = None
     home_agent_port: int = MOBILE_IP_PORT
     revocation: RevocationSupport | None = None
+    critical: str = ""
+    """The unknown critical vendor extension that makes it a denial (RFC 3115 2.3)."""
+    critical_of_agent: bool = False
+
+    @property
+    def is_unwanted(self) -> bool:
+        """The home agent accepted it, and yet it is no registration: to be given back."""
+        return bool(self.foreign_error or self.critical)
 
     @property
     def denied_by_agent(self) -> bool:
         """The foreign agent denied, not the home agent."""
-        return is_foreign_agent(self.reply.code) or bool(self.foreign_error)
+        by_word = bool(self.foreign_error) or self.critical_of_agent
+        return is_foreign_agent(self.reply.code) or by_word
 
     @property
     def reverse_granted(self) -> bool:
@@ -170,13 +181,13 @@ class Conversation:
         identity: Identity | None = None,
     ) -> None:
         """Raises FastmipError when the associations cannot sign and verify."""
-        self._identity = identity or Identity()
+        self.identity = identity or Identity()
         self._bent = _Bent()
         self._home_address = home_address
         self._associations = associations
         self._counters = counters
         self._home_broadcast = home_broadcast
-        self._writer = RequestWriter(home_address, associations, random_bits, self._identity)
+        self._writer = RequestWriter(home_address, associations, random_bits, self.identity)
         self._pacer = RequestPacer()
         self._moved = False
         self._replaces = False
@@ -308,7 +319,7 @@ class Conversation:
             self._home_address,
             self.exchange,
             self._associations,
-            self._identity,
+            self.identity,
             arrival.source.address,
         )
         exchange, reply = self.exchange, found.reply
@@ -323,12 +334,14 @@ class Conversation:
         return Answer(
             exchange,
             reply,
-            accepted and not found.foreign_error,
+            accepted and not found.foreign_error and not found.critical,
             found.foreign_error,
             found.challenge,
             found.udp_tunnel,
             arrival.source.port,
             found.revocation,
+            found.critical,
+            found.critical_of_agent,
         )
 
     def accept(self, answer: Answer) -> None:
@@ -341,6 +354,8 @@ class Conversation:
     def deny(self, answer: Answer, now: Now) -> tuple[Event, bool]:
         """Mend the next request or wait; returns the event and whether it was mended."""
         reply = answer.reply
+        if answer.critical:
+            self._counters.add("mnRepliesUnknownCritical")
         if answer.denied_by_agent:
             self._counters.add("mnRegRequestsDeniedByFA")
         elif is_home_agent(reply.code):
@@ -348,7 +363,7 @@ class Conversation:
         elif not is_accepted(reply.code):
             self._counters.add("mnRepliesUnknownCode")
         if answer.denied_by_agent:
-            mended = not answer.foreign_error and self._bend(answer)
+            mended = not answer.is_unwanted and self._bend(answer)
         else:
             mended = self._mend(reply)
         mended = mended and self._repairs < MAX_REPAIRS
@@ -362,9 +377,10 @@ class Conversation:
             self._denials += 1
             self._not_before_ns = now.boot_ns + back_off_ns(self._denials)
         code = answer.foreign_error or reply.code
+        reason = f"unknown critical {answer.critical}" if answer.critical else code_name(code)
         fields = (
             ("code", code),
-            ("reason", code_name(code)),
+            ("reason", reason),
             ("care_of_address", format_address(answer.exchange.goal.care_of_address)),
             ("retry_s", 0.0 if mended else back_off_ns(self._denials) / 1e9),
         )

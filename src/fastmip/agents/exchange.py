@@ -3,8 +3,9 @@
 ``RequestWriter`` builds requests in the order of RFC 5944 3.6.1.3: fixed part, extensions for
 the home agent, Mobile-Home authentication; through a foreign agent then the challenge with
 MN-AAA authentication (RFC 4721 3.1), the delivery style (RFC 3024 3.3) and Mobile-Foreign
-authentication. ``Exchange`` is the pending registration of RFC 5944 3.6. ``read_reply`` decides
-whether a datagram is the answer, in the order of RFC 5944 3.6.2.1.
+authentication; without one, from a co-located care-of address, MN-AAA alone (RFC 4721 3.5).
+``Exchange`` is the pending registration of RFC 5944 3.6. ``read_reply`` decides whether a
+datagram is the answer, in the order of RFC 5944 3.6.2.1.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fastmip.agents.pacing import next_timeout_ns
 from fastmip.auth.associations import AssociationSet, ReplayStyle
 from fastmip.auth.authenticators import append_authentication, verify_authentication
 from fastmip.auth.freshness import RandomBits, identification_source
+from fastmip.auth.mn_aaa import COLOCATED_CHALLENGE
 from fastmip.errors import FastmipError, WireError
 from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.codes import (
@@ -39,7 +41,7 @@ from fastmip.wire.nai import MobileNodeNai
 from fastmip.wire.registration import RegistrationReply, RegistrationRequest
 from fastmip.wire.revocation_support import RevocationSupport
 from fastmip.wire.tunneling import EncapsulatingDelivery, UdpTunnelReply
-from fastmip.wire.vendor import CriticalVendorExtension
+from fastmip.wire.vendor import VendorRegistry
 
 IPIP = 4
 ENCAPSULATION_FLAGS = {IPIP: 0, 47: FLAG_GRE, 55: FLAG_MINIMAL}
@@ -85,6 +87,8 @@ class Identity:
     """(message, challenge) -> message with MN-AAA authentication (RFC 4721 5) behind it."""
     foreign: Mapping[int, AssociationSet] = field(default_factory=dict)
     """Security associations with foreign agents, by their address."""
+    vendors: VendorRegistry = field(default_factory=VendorRegistry)
+    """Vendor extensions known: a reply with another critical one is a denial (RFC 3115 2.3)."""
 
     def foreign_set(self, agent: int) -> AssociationSet | None:
         """The associations with an agent, if any."""
@@ -221,6 +225,8 @@ class RequestWriter:
         exchange.challenge = b""
         if goal.agent:
             message = self._for_the_agent(message, exchange, terms)
+        elif identity.sign_for_aaa is not None and goal.purpose is not Purpose.DEREGISTER:
+            message = identity.sign_for_aaa(message, COLOCATED_CHALLENGE)
         exchange.flags, exchange.identification = terms.flags, identification
         exchange.encapsulating_delivery = terms.encapsulating_delivery
         exchange.data = message
@@ -304,6 +310,10 @@ class ReadReply:
     """The home agent's answer to a UDP tunnel request (RFC 3519)."""
     revocation: RevocationSupport | None = None
     """The home agent's answer to ours (RFC 3543)."""
+    critical: str = ""
+    """An unknown critical vendor extension that makes it a denial (RFC 3115 2.3)."""
+    critical_of_agent: bool = False
+    """The foreign agent put it there, not the home agent."""
 
 
 def read_reply(
@@ -321,7 +331,8 @@ def read_reply(
     that agent itself denied, exactly one valid Mobile-Home authentication extension. An
     agent's denial without any authentication is believed as far as it goes (RFC 5944 3.6.2.3):
     it ends nothing. No foreign agent stands between a co-located care-of address and its home
-    agent: then its codes are refused. Raises ReplyRefused.
+    agent: then its codes are refused. A critical vendor extension nobody vouches for says nothing.
+    Raises ReplyRefused.
     """
     try:
         reply = RegistrationReply.decode(data)
@@ -348,14 +359,16 @@ def read_reply(
         _authenticate(data, reply, kind, shared, "mnRepliesFAAuthenticationFailure")
         # What stands behind the agent's proof is anybody's.
         proven = proven[: [found.type for found in proven].index(kind)]
-    home = reply.extensions
+    home: tuple[Extension, ...] = ()
+    behind_home = 0
     if not by_agent:
         kind = ExtensionType.MOBILE_HOME_AUTHENTICATION
         _authenticate(data, reply, kind, associations, "mnRepliesHAAuthenticationFailure")
-        place = next(n for n, found in enumerate(home) if found.type == kind)
-        home = home[:place]
-    if any(isinstance(found, CriticalVendorExtension) for found in reply.extensions):
-        raise ReplyRefused("mnRepliesDroppedInvalidExtension", "critical vendor extension")
+        place = next(n for n, found in enumerate(reply.extensions) if found.type == kind)
+        home, behind_home = reply.extensions[:place], place + 1
+    of_home = identity.vendors.unknown_critical(home)
+    of_agent = identity.vendors.unknown_critical(proven[behind_home:] if agent else ())
+    critical = of_home + of_agent
     skipped = sum(isinstance(extension, RawExtension) for extension in reply.extensions)
     complaint = challenge = None
     if agent:
@@ -366,8 +379,10 @@ def read_reply(
         skipped,
         foreign_error=complaint.status if complaint is not None else 0,
         challenge=challenge.challenge if challenge is not None else b"",
-        udp_tunnel=None if by_agent else _first(home, UdpTunnelReply),
+        udp_tunnel=_first(home, UdpTunnelReply),
         revocation=None if agent else _first(home, RevocationSupport),
+        critical=identity.vendors.name(critical[0]) if critical else "",
+        critical_of_agent=bool(of_agent) and not of_home,
     )
 
 

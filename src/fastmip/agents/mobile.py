@@ -42,7 +42,7 @@ from fastmip.agents.care_of import (
     lifetime_end_ns,
 )
 from fastmip.agents.conversation import WAITS_FOR_CHALLENGE, Answer, Conversation
-from fastmip.agents.effects import NEVER, Arrival, Effect, Event, Now, Violation
+from fastmip.agents.effects import NEVER, Arrival, Effect, Event, Now
 from fastmip.agents.exchange import Exchange, Goal, Purpose, ReplyRefused, encapsulation_of
 from fastmip.agents.handovers import HandoverLog
 from fastmip.agents.keepalive import Keepalive
@@ -56,6 +56,7 @@ from fastmip.agents.mobile_state import (
     attachment_event,
     binding_event,
     binding_row,
+    violation_of,
 )
 from fastmip.agents.pacing import FIRST_TIMEOUT_NS
 from fastmip.agents.presence import Presence, Routing, routing_of
@@ -63,7 +64,7 @@ from fastmip.agents.surroundings import Surroundings
 from fastmip.auth.associations import AssociationSet
 from fastmip.auth.freshness import RandomBits
 from fastmip.wire.addresses import format_address
-from fastmip.wire.codes import FLAG_BROADCAST, MessageType, ReplyCode
+from fastmip.wire.codes import FLAG_BROADCAST, MessageType, ReplyCode, is_accepted
 
 SECOND_NS = 1_000_000_000
 
@@ -158,7 +159,8 @@ class MobileNode:
         try:
             answer = self._talk.hear(data, arrival)
         except ReplyRefused as refusal:
-            return self._refused(refusal, data, arrival)
+            self._counters.add(refusal.counter)
+            return violation_of(refusal, self._settings.home_address, data, arrival)
         effects = self._accepted(answer, now) if answer.accepted else self._denied(answer, now)
         return effects + self._advance(now)
 
@@ -195,19 +197,21 @@ class MobileNode:
     def change_settings(self, settings: MobileNodeSettings, now: Now) -> list[Effect]:
         """Put a new configuration into force and tell the home agent.
 
-        Only ``lifetime_s``, ``simultaneous`` and ``reverse_tunnel`` may differ; ValueError
-        otherwise.
+        Only ``lifetime_s``, ``simultaneous``, ``reverse_tunnel`` and the known vendor extensions
+        may differ; ValueError otherwise.
         """
+        identity = replace(self._settings.identity, vendors=settings.identity.vendors)
         kept = replace(
             self._settings,
+            identity=identity,
             lifetime_s=settings.lifetime_s,
             simultaneous=settings.simultaneous,
             reverse_tunnel=settings.reverse_tunnel,
         )
         if kept != settings:
-            raise ValueError("only lifetime, simultaneous and reverse_tunnel can change")
+            raise ValueError("settings differ that cannot change")
         self._settings = settings
-        self._talk.wishes = settings.wishes
+        self._talk.wishes, self._talk.identity = settings.wishes, settings.identity
         for binding in self._bindings:
             binding.refresh_ns = min(binding.refresh_ns, now.boot_ns)
         return self._advance(now)
@@ -460,16 +464,6 @@ class MobileNode:
 
     # -- replies --------------------------------------------------------------------------
 
-    def _refused(self, refusal: ReplyRefused, data: bytes, arrival: Arrival) -> list[Effect]:
-        """Drop silently, count, and report what looks like an attack (RFC 5944 3.6.2.1)."""
-        self._counters.add(refusal.counter)
-        if refusal.violation is None:
-            return []
-        identification = int.from_bytes(data[12:20])
-        home_address, peer = self._settings.home_address, arrival.source.address
-        reason = refusal.violation.text
-        return [Violation(home_address, peer, refusal.spi, identification, reason)]
-
     def _accepted(self, answer: Answer, now: Now) -> list[Effect]:
         goal, reply = answer.exchange.goal, answer.reply
         self._talk.accept(answer)
@@ -531,17 +525,16 @@ class MobileNode:
     def _denied(self, answer: Answer, now: Now) -> list[Effect]:
         event, mended = self._talk.deny(answer, now)
         self._around.renew_challenge(answer, self._attachment, now)
-        goal, binding = answer.exchange.goal, None
-        if goal.purpose is Purpose.RELEASE and not mended:
-            binding = self._bindings.get(goal.care_of_address)
-            if binding is not None:
-                binding.unanswered_releases = RELEASE_TRANSMISSIONS
-        elif goal.purpose is not Purpose.REGISTER:
-            pass
-        elif answer.denied_by_agent:
-            binding = self._bindings.get(goal.care_of_address)
-            if answer.foreign_error and binding is not None:
-                binding.unwanted = True
+        goal = answer.exchange.goal
+        binding = self._bindings.get(goal.care_of_address)
+        if goal.purpose is Purpose.RELEASE and not mended and binding is not None:
+            binding.unanswered_releases = RELEASE_TRANSMISSIONS
+        if goal.purpose is not Purpose.REGISTER:
+            return [event]
+        if answer.is_unwanted and binding is not None and is_accepted(answer.reply.code):
+            # What was registered before stays until its lifetime ends.
+            binding.unwanted |= bool(answer.foreign_error or not binding.accepted)
+        if answer.denied_by_agent:
             if not mended and answer.reply.code not in WAITS_FOR_CHALLENGE:
                 self._try_elsewhere(goal, now)
         elif answer.reply.code == ReplyCode.HA_PROHIBITED:

@@ -50,6 +50,8 @@ MOBILE_COUNTERS: Final[dict[str, str]] = {
     "mnRevocationsAccepted": "Revocations by the home agent that ended a binding (RFC 3543).",
     "mnRevocationsDropped": "Revocations dropped: not authentic, not news, or of no binding that"
     " agreed to them.",
+    "mnRepliesUnknownCritical": "Replies taken as denials: a critical vendor extension that is not"
+    " listed (RFC 3115).",
     "mnRepliesUnknownCode": "Authentic replies with a code of no known meaning.",
 }
 """The one list: a counter that is not here does not exist."""

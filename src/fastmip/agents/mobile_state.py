@@ -9,8 +9,8 @@ from fastmip.agents.agent_cache import Agent
 from fastmip.agents.attachment import Attachment
 from fastmip.agents.care_of import CareOfBinding
 from fastmip.agents.conversation import Nat, Wishes
-from fastmip.agents.effects import NEVER, Event, Now
-from fastmip.agents.exchange import Identity
+from fastmip.agents.effects import NEVER, Arrival, Effect, Event, Now, Violation
+from fastmip.agents.exchange import Identity, ReplyRefused
 from fastmip.agents.hosts import Prefix
 from fastmip.agents.keepalive import DEFAULT_S
 from fastmip.agents.offers import CareOf
@@ -147,6 +147,17 @@ def flag_letters(flags: int) -> str:
     """The flags of an advertisement by their letters (RFC 5944 2.1.1, RFC 3519, RFC 3543)."""
     letters = "RBHFMGrTUXI"
     return "".join(letter for bit, letter in enumerate(letters) if flags & (0x8000 >> bit))
+
+
+def violation_of(
+    refusal: ReplyRefused, home_address: int, data: bytes, arrival: Arrival
+) -> list[Effect]:
+    """A refused reply is dropped; report what looks like an attack (RFC 5944 3.6.2.1)."""
+    if refusal.violation is None:
+        return []
+    identification, peer = int.from_bytes(data[12:20]), arrival.source.address
+    reason = refusal.violation.text
+    return [Violation(home_address, peer, refusal.spi, identification, reason)]
 
 
 def address_text(address: int) -> str:

@@ -248,7 +248,7 @@ class MobileNodeConfig(
     """Network access identifier (RFC 2794)."""
     vendor_extensions: tuple[SentExtensionConfig, ...] = ()
     aaa: AaaConfig | None = None
-    """Answers challenges of foreign agents."""
+    """Answers challenges of foreign agents, and signs what needs no agent."""
     foreign_agents: tuple[ForeignAgentConfig, ...] = ()
     association: AssociationConfig
 

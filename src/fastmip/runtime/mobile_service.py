@@ -34,7 +34,7 @@ from fastmip.runtime.service import Command, ReloadRefused, StartError
 from fastmip.runtime.upkeep import Upkeep
 from fastmip.wire.addresses import format_address
 from fastmip.wire.extensions import Extension
-from fastmip.wire.vendor import CriticalVendorExtension, NormalVendorExtension
+from fastmip.wire.vendor import CriticalVendorExtension, NormalVendorExtension, VendorRegistry
 
 if TYPE_CHECKING:
     from fastmip._dataplane import Engine
@@ -54,8 +54,9 @@ RELOADABLE = ("lifetime", "simultaneous", "reverse_tunnel")
 log = get_logger("mobile-node")
 
 
-def settings_of(section: MobileNodeConfig) -> MobileNodeSettings:
+def settings_of(config: Config) -> MobileNodeSettings:
     """The agent's settings from the configuration file."""
+    section = _section(config)
     network = section.home_network
     return MobileNodeSettings(
         home_address=int(section.home_address),
@@ -74,11 +75,11 @@ def settings_of(section: MobileNodeConfig) -> MobileNodeSettings:
         nat=Nat(section.nat),
         keepalive_s=section.keepalive,
         revocation=section.revocation,
-        identity=_identity(section),
+        identity=_identity(section, config.vendor_registry()),
     )
 
 
-def _identity(section: MobileNodeConfig) -> Identity:
+def _identity(section: MobileNodeConfig, vendors: VendorRegistry) -> Identity:
     extensions: list[Extension] = []
     for vendor in section.vendor_extensions:
         kind = CriticalVendorExtension if vendor.critical else NormalVendorExtension
@@ -88,6 +89,7 @@ def _identity(section: MobileNodeConfig) -> Identity:
         extensions=tuple(extensions),
         sign_for_aaa=_Signer(section.aaa.build()) if section.aaa is not None else None,
         foreign={int(agent.address): agent.association_set() for agent in section.foreign_agents},
+        vendors=vendors,
     )
 
 
@@ -117,7 +119,7 @@ class MobileService:
         self.section = section = _section(config)
         self.kernel = kernel
         self._file = file
-        settings = settings_of(section)
+        settings = settings_of(config)
         self.agent = MobileNode(settings, section.association_set(), random_bits=secrets.randbits)
         self.tunnel = MobileTunnel(
             kernel,
@@ -294,6 +296,6 @@ class MobileService:
     async def apply_reload(self, new: Config) -> None:
         """Put lifetime, simultaneous bindings and reverse tunnelling of a new file into force."""
         self.config, self.section = new, _section(new)
-        settings = settings_of(self.section)
+        settings = settings_of(new)
         if self.driver is not None:
             self.driver.submit(lambda now: self.agent.change_settings(settings, now))

@@ -87,6 +87,14 @@ class VendorRegistry:
         """Take names by (vendor, vendor type)."""
         self._names = dict(names or {})
 
+    def __eq__(self, other: object) -> bool:
+        """Compare what is listed."""
+        return isinstance(other, VendorRegistry) and self._names == other._names
+
+    def __hash__(self) -> int:
+        """Hash what is listed."""
+        return hash(frozenset(self._names.items()))
+
     def knows(self, extension: VendorExtension) -> bool:
         """Say whether the extension's vendor and type are listed."""
         return (extension.vendor, extension.vendor_type) in self._names
