@@ -175,3 +175,30 @@ def test_without_a_checkout_the_suite_says_where_it_is(monkeypatch: pytest.Monke
     shown = invoke("wire")
     assert shown.exit_code == 1
     assert "run sh ./run bench there" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--mac", "02:00:00:00:00:01", "--to", "10.0.0.0/24"), "Missing argument 'IFACE'"),
+        (("eth9", "--to", "10.0.0.0/24"), "Missing option '--mac'"),
+        (("eth9", "--mac", "02:00:00:00:00:01"), "Missing option '--to'"),
+        (("eth9", "--mac", "02:00", "--to", "10.0.0.1"), "expected a MAC address"),
+        (("eth9", "--mac", "02:00:00:00:00:01", "--to", "10.0.0.9-10.0.0.1"), "FIRST-LAST"),
+        (("eth9", "--mac", "02:00:00:00:00:01", "--to", "10.0.0.1/8"), "has host bits set"),
+        (
+            ("eth9", "--mac", "02:00:00:00:00:01", "--to", "10.0.0.1", "--size", "63"),
+            "expected 64 to 1500, or imix",
+        ),
+        (
+            ("eth9", "--mac", "02:00:00:00:00:01", "--to", "10.0.0.1", "--source", "x"),
+            "--source",
+        ),
+    ],
+)
+def test_a_load_takes_an_interface_and_where_to_and_nothing_by_default(
+    words: tuple[str, ...], expected: str
+) -> None:
+    shown = invoke("load", *words)
+    assert shown.exit_code == 2
+    assert expected in shown.output

@@ -25,13 +25,18 @@ Benchmarks are a suite of the checkout:
   sh ./run bench --compare OLD.json    and the change since
   fastmip bench engine|wire|control    a part of it
 On packets of yours, checkable from outside:
-  fastmip bench engine --pcap IN --bindings CSV --out OUT --repeat N"""
+  fastmip bench engine --pcap IN --bindings CSV --out OUT --repeat N
+Load for a device of yours, and what comes back of it:
+  fastmip bench load IFACE --mac MAC --to ADDRESSES --receive IFACE"""
 
 GROUPS = {"engine": ["engine"], "wire": ["wire"], "control": ["control", "store"], "all": []}
 """Command -> groups of the suite."""
 
 
-@click.group(cls=AbbreviatingGroup, invoke_without_command=True)
+LAZY = {"load": "fastmip.runtime.cli.bench_load:load"}
+
+
+@click.group(cls=AbbreviatingGroup, lazy=LAZY, invoke_without_command=True)
 @click.pass_context
 def bench(ctx: click.Context) -> None:
     """Measure the packet engine, the wire, registrations."""
