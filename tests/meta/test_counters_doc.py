@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastmip import _dataplane
+from fastmip.runtime.bpf import OUTCOMES
 
 PAGE = Path(__file__).parents[2] / "docs" / "counters.md"
 KINDS = {"info", "warning", "security"}
@@ -34,6 +35,12 @@ def test_page_and_engine_agree(section: str, names: list[tuple[str, str, str]]) 
 def test_kernel_port_counters_agree() -> None:
     assert [tuple(row) for row in rows("Kernel port")] == [
         (f"`{name}`", sentence) for name, sentence in _dataplane.port_counter_names()
+    ]
+
+
+def test_xdp_counters_agree() -> None:
+    assert [tuple(row) for row in rows("XDP program")] == [
+        (f"`{name}`", sentence) for name, sentence in OUTCOMES
     ]
 
 
