@@ -24,7 +24,13 @@ IN_CI = os.environ.get("FASTMIP_CI") == "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with real kernels need root; without it they say so instead of failing."""
+    """Files with slow tests, then those with kernels, come first: runs in parallel end together.
+
+    Tests with real kernels need root; without it they say so instead of failing.
+    """
+    slow = {item.path for item in items if "slow" in item.keywords}
+    kernels = {item.path for item in items if "netns" in item.keywords}
+    items.sort(key=lambda item: (item.path not in slow, item.path not in kernels))
     if os.geteuid() == 0:
         return
     need_root = pytest.mark.skip(reason="needs root: namespaces and raw sockets")

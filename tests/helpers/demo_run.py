@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIMIT_S = 90
+MOVES = ("home-a", "a-b", "b-home")
+"""Of the first scene."""
 DEMO = [sys.executable, "-c", "from fastmip.runtime.cli.main import main; main()", "demo"]
 UNPRIVILEGED = ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+setfcap"]
 """No capability but the one a user needs whose number is already 0 to be 0 inside, too."""
@@ -79,3 +81,21 @@ def run_demo(
         [row for row in rows if "check" in row],
         process.pid,
     )
+
+
+def assert_success(run: Run) -> None:
+    """The first scene went well and left nothing."""
+    assert run.status == 0, run.output
+    for style in ("break", "make"):
+        for move in MOVES:
+            stem = f"demo.{style}.{move}"
+            assert run.rows[f"{stem}.tcp_survived"] is True
+            registrations = run.rows[f"{stem}.registrations"]
+            assert isinstance(registrations, int)
+            assert registrations >= 1
+    assert [check for check in run.checks if check["value"] is not True] == []
+    assert len(run.checks) == 10
+    duration = run.rows["demo.duration"]
+    assert isinstance(duration, float)
+    assert duration < LIMIT_S
+    assert leftovers(run.pid) == []
