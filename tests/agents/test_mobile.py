@@ -397,6 +397,16 @@ def test_other_denials_back_off_exponentially(code: int) -> None:
     assert world.state == "pending"
 
 
+@pytest.mark.parametrize(("code", "reports"), [(131, 1), (132, 1), (144, 1), (129, 0), (133, 0)])
+def test_a_denied_authentication_is_a_security_exception_rfc5944_3_6_2_1(
+    code: int, reports: int
+) -> None:
+    world = World(home_agent=PaperHomeAgent(HOME_AGENT, code=code), delay_ms=1)
+    world.link(visit_a())
+    world.run(0.5)
+    assert [report.peer for report in world.of(Violation)] == [HOME_AGENT] * reports
+
+
 def test_a_home_agent_that_always_mends_is_not_asked_forever_at_full_rate() -> None:
     world = World(home_agent=PaperHomeAgent(HOME_AGENT, code=133))
     world.link(visit_a())

@@ -28,6 +28,7 @@ from tests.agents.visitor_world import (
 
 from fastmip.agents.effects import (
     RouteThroughTunnel,
+    Violation,
 )
 from fastmip.agents.exchange import Identity
 from fastmip.wire.vendor import VendorRegistry
@@ -44,6 +45,19 @@ def test_a_denial_leads_to_the_next_care_of_address_then_agent_rfc5944_2_4(code:
     assert [request.care_of for request in world.sent()] == [FA1, second, FA2]
     assert world.state == "registered"
     assert world.node.counters()["mnRegRequestsDeniedByFA"] == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "is_reported"), [(67, True), (68, True), (66, False), (77, False)]
+)
+def test_a_denied_authentication_is_a_security_exception_rfc5944_3_6_2_1(
+    code: int, is_reported: bool
+) -> None:
+    world = visitor()
+    world.place(fa1(code=code))
+    world.run(0.5)
+    reports = [(report.peer, report.reason) for report in world.of(Violation)]
+    assert reports == [(FA1, "badAuthenticator")] * is_reported
 
 
 def test_only_the_refused_care_of_address_is_passed_over() -> None:

@@ -35,7 +35,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from fastmip.agents.agent_cache import Agent
-from fastmip.agents.effects import Arrival, Endpoint, Event, Now, SendDatagram
+from fastmip.agents.effects import Arrival, Effect, Endpoint, Event, Now, SendDatagram, Violation
 from fastmip.agents.exchange import (
     Exchange,
     Goal,
@@ -46,6 +46,7 @@ from fastmip.agents.exchange import (
     read_reply,
     request_flags,
 )
+from fastmip.agents.home_counters import ViolationReason
 from fastmip.agents.mobile_counters import MobileCounters
 from fastmip.agents.pacing import RequestPacer, back_off_ns
 from fastmip.agents.revocation import timestamp
@@ -84,6 +85,18 @@ WAITS_FOR_CHALLENGE = frozenset(
     )
 )
 """After these the same agent is asked again, once it has sent another challenge."""
+
+
+AUTHENTICATION_FAILED = frozenset(
+    (
+        ReplyCode.FA_MOBILE_NODE_AUTHENTICATION,
+        ReplyCode.FA_HOME_AGENT_AUTHENTICATION,
+        ReplyCode.HA_MOBILE_NODE_AUTHENTICATION,
+        ReplyCode.HA_FOREIGN_AGENT_AUTHENTICATION,
+        ReplyCode.HA_BAD_AAA_AUTHENTICATION,
+    )
+)
+"""Denials that are security exceptions too (RFC 5944 3.6.2.1): a key may be wrong."""
 
 
 class Nat(Enum):
@@ -351,8 +364,8 @@ class Conversation:
         self._writer.identifications.accept(answer.reply.identification)
         self._denials = self._repairs = self._not_before_ns = 0
 
-    def deny(self, answer: Answer, now: Now) -> tuple[Event, bool]:
-        """Mend the next request or wait; returns the event and whether it was mended."""
+    def deny(self, answer: Answer, now: Now) -> tuple[list[Effect], bool]:
+        """Mend the next request or wait; returns what to log and whether it was mended."""
         reply = answer.reply
         if answer.critical:
             self._counters.add("mnRepliesUnknownCritical")
@@ -384,7 +397,12 @@ class Conversation:
             ("care_of_address", format_address(answer.exchange.goal.care_of_address)),
             ("retry_s", 0.0 if mended else back_off_ns(self._denials) / 1e9),
         )
-        return Event("registration-denied", fields), mended
+        told: list[Effect] = [Event("registration-denied", fields)]
+        if code in AUTHENTICATION_FAILED:
+            peer = answer.exchange.goal.agent or answer.exchange.home_agent
+            reason = ViolationReason.BAD_AUTHENTICATOR.text
+            told.append(Violation(self._home_address, peer, 0, reply.identification, reason))
+        return told, mended
 
     def _mend(self, reply: RegistrationReply) -> bool:
         """Change what the code complains about; False when nothing can be changed."""

@@ -523,14 +523,14 @@ class MobileNode:
                 self._bindings.release(other.care_of_address, now.boot_ns)
 
     def _denied(self, answer: Answer, now: Now) -> list[Effect]:
-        event, mended = self._talk.deny(answer, now)
+        told, mended = self._talk.deny(answer, now)
         self._around.renew_challenge(answer, self._attachment, now)
         goal = answer.exchange.goal
         binding = self._bindings.get(goal.care_of_address)
         if goal.purpose is Purpose.RELEASE and not mended and binding is not None:
             binding.unanswered_releases = RELEASE_TRANSMISSIONS
         if goal.purpose is not Purpose.REGISTER:
-            return [event]
+            return told
         if answer.is_unwanted and binding is not None and is_accepted(answer.reply.code):
             # What was registered before stays until its lifetime ends.
             binding.unwanted |= bool(answer.foreign_error or not binding.accepted)
@@ -540,7 +540,7 @@ class MobileNode:
         elif answer.reply.code == ReplyCode.HA_PROHIBITED:
             # Where we are may not be where registering is allowed; another link may do.
             self._links.suspend(goal.interface, now.boot_ns + SUSPENSION_NS)
-        return [event]
+        return told
 
     def _revoked(self, data: bytes, arrival: Arrival, now: Now) -> list[Effect]:
         effects, binding = self._revocation.receive(data, arrival, self._bindings)
