@@ -4,9 +4,9 @@ Addresses are host-order integers. Times are CLOCK_BOOTTIME nanoseconds. The con
 is the only caller of everything here; worker threads never enter Python.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from os import PathLike
-from typing import Self
+from typing import Any, Self
 
 from _typeshed import ReadableBuffer
 from typing_extensions import disjoint_base
@@ -109,6 +109,8 @@ class BindingCache:
         sent_bytes, received_packets, received_bytes."""
     def stages(self) -> dict[str, dict[str, float]]:
         """Stage (rx check lookup encapsulate decapsulate tx) -> calls, packets, ns_per_packet."""
+    def worker_stages(self) -> list[dict[str, dict[str, float]]]:
+        """The same for each worker; the last one is the control thread's own packets."""
     def clear_counters(self) -> None: ...
     def loops(self) -> str:
         """Instruction set of the fast loops."""
@@ -202,3 +204,70 @@ def run_pcap(
     now_ns: int | None = None,
 ) -> dict[str, int]:
     """Run a pcap's IPv4 packets through an engine; returns packets, skipped, home, tunnel, ns."""
+
+TAP_POINT_NAMES: tuple[str, ...]
+"""Points of a capture in the order of its interfaces: rx, decap, encap, tx."""
+TAP_TERM_KINDS: tuple[str, ...]
+"""Kinds of terms: address, protocol, port, spi."""
+
+def drop_verdicts() -> list[str]:
+    """Names of the verdicts that are the end of a packet which was expected to go on."""
+
+@disjoint_base
+class _Tap:
+    """Something that looks at an engine's packets until it is closed.
+
+    ``terms`` are (kind, value, mask); all must be found somewhere in a packet, in its outer or
+    inner headers. ``verdicts`` are those wanted, None: all, ``undecided`` included (fragments).
+    ``slots`` (a power of two) packets per worker wait to be read. Raises EngineFull when 8 look
+    already, ValueError for bad arguments, MemoryError.
+    """
+
+    def close(self) -> None:
+        """Stop looking; what was seen can still be read. May be called again."""
+    def is_done(self) -> bool:
+        """As many packets as were asked for have been seen."""
+    def lost(self) -> int:
+        """Packets that were not taken because nobody read in time."""
+
+@disjoint_base
+class Capture(_Tap):
+    """Packets at some points of the engine, as pcapng blocks."""
+
+    packets: int
+    """Handed out by ``read``."""
+
+    def __new__(
+        cls,
+        engine: BindingCache,
+        *,
+        points: Iterable[str],
+        terms: Sequence[tuple[str, int, int]] = (),
+        verdicts: Collection[str] | None = None,
+        snap: int = 2048,
+        slots: int = 1024,
+        count: int = 0,
+        first_interface: int = 0,
+    ) -> Self: ...
+    def read(self, room: int = 1 << 20) -> bytes:
+        """Enhanced packet blocks of what was seen since the last call, oldest first; empty when
+        there is nothing. At most ``room`` bytes; the points are interfaces, numbered from
+        ``first_interface`` in the order of ``TAP_POINT_NAMES``."""
+
+class Trace(_Tap):
+    """The walks of single packets through the engine."""
+
+    def __new__(
+        cls,
+        engine: BindingCache,
+        *,
+        count: int,
+        terms: Sequence[tuple[str, int, int]] = (),
+        verdicts: Collection[str] | None = None,
+        slots: int = 1024,
+    ) -> Self: ...
+    def read(self) -> list[dict[str, Any]]:
+        """Walks since the last call, oldest first: wall_ns, worker, side, length, data (the
+        first 128 bytes), key (address looked up), line (None, or number, home, remote, local,
+        encapsulation, udp, reverse, chain, budget, remaining_ns), verdict, ns, left_count,
+        left (of the first four: side, length, data)."""

@@ -43,6 +43,8 @@ class Idle:
     def heartbeats(self) -> list[int]:
         return []
 
+    def observed(self) -> None: ...
+
     def commands(self) -> dict[str, object]:
         return {}
 

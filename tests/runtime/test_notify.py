@@ -77,6 +77,8 @@ class Role:
         self.beat += self.alive
         return [self.beat]
 
+    def observed(self) -> None: ...
+
     def commands(self) -> Mapping[str, Command]:
         return {}
 

@@ -11,6 +11,12 @@ cdef uint64_t _boot_ns() noexcept nogil:
     return <uint64_t>now.tv_sec * 1000000000u + <uint64_t>now.tv_nsec
 
 
+cdef object _cost_told(fm_cost *cost, double ns_per_tick):
+    spent = <double>cost.sampled_ticks * ns_per_tick
+    return {"calls": cost.calls, "packets": cost.packets,
+            "ns_per_packet": spent / cost.sampled_packets if cost.sampled_packets else 0.0}
+
+
 cdef class BindingCache:
     """The binding cache, its workers and its counters.
 
@@ -373,21 +379,29 @@ cdef class BindingCache:
             number = line.next
         return result
 
-    def stages(self):
-        """Stage name -> calls, packets, ns_per_packet (sampled; 0.0 before the first sample)."""
+    cdef double _ns_per_tick(self):
         ticks = fm_ticks() - self.control.started_ticks
         cdef double elapsed_ns = <double>(_boot_ns() - self.control.started_ns)
-        ns_per_tick = elapsed_ns / <double>(ticks + 1)
+        return elapsed_ns / <double>(ticks + 1)
+
+    def stages(self):
+        """Stage name -> calls, packets, ns_per_packet (sampled; 0.0 before the first sample)."""
+        cdef double ns_per_tick = self._ns_per_tick()
         cdef fm_counts counts = control_counts(self.control)
+        return {_STAGES[stage]: _cost_told(&counts.costs[stage], ns_per_tick)
+                for stage in range(FM_STAGES)}
+
+    def worker_stages(self):
+        """The same for each worker by itself, and last for the control thread's own packets."""
         cdef fm_cost cost
-        result = {}
-        for stage in range(FM_STAGES):
-            cost = counts.costs[stage]
-            spent = cost.sampled_ticks * ns_per_tick
-            result[_STAGES[stage]] = {
-                "calls": cost.calls, "packets": cost.packets,
-                "ns_per_packet": spent / cost.sampled_packets if cost.sampled_packets else 0.0,
-            }
+        cdef double ns_per_tick = self._ns_per_tick()
+        result = []
+        for worker in range(self.control.e.worker_count):
+            stages = {}
+            for stage in range(FM_STAGES):
+                cost = control_cost(self.control, worker, stage)
+                stages[_STAGES[stage]] = _cost_told(&cost, ns_per_tick)
+            result.append(stages)
         return result
 
     def clear_counters(self):
@@ -404,3 +418,4 @@ cdef class BindingCache:
     def use_scalar_loops(self, bint is_scalar):
         """Choose the scalar twin of the fast loops, for tests and comparison."""
         self.control.loops = fm_choose_loops(&self.control.e, &self.control.find, is_scalar)
+        tap_engage(&self.control.e)

@@ -55,12 +55,26 @@ FM_FN struct fm_counts control_counts(const struct fm_control *c)
     return now;
 }
 
+/* What one worker spent in a stage since then. */
+FM_FN struct fm_cost control_cost(const struct fm_control *c, uint32_t worker, uint32_t stage)
+{
+    struct fm_cost now = c->e.workers[worker]->costs[stage];
+    const struct fm_cost *was = &c->cleared_costs[worker][stage];
+    now.calls -= was->calls;
+    now.packets -= was->packets;
+    now.sampled_packets -= was->sampled_packets;
+    now.sampled_ticks -= was->sampled_ticks;
+    return now;
+}
+
 /* Verdicts, events and costs count from zero again. Workers own their counters, so the control
  * thread only remembers where they stood. A batch in hand has counted its inputs, but not all
  * verdicts yet: inputs are taken from the verdicts, or the balance would be off for ever. */
 FM_FN void control_clear_counters(struct fm_control *c)
 {
     c->cleared = control_sum(c);
+    for (uint32_t i = 0; i < c->e.worker_count; i++)
+        memcpy(c->cleared_costs[i], c->e.workers[i]->costs, sizeof c->cleared_costs[i]);
     uint64_t verdicts = 0;
     for (int k = 0; k < FM_VERDICT_COUNT; k++)
         verdicts += c->cleared.verdicts[k].packets;

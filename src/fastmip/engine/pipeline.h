@@ -125,20 +125,25 @@ is_own_address_avx2(const struct fm_engine *e, __m256i own, uint32_t address_be)
 #undef FM_IS_OWN
 #endif
 
-/* Fast loops for this CPU; `is_scalar` asks for the twin. Returns its name. */
+FM_FN void fm_use_loops(struct fm_engine *e, fm_batch_fn home, fm_batch_fn tunnel)
+{
+    e->loops[FM_HOME] = e->run[FM_HOME] = home;
+    e->loops[FM_TUNNEL] = e->run[FM_TUNNEL] = tunnel;
+}
+
+/* Fast loops for this CPU; `is_scalar` asks for the twin. Returns its name. Open taps are
+ * engaged anew by the caller (tap.h). */
 FM_FN const char *fm_choose_loops(struct fm_engine *e, fm_find_fn *find, int is_scalar)
 {
 #if defined(__x86_64__)
     if (!is_scalar && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) {
-        e->run[FM_HOME] = home_batch_avx2;
-        e->run[FM_TUNNEL] = tunnel_batch_avx2;
+        fm_use_loops(e, home_batch_avx2, tunnel_batch_avx2);
         *find = find_batch_avx2;
         return "avx2";
     }
 #endif
     (void)is_scalar;
-    e->run[FM_HOME] = home_batch_scalar;
-    e->run[FM_TUNNEL] = tunnel_batch_scalar;
+    fm_use_loops(e, home_batch_scalar, tunnel_batch_scalar);
     *find = find_batch_scalar;
     return "scalar";
 }
@@ -152,7 +157,8 @@ FM_FN void fm_run_batch(struct fm_worker *w, struct fm_desc *batch, uint32_t n, 
     w->scratch_used = 0;
     w->scratch_descs = 0;
     w->is_sampled = ++w->batches % FM_SAMPLE_EVERY == 0;
-    w->engine->run[side](w, batch, n, now_ns, out);
+    fm_batch_fn run = __atomic_load_n(&w->engine->run[side], __ATOMIC_RELAXED);
+    run(w, batch, n, now_ns, out);
 }
 
 #endif

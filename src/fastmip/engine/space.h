@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "pipeline.h"
+#include "tap.h"
 
 #define FM_SLACK_MIN 4096u /* lines beyond max_bindings: prepared or waiting for workers */
 
@@ -22,6 +22,7 @@ struct fm_counts {
 struct fm_control {
     struct fm_engine e;
     struct fm_counts cleared;
+    struct fm_cost cleared_costs[FM_WORKERS_MAX][FM_STAGES];
     struct fm_line_note *notes;
     uint32_t max_bindings, line_count;
     uint32_t fresh;            /* first line never used */
@@ -194,6 +195,7 @@ FM_FN int control_create(struct fm_control *c, uint32_t max_bindings, int role, 
     for (uint32_t i = 0; i < workers; i++) {
         if (!(e->workers[i] = control_new_worker(c, icmp_per_s, icmp_burst)))
             return -1;
+        e->workers[i]->number = i;
         e->workers[i]->icmp_id = i;
         e->workers[i]->icmp_id_step = workers;
         e->worker_count++;

@@ -11,6 +11,7 @@
 
 #define FM_LOCAL_MAX 64
 #define FM_WORKERS_MAX 64
+#define FM_TAPS 8 /* open at once */
 #define FM_SCRATCH_SIZE (8u << 20) /* bytes for copies, fragments and ICMP of one batch */
 /* Batches per cost sample: 0.1 % at 64 packets, 1 % at one. Prime, so that traffic that goes to
    and fro is not always met in the same direction. */
@@ -51,6 +52,7 @@ struct fm_half_bound_ring {
 };
 
 struct fm_worker;
+struct fm_tap; /* tap.h */
 typedef void (*fm_batch_fn)(struct fm_worker *, struct fm_desc *, uint32_t, uint64_t,
                             struct fm_out *);
 
@@ -63,7 +65,9 @@ struct fm_engine {
     uint32_t lowest_home, highest_home; /* host order; everything bound lies between */
     uint32_t local_count;
     uint32_t local_be[FM_LOCAL_MAX] __attribute__((aligned(64))); /* zero-padded */
-    fm_batch_fn run[FM_SIDES]; /* chosen for this CPU */
+    fm_batch_fn loops[FM_SIDES]; /* chosen for this CPU */
+    fm_batch_fn run[FM_SIDES];   /* the same, or with taps around them (tap.h) */
+    struct fm_tap *taps[FM_TAPS];
     int half_bound_fd;         /* eventfd, -1 without */
     uint32_t worker_count;
     struct fm_worker *workers[FM_WORKERS_MAX];
@@ -88,6 +92,7 @@ struct fm_worker {
     /* ICMP token bucket (RFC 1812 4.3.2.8) */
     uint64_t icmp_interval_ns, icmp_burst_ns, icmp_next_ns;
     uint32_t icmp_id, icmp_id_step; /* no two workers use the same Identification */
+    uint32_t number;
     /* scratch: emptied at the start of each batch */
     uint8_t *scratch;
     uint32_t scratch_used, scratch_descs;

@@ -233,6 +233,9 @@ class AdvertiseService:
         """None: no engine here."""
         return []
 
+    def observed(self) -> None:
+        """Nothing: no engine here."""
+
     def commands(self) -> Mapping[str, Command]:
         """``show agent`` and its part of the counters."""
         return {"show agent": self.show_agent, "show traffic": self.show_traffic}

@@ -16,6 +16,7 @@ from fastmip.agents.foreign_counters import (
     VISITORS,
 )
 from fastmip.runtime import clock
+from fastmip.runtime.engine_view import engine_facts, stage_rows
 from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.service import Answer, Arguments, Command, CommandError
 from fastmip.wire.addresses import AddressError, format_address, parse_address
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ROWS = 1000
 _SECOND = 1_000_000_000
-_GAUGES = (VISITORS, PENDING)
+GAUGES = (VISITORS, PENDING)
 _FLAGS = ((0x80, "S"), (0x40, "B"), (0x20, "D"), (0x10, "M"), (0x08, "G"), (0x02, "T"))
 _ENCAPSULATIONS = {4: "ipip", 47: "gre", 55: "minimal"}
 _TRAFFIC = ("sent_packets", "sent_bytes", "received_packets", "received_bytes")
@@ -127,7 +128,8 @@ class ForeignCommands:
 
     # counters
 
-    def _counters(self) -> dict[str, int]:
+    def counters(self) -> dict[str, int]:
+        """Every counter and gauge by name, since the start."""
         service = self._service
         found = dict(service.agent.counters())
         found |= service.link_port.counters
@@ -140,7 +142,7 @@ class ForeignCommands:
     async def show_traffic(self, _arguments: Arguments) -> Answer:
         """Counters since the latest ``clear traffic``; of codes also the fullest minute."""
         rows: list[dict[str, Any]] = []
-        for name, value in self._counters().items():
+        for name, value in self.counters().items():
             row: dict[str, Any] = {"counter": name, "value": value - self._cleared.get(name, 0)}
             peak = self._service.agent.peaks.get(name)
             if peak is not None:
@@ -164,11 +166,12 @@ class ForeignCommands:
     async def show_runtime(self, _arguments: Arguments) -> Answer:
         """Cost of each stage of the engine, and what its port works on."""
         service = self._service
-        rows: list[dict[str, Any]] = [
-            {"stage": name, **costs} for name, costs in service.engine.stages().items()
-        ]
+        rows = stage_rows(service.engine)
         facts = {} if service.tunnel is None else service.tunnel.port.facts()
-        return {"rows": rows, "summary": {**service.status(), **facts}}
+        return {
+            "rows": rows,
+            "summary": {**service.status(), **facts, **engine_facts(service.engine)},
+        }
 
     async def show_violation(self, _arguments: Arguments) -> Answer:
         """RFC 2006 mipSecViolationTable, latest peer last."""
@@ -228,7 +231,7 @@ class ForeignCommands:
 
     async def clear_traffic(self, _arguments: Arguments) -> Answer:
         """Let counters start from zero; gauges stay."""
-        self._cleared = {n: v for n, v in self._counters().items() if n not in _GAUGES}
+        self._cleared = {n: v for n, v in self.counters().items() if n not in GAUGES}
         self._service.engine.clear_counters()
         return {}
 

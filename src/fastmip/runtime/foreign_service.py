@@ -22,7 +22,8 @@ from fastmip.errors import ConfigError
 from fastmip.runtime import clock
 from fastmip.runtime.control_hub import ControlHub, RolePort
 from fastmip.runtime.control_port import ControlPort
-from fastmip.runtime.foreign_commands import ForeignCommands
+from fastmip.runtime.engine_view import Observed
+from fastmip.runtime.foreign_commands import GAUGES, ForeignCommands
 from fastmip.runtime.foreign_pipeline import ForeignPipeline
 from fastmip.runtime.foreign_tunnel import ForeignTunnel
 from fastmip.runtime.link_port import LinkPort
@@ -392,6 +393,13 @@ class ForeignService:
     def heartbeats(self) -> list[int]:
         """The engine workers' numbers."""
         return self.engine.heartbeats() if self._running else []
+
+    def observed(self) -> Observed | None:
+        """See ``engine_view.py``."""
+        if not self._running or self.tunnel is None:
+            return None
+        lost = self.tunnel.port.receive_drops()
+        return Observed(self.engine, self._commands.counters(), frozenset(GAUGES), lost)
 
     def commands(self) -> Mapping[str, Command]:
         """See ``foreign_commands.py``."""

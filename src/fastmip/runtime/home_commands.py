@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastmip.agents.bindings import (
     FLAG_COLOCATED,
@@ -29,6 +29,7 @@ from fastmip.errors import ConfigError
 from fastmip.runtime import clock
 from fastmip.runtime.config import load_host
 from fastmip.runtime.directory import delete_host, insert_host
+from fastmip.runtime.engine_view import engine_facts, stage_rows
 from fastmip.runtime.home_pipeline import PAUSE_ABOVE
 from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.service import Answer, Arguments, Command, CommandError
@@ -43,7 +44,7 @@ MAX_ROWS = 10_000
 ACKNOWLEDGMENT_WAIT_S = 6.0
 """How long ``clear binding --revoke`` waits: three repetitions."""
 _TRAFFIC = ("sent_packets", "sent_bytes", "received_packets", "received_bytes")
-_GAUGES = (BINDINGS, CACHED_NODES)
+GAUGES = (BINDINGS, CACHED_NODES)
 _FLAGS = ((0x80, "S"), (0x40, "B"), (0x20, "D"), (0x10, "M"), (0x08, "G"), (0x02, "T"))
 _REASON_NUMBERS = {
     "noMobilitySecurityAssociation": 1,
@@ -178,7 +179,8 @@ class HomeCommands:
 
     # counters
 
-    def _counters(self) -> dict[str, int]:
+    def counters(self) -> dict[str, int]:
+        """Every counter and gauge by name, since the start."""
         service = self._service
         found = dict(service.agent.counters())
         if service.arp is not None:
@@ -194,9 +196,9 @@ class HomeCommands:
         """Registration counters since the latest ``clear traffic``, by their MIB names."""
         self.look_at_counters()
         rows: list[dict[str, object]] = []
-        for name, value in self._counters().items():
+        for name, value in self.counters().items():
             row: dict[str, object] = {"counter": name, "value": value - self._cleared.get(name, 0)}
-            peak = None if name in _GAUGES else self._peaks.get(name)
+            peak = None if name in GAUGES else self._peaks.get(name)
             if peak is not None:
                 row["most_in_a_minute"] = peak.most
                 row["when"] = _timestamp(peak.wall_ns)
@@ -206,7 +208,7 @@ class HomeCommands:
     def look_at_counters(self) -> None:
         """Take note of how fast they grow; called about once a second."""
         if self._service.is_running:
-            self._peaks.look(self._counters(), clock.now())
+            self._peaks.look(self.counters(), clock.now())
 
     async def show_errors(self, _arguments: Arguments) -> Answer:
         """Every verdict and event of the engine that occurred, and the balance of verdicts."""
@@ -221,23 +223,22 @@ class HomeCommands:
 
     async def clear_traffic(self, _arguments: Arguments) -> Answer:
         """Let counters start from zero; gauges stay."""
-        self._cleared = {n: v for n, v in self._counters().items() if n not in _GAUGES}
-        self._peaks.clear(self._counters())
+        self._cleared = {n: v for n, v in self.counters().items() if n not in GAUGES}
+        self._peaks.clear(self.counters())
         self._service.engine.clear_counters()
         return {}
 
     async def show_runtime(self, _arguments: Arguments) -> Answer:
         """Cost of each stage of the engine, and what the process holds."""
         service = self._service
-        rows: list[dict[str, Any]] = [
-            {"stage": name, **costs} for name, costs in service.engine.stages().items()
-        ]
+        rows = stage_rows(service.engine)
         summary = {
             **service.status(),
             "engine_bindings": service.engine.bindings(),
             "engine_bytes": service.engine.memory_bytes(),
             "workers": service.config.engine.workers,
             **({} if service.tunnel is None else service.tunnel.port.facts()),
+            **engine_facts(service.engine),
         }
         return {"rows": rows, "summary": summary}
 

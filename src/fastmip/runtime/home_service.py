@@ -29,7 +29,8 @@ from fastmip.runtime.broadcast import BroadcastTap
 from fastmip.runtime.control_hub import ControlHub, RolePort
 from fastmip.runtime.control_port import ControlPort
 from fastmip.runtime.directory import HostDirectory, host_of
-from fastmip.runtime.home_commands import HomeCommands
+from fastmip.runtime.engine_view import Observed
+from fastmip.runtime.home_commands import GAUGES, HomeCommands
 from fastmip.runtime.home_pipeline import HomePipeline, Prepared
 from fastmip.runtime.home_tunnel import HomeTunnel
 from fastmip.runtime.logging import get_logger
@@ -444,6 +445,13 @@ class HomeService:
     def heartbeats(self) -> list[int]:
         """The engine workers' numbers."""
         return self.engine.heartbeats() if self._running else []
+
+    def observed(self) -> Observed | None:
+        """See ``engine_view.py``."""
+        if not self._running or self.tunnel is None:
+            return None
+        lost = self.tunnel.port.receive_drops()
+        return Observed(self.engine, self._commands.counters(), frozenset(GAUGES), lost)
 
     def commands(self) -> Mapping[str, Command]:
         """See ``home_commands.py``."""

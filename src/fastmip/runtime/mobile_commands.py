@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastmip.runtime import clock
 from fastmip.runtime.config import AaaConfig
+from fastmip.runtime.engine_view import engine_facts, stage_rows
 from fastmip.runtime.mobile_driver import handover_row
 from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.service import Answer, Arguments, Command, CommandError
@@ -80,7 +81,8 @@ class MobileCommands:
         ]
         return {"rows": rows, "summary": {"tunnels": len(rows)}}
 
-    def _counters(self) -> dict[str, int]:
+    def counters(self) -> dict[str, int]:
+        """Every counter and gauge by name, since the start."""
         service = self._service
         found = dict(service.agent.counters())
         if service.port is not None:
@@ -97,13 +99,13 @@ class MobileCommands:
         """Registration counters since the latest ``clear traffic``, by their MIB names."""
         rows = [
             {"counter": name, "value": value - self._cleared.get(name, 0)}
-            for name, value in self._counters().items()
+            for name, value in self.counters().items()
         ]
         return {"rows": rows, "summary": {}}
 
     async def clear_traffic(self, _arguments: Arguments) -> Answer:
         """Let counters start from zero."""
-        self._cleared = self._counters()
+        self._cleared = self.counters()
         self._service.engine.clear_counters()
         return {}
 
@@ -130,10 +132,9 @@ class MobileCommands:
     async def show_runtime(self, _arguments: Arguments) -> Answer:
         """Cost of each stage of the engine."""
         service = self._service
-        rows: list[dict[str, Any]] = [
-            {"stage": name, **costs} for name, costs in _items(service.engine.stages())
-        ]
-        return {"rows": rows, "summary": {**service.status(), **service.tunnel.port.facts()}}
+        rows = stage_rows(service.engine)
+        facts = {**service.tunnel.port.facts(), **engine_facts(service.engine)}
+        return {"rows": rows, "summary": {**service.status(), **facts}}
 
     async def show_violation(self, _arguments: Arguments) -> Answer:
         """RFC 2006 mipSecViolationTable, latest peer last."""
@@ -229,7 +230,3 @@ def _secure_row(
         "direction": association.direction,
         "origin": "file",
     }
-
-
-def _items(stages: Any) -> list[tuple[str, dict[str, float]]]:
-    return list(stages.items())

@@ -24,6 +24,7 @@ from fastmip.auth.mn_aaa import ChapKey, sign_mn_aaa
 from fastmip.runtime import clock, devices
 from fastmip.runtime.control_port import ControlPort
 from fastmip.runtime.discovery_socket import DiscoverySocket, Listener
+from fastmip.runtime.engine_view import Observed
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.mobile_commands import MobileCommands
 from fastmip.runtime.mobile_driver import MobileDriver
@@ -269,6 +270,13 @@ class MobileService:
     def heartbeats(self) -> list[int]:
         """The engine workers' numbers."""
         return self.engine.heartbeats() if self._running else []
+
+    def observed(self) -> Observed | None:
+        """See ``engine_view.py``."""
+        if not self._running:
+            return None
+        lost = self.tunnel.port.receive_drops()
+        return Observed(self.engine, self._commands.counters(), frozenset(), lost)
 
     def commands(self) -> Mapping[str, Command]:
         """See ``mobile_commands.py``."""

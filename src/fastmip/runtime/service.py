@@ -14,6 +14,7 @@ from fastmip.errors import FastmipError
 
 if TYPE_CHECKING:
     from fastmip.runtime.config import Config
+    from fastmip.runtime.engine_view import Observed
 
 Arguments = dict[str, object]
 """The ``args`` object of a control request."""
@@ -58,6 +59,9 @@ class Service(Protocol):
 
     def heartbeats(self) -> list[int]:
         """One growing number per engine worker; the watchdog aborts when one stands still."""
+
+    def observed(self) -> Observed | None:
+        """Engine and counters, to be measured; None without a running engine."""
 
     def commands(self) -> Mapping[str, Command]:
         """Control commands by name, for example ``show binding``.

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from fastmip.runtime.demo.pcapng import PcapngWriter
+from fastmip.runtime.pcapng import PcapngWriter
 
 DATA_SNAP_BYTES = 96
 REGISTRATION_PORT = 434

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from fastmip.runtime.demo.capture import complete_udp_checksum
-from fastmip.runtime.demo.pcapng import PcapngWriter
+from fastmip.runtime.pcapng import PcapngWriter
 
 
 def _read(path: Path, *fields: str, options: tuple[str, ...] = ()) -> list[list[str]]:

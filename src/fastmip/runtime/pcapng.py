@@ -6,13 +6,15 @@ Source: draft-ietf-opsawg-pcapng (section header, interface description, enhance
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
+LINKTYPE_ETHERNET: Final = 1
+LINKTYPE_RAW: Final = 101
+"""Packets begin with their IP header."""
 _BYTE_ORDER_MAGIC = 0x1A2B3C4D
 _SECTION_HEADER = 0x0A0D0D0A
 _INTERFACE_DESCRIPTION = 1
 _ENHANCED_PACKET = 6
-_LINKTYPE_ETHERNET = 1
 _OPT_END = 0
 _IF_NAME = 2
 _IF_DESCRIPTION = 3
@@ -32,12 +34,19 @@ class PcapngWriter:
         body = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
         self._block(_SECTION_HEADER, body + _options((_SHB_USERAPPL, application.encode())))
 
-    def add_interface(self, name: str, description: str, snap_length: int = 0) -> int:
-        """Declare an Ethernet tap point; returns the number packets refer to.
+    def add_interface(
+        self,
+        name: str,
+        description: str,
+        snap_length: int = 0,
+        *,
+        link_type: int = LINKTYPE_ETHERNET,
+    ) -> int:
+        """Declare a tap point; returns the number packets refer to.
 
         ``snap_length`` in bytes, 0 for none.
         """
-        body = struct.pack("<HHI", _LINKTYPE_ETHERNET, 0, snap_length) + _options(
+        body = struct.pack("<HHI", link_type, 0, snap_length) + _options(
             (_IF_NAME, name.encode()),
             (_IF_DESCRIPTION, description.encode()),
             (_IF_TSRESOL, b"\x09"),
@@ -70,9 +79,10 @@ class PcapngWriter:
 
 
 def _options(*options: tuple[int, bytes]) -> bytes:
-    """Encode options, closed by the end-of-options marker."""
+    """Encode options, closed by the end-of-options marker; empty ones are left out."""
     encoded = b"".join(
         struct.pack("<HH", code, len(value)) + value + _PAD[len(value) & 3]
         for code, value in options
+        if value
     )
     return encoded + struct.pack("<HH", _OPT_END, 0)
