@@ -8,7 +8,7 @@ import sys
 import pytest
 from scapy.layers.inet import IP, UDP
 from tests.helpers.waiting import wait_until
-from tests.netns.test_mobile_node import HOME_AGENT, KEY, Field, ground
+from tests.netns.test_mobile_node import HOME_AGENT, KEY, MOBILE_NODE, Field, ground
 from tests.netns.test_mobile_roaming import FAST, foreign_agent
 
 from fastmip.runtime.demo.lab import HOME, VISITED_A
@@ -127,6 +127,43 @@ def test_the_home_agent_revokes_an_address_of_the_nodes_own_rfc3543(ground: Fiel
     }.items()
     wait_until(lambda: ground.requests_sent(node) > before, 8, "a new registration")
     ground.wait_for_state(node, "registered")
+    ground.stop(node)
+
+
+ALL_ROLES = f"""
+[foreign_agent]
+interfaces = ["wlan0"]
+[home_agent]
+address = "10.88.0.1"
+home_network = "10.88.0.0/24"
+[[home_agent.host]]
+home_address = "10.88.0.9"
+[[home_agent.host.association]]
+spi = 256
+key = "{KEY}"
+"""
+
+
+def test_the_roles_of_a_daemon_share_the_registration_port_rfc3543(ground: Field) -> None:
+    agent = home_agent(ground)
+    setup = (
+        "ip link set wlan0 up; ip address add 10.77.0.1/24 dev wlan0;"
+        " ip address add 10.88.0.1/32 dev lo; sysctl -q net.ipv4.ip_forward=1"
+    )
+    ground.lab.run("mn", "sh", "-c", setup)
+    text = ground.config(MOBILE_NODE, "revocation = true") + ALL_ROLES
+    node = ground.start("mn", text.replace('["eth0", "wlan0"]', '["eth0"]'))
+    assert node.ask("status")["roles"] == "foreign-agent, home-agent, mobile-node"
+    ground.attach("eth0", VISITED_A)
+    ground.wait_for_state(node, "registered")
+    assert agent.ask("clear binding", home_address="10.1.0.5", revoke=True)["told"] == 1
+
+    def acknowledged() -> bool:
+        rows = agent.ask("show traffic")["rows"]
+        return any(r["counter"] == "haRevocationsAcknowledged" and r["value"] for r in rows)
+
+    wait_until(acknowledged, 8, "the acknowledgment")
+    ground.wait_for_state(node, "registered", 90)
     ground.stop(node)
 
 

@@ -40,6 +40,26 @@ async def test_each_datagram_goes_to_the_first_role_that_claims_it() -> None:
     one.close()
 
 
+async def test_a_role_that_joins_as_the_first_is_asked_first() -> None:
+    catch_all: list[tuple[bytes, Arrival]] = []
+    late: list[tuple[bytes, Arrival]] = []
+    hub = ControlHub(port=PORT)
+    one = hub.join(lambda _data, _arrival: True, catch_all.extend)
+    two = hub.join(lambda data, _arrival: data == b"two", late.extend, first=True)
+    for role in (one, two):
+        role.open(asyncio.get_running_loop())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        for data in (b"two", b"one"):
+            client.sendto(data, ("127.0.0.1", PORT))
+        async with asyncio.timeout(5):
+            while len(catch_all) + len(late) < 2:
+                await asyncio.sleep(0)
+    assert [data for data, _ in late] == [b"two"]
+    assert [data for data, _ in catch_all] == [b"one"]
+    for role in (one, two):
+        role.close()
+
+
 async def test_icmp_errors_about_what_was_sent_are_reported_with_the_quote() -> None:
     reports: list[tuple[bytes, Endpoint, int, int]] = []
     port = ControlPort(lambda _batch: None, port=PORT, report=lambda *about: reports.append(about))

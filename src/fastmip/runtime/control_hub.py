@@ -1,8 +1,8 @@
 """One port 434 for all roles of a daemon.
 
-A home agent and a foreign agent on one machine share the registration port. The hub owns the
-socket; each role has a ``RolePort`` that looks like a port of its own. A datagram goes to the first
-role that claims it.
+A home agent, a foreign agent and a mobile node that hears revocations share the registration port
+of one machine. The hub owns the socket; each role has a ``RolePort`` that looks like a port of its
+own. A datagram goes to the first role that claims it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,20 @@ class ControlHub:
             report=self._report,
         )
 
-    def join(self, claim: Claim, deliver: Deliver, report: Report | None = None) -> RolePort:
-        """A port for one more role; ``report`` hears of ICMP errors about what was sent."""
+    def join(
+        self,
+        claim: Claim,
+        deliver: Deliver,
+        report: Report | None = None,
+        *,
+        first: bool = False,
+    ) -> RolePort:
+        """A port for one more role; ``report`` hears of ICMP errors about what was sent.
+
+        ``first``: it is asked before all roles that are there already.
+        """
         role = RolePort(self, claim, deliver)
-        self._roles.append(role)
+        self._roles.insert(0 if first else len(self._roles), role)
         if report is not None:
             self._reports.append(report)
         return role
@@ -82,7 +92,7 @@ class RolePort:
         return self._hub.port.counters
 
     def bind(self) -> int:
-        """See ``ControlPort.bind``; UDP tunnels are one role's, the home agent's."""
+        """See ``ControlPort.bind``; UDP tunnels are one role's, as the configuration says."""
         return self._hub.port.bind()
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:

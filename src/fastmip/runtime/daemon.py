@@ -69,6 +69,21 @@ _FIXED_DAEMON_KEYS = ("state_dir", "control_socket")
 log = get_logger("daemon")
 
 
+def _hub(config: Config) -> ControlHub | None:
+    """Port 434, if more than one role needs it."""
+    home, foreign, node = config.home_agent, config.foreign_agent, config.mobile_node
+    roles = [home is not None, foreign is not None, node is not None and node.revocation]
+    if roles.count(True) < 2:
+        return None
+    # UDP tunnels on it are one role's: the configuration is refused if two want them.
+    has_udp = home is not None and home.nat_traversal
+    has_udp |= foreign is not None and foreign.nat != "none"
+    return ControlHub(
+        fwmark=0 if node is None else node.fwmark,
+        data_sockets=config.engine.workers if has_udp else 0,
+    )
+
+
 def run_daemon(config_path: str) -> int:
     """Run until told to stop; returns the exit code."""
     try:
@@ -158,13 +173,7 @@ class Daemon:
     def _build(self, kernel: Kernel) -> list[Service]:
         config, file = self._config, self._file
         services: list[Service] = []
-        hub: ControlHub | None = None
-        if config.home_agent is not None and config.foreign_agent is not None:
-            hub = ControlHub(
-                fwmark=0 if config.mobile_node is None else config.mobile_node.fwmark,
-                # UDP tunnels of this machine are the home agent's.
-                data_sockets=config.engine.workers if config.home_agent.nat_traversal else 0,
-            )
+        hub = _hub(config)
         foreign: ForeignService | None = None
         if config.foreign_agent is not None:
             foreign = ForeignService(config, kernel, file=file, hub=hub)
@@ -179,7 +188,7 @@ class Daemon:
         if self._config.mobile_node is not None:
             from fastmip.runtime.mobile_service import MobileService  # noqa: PLC0415 - its role
 
-            services.append(MobileService(self._config, kernel, file=self._file))
+            services.append(MobileService(config, kernel, file=file, hub=hub))
         return services
 
     # defects

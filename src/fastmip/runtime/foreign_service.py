@@ -217,9 +217,10 @@ class ForeignService:
 
     def _make_port(self, workers: int) -> tuple[ControlPort | RolePort, int]:
         """Port 434, and its number if UDP tunnels share it."""
-        if self._hub is not None:
-            return self._hub.join(self.claims, self._receive, self.pipeline.report), 0
         has_udp = self.section.nat != "none"
+        if self._hub is not None:
+            role = self._hub.join(self.claims, self._receive, self.pipeline.report)
+            return role, role.bind() if has_udp else 0
         port = ControlPort(
             self._receive,
             fwmark=self._fwmark,

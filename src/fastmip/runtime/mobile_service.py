@@ -22,6 +22,7 @@ from fastmip.agents.offers import CareOf
 from fastmip.auth.associations import SecurityAssociation
 from fastmip.auth.mn_aaa import ChapKey, sign_mn_aaa
 from fastmip.runtime import clock, devices
+from fastmip.runtime.control_hub import ControlHub, RolePort
 from fastmip.runtime.control_port import ControlPort
 from fastmip.runtime.discovery_socket import DiscoverySocket, Listener
 from fastmip.runtime.engine_view import Observed
@@ -35,6 +36,7 @@ from fastmip.runtime.service import Command, ReloadRefused, StartError
 from fastmip.runtime.upkeep import Upkeep
 from fastmip.wire.addresses import format_address
 from fastmip.wire.extensions import Extension
+from fastmip.wire.revocation import is_home_agents_revocation
 from fastmip.wire.vendor import CriticalVendorExtension, NormalVendorExtension, VendorRegistry
 
 if TYPE_CHECKING:
@@ -115,11 +117,14 @@ class MobileService:
 
     name = "mobile-node"
 
-    def __init__(self, config: Config, kernel: Kernel, *, file: str) -> None:
+    def __init__(
+        self, config: Config, kernel: Kernel, *, file: str, hub: ControlHub | None = None
+    ) -> None:
         self.config = config
         self.section = section = _section(config)
         self.kernel = kernel
         self._file = file
+        self._hub = hub
         settings = settings_of(config)
         self.agent = MobileNode(settings, section.association_set(), random_bits=secrets.randbits)
         self.tunnel = MobileTunnel(
@@ -143,7 +148,7 @@ class MobileService:
         )
         self._commands = MobileCommands(self)
         self.discovery: DiscoverySocket | None = None
-        self._well_known: ControlPort | None = None
+        self._well_known: ControlPort | RolePort | None = None
         # Set by start, in this order.
         self.engine: Engine
         self.driver: MobileDriver | None = None
@@ -203,7 +208,7 @@ class MobileService:
             self.driver.discovery = self.discovery
         if self.section.revocation:
             # The home agent revokes at the port of agents, not at that of our requests.
-            self._well_known = ControlPort(self._deliver, fwmark=self.section.fwmark)
+            self._well_known = self._make_well_known_port()
             self._well_known.open(loop)
             self.driver.well_known_port = self._well_known
         self.port.open(loop)
@@ -228,6 +233,15 @@ class MobileService:
             home_agent=format_address(self.section.home_agent),
             interfaces=",".join(self.section.interfaces),
         )
+
+    def _make_well_known_port(self) -> ControlPort | RolePort:
+        if self._hub is not None:
+            return self._hub.join(self.claims, self._deliver, first=True)
+        return ControlPort(self._deliver, fwmark=self.section.fwmark)
+
+    def claims(self, data: bytes, _arrival: Arrival) -> bool:
+        """Whether a datagram on the shared port is ours: a revocation for our home address."""
+        return is_home_agents_revocation(data, int(self.section.home_address))
 
     def _deliver(self, batch: list[tuple[bytes, Arrival]]) -> None:
         if self.driver is not None:

@@ -19,6 +19,7 @@ __all__ = [
     "RevocationAcknowledgment",
     "RevocationMessage",
     "RevocationSupport",
+    "is_home_agents_revocation",
 ]
 
 _REVOCATION_HOME_AGENT: Final = 0x8000
@@ -32,6 +33,14 @@ REVOCATION_LEN: Final = _REVOCATION.size
 """Fixed part of a revocation, 20 bytes."""
 ACKNOWLEDGMENT_LEN: Final = _ACKNOWLEDGMENT.size
 """Fixed part of an acknowledgment, 12 bytes."""
+
+
+def is_home_agents_revocation(data: bytes, home_address: int) -> bool:
+    """Whether the payload of a datagram is a home agent's word about this home address."""
+    if len(data) < REVOCATION_LEN or data[0] != MessageType.REVOCATION:
+        return False
+    _, _, flags, home, *_ = _REVOCATION.unpack_from(data)
+    return bool(flags & _REVOCATION_HOME_AGENT) and home == home_address
 
 
 @dataclass(frozen=True, slots=True)
