@@ -99,6 +99,8 @@ def test_expiry_leaves_what_was_asked_for_meanwhile() -> None:
     assert expired.care_of_address == A
     assert bindings.accepted(A) is None
     assert bindings.get(A) is not None
+    [tunnel] = bindings.tunnels(A, everywhere)
+    assert not tunnel.reverse, "what was granted before has ended"
     assert bindings.next_deadline() == 110 * SECOND
     assert bindings.expire(110 * SECOND) == []
     assert bindings.get(A) is None

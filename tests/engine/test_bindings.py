@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -17,6 +19,7 @@ from tests.engine.lab import (
     assert_balanced,
     engine_for,
 )
+from tests.reference.encapsulations import Method
 from tests.reference.ipv4 import Header, header
 from tests.reference.tunnels import HOME, TUNNEL, Binding, Twin
 
@@ -140,6 +143,22 @@ def test_a_mobile_node_sends_on_the_first_record_and_hears_all_of_them() -> None
         tunnelled = header(HOME_AGENT, care_of, 4, 20) + inner
         assert port.inject(TUNNEL, [tunnelled]) == ["decapsulated"]
         assert port.take(HOME) == [inner]
+
+
+@pytest.mark.parametrize("encapsulation", [4, 47])
+def test_a_mobile_node_hears_but_does_not_use_what_was_only_asked_for(encapsulation: int) -> None:
+    method = Method(encapsulation)
+    chain = [Binding(HOME_AGENT, CARE_OF, reverse=False, method=method)]
+    engine = engine_for(Twin("mobile-node", (), {NODE: chain}))
+    port = _dataplane.MemoryPort(engine)
+    assert port.inject(HOME, [header(NODE, CORRESPONDENT, 17, 0)] * 3) == ["drop-not-granted"] * 3
+    inner = header(CORRESPONDENT, NODE, 17, 0)
+    assert port.inject(TUNNEL, [chain[0].wrap(inner)]) == ["drop-care-of-address"]
+    back = Binding(CARE_OF, HOME_AGENT, method=method)
+    assert port.inject(TUNNEL, [back.wrap(inner)]) == ["decapsulated"]
+    granted = replace(chain[0], reverse=True)
+    engine.publish(engine.prepare(granted.record(NODE)))
+    assert port.inject(HOME, [header(NODE, CORRESPONDENT, 17, 0)]) == ["encapsulated"]
 
 
 @pytest.mark.parametrize("destination", ["224.0.0.1", "255.255.255.255"])

@@ -151,6 +151,8 @@ class Twin:
             self.left[HOME].append(packet)
             return "returned-expired" if home in self.bindings else "returned-no-binding"
         first = self.bindings[home][0]
+        if self.role == "mobile-node" and not first.reverse:
+            return "drop-not-granted"
         is_unicast = fields.destination >> 24 < 224
         if self.role == "foreign-agent" and not (first.reverse and not first.nested and is_unicast):
             self.left[HOME].append(packet)

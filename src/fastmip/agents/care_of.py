@@ -3,7 +3,7 @@
 A care-of address passes through three stages:
 
 1. *asked for*: a request was sent. The home agent may have accepted it although no reply came,
-   so its tunnel is already accepted from, but nothing is sent through it.
+   so its tunnel is already accepted from, but nothing is sent through it: it has no reverse path.
 2. *accepted*: the remaining lifetime runs from the time the request was sent (RFC 5944
    3.6.2.2).
 3. *released*: the home agent dropped it. Packets it sent before are still under way; they are
@@ -237,10 +237,12 @@ class CareOfBindings:
         for binding in self._in_order(preferred, usable):
             end_ns = binding.expires_ns if binding.accepted else binding.held_until_ns
             if binding.is_colocated:
-                tunnels.append(_tunnel(binding, end_ns, reverse=binding.reverse))
+                granted = binding.accepted and binding.reverse
+                tunnels.append(_tunnel(binding, end_ns, reverse=granted))
                 continue
             if binding.encapsulating_delivery:
-                tunnels.append(Tunnel(binding.agent, home_address, end_ns, reverse=True))
+                granted = binding.accepted
+                tunnels.append(Tunnel(binding.agent, home_address, end_ns, reverse=granted))
             if binding.broadcasts:
                 tunnels.append(Tunnel(binding.home_agent, home_address, end_ns, broadcasts=True))
         tunnels += [

@@ -215,7 +215,7 @@ FM_FN int64_t control_prepare(struct fm_control *c, const struct fm_record *r, u
     if (n > 1 && !(first->flags & FM_LINE_FIRST_ONLY) && e->role == FM_HOME_AGENT)
         first->flags |= FM_LINE_COPIES;
     if (first->method == FM_IPIP && !(first->flags & FM_LINE_COPIES) &&
-        e->role != FM_FOREIGN_AGENT)
+        e->role != FM_FOREIGN_AGENT && !is_not_granted(e, first))
         first->plain_budget = first->budget;
     c->prepared += n;
     return next;

@@ -62,6 +62,8 @@ FM_INLINE uint32_t other_budget(const struct fm_engine *e, const struct fm_line 
         return 0;
     if (e->role == FM_FOREIGN_AGENT && !is_for_reverse_tunnel(line, p))
         return 0;
+    if (is_not_granted(e, line))
+        return 0;
     if (line_falls_back(line, p))
         return 0;
     struct fm_soft soft = line_soft(line);

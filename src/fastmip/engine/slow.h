@@ -36,6 +36,13 @@ FM_INLINE int is_for_reverse_tunnel(const struct fm_line *line, const uint8_t *p
            (ipv4_destination_be(p) & 0xff) < 224;
 }
 
+/* A mobile node sends through the tunnel that its home agent granted, not through one that was
+ * asked for, or given back (RFC 5944 3.6.1.2, RFC 3024 3.1). */
+FM_INLINE int is_not_granted(const struct fm_engine *e, const struct fm_line *line)
+{
+    return e->role == FM_MOBILE_NODE && !(line->flags & FM_LINE_REVERSE);
+}
+
 /* From the home side into a tunnel. */
 FM_COLD void home_slow(struct fm_worker *w, struct fm_desc *d, struct fm_out *out)
 {
@@ -57,6 +64,10 @@ FM_COLD void home_slow(struct fm_worker *w, struct fm_desc *d, struct fm_out *ou
     if (!is_alive) { /* RFC 5944 4.2.3: no binding, so the node is at home */
         fm_emit(out, FM_HOME, d);
         fm_finish(w, d, head ? FM_RETURNED_EXPIRED : FM_RETURNED_NO_BINDING, d->len);
+        return;
+    }
+    if (is_not_granted(e, &e->lines[head])) {
+        fm_finish(w, d, FM_DROP_NOT_GRANTED, d->len);
         return;
     }
     if (e->role == FM_FOREIGN_AGENT && !is_for_reverse_tunnel(&e->lines[head], p)) {

@@ -61,6 +61,8 @@ enum fm_severity { FM_INFO = 0, FM_WARNING = 1, FM_SECURITY = 2 };
       "Tunnel packet to another of our addresses than the one registered.")                       \
     X(DROP_NOT_REVERSE, "drop-not-reverse", FM_SECURITY,                                          \
       "Tunnel packet from a node that registered without reverse tunnelling.")                    \
+    X(DROP_NOT_GRANTED, "drop-not-granted", FM_INFO,                                              \
+      "Mobile node's packet before a registration with a reverse tunnel was accepted.")           \
     X(DROP_ENCAPSULATION, "drop-encapsulation", FM_SECURITY,                                      \
       "Tunnel packet with an encapsulation that was not negotiated.")                             \
     X(DROP_UDP_PORT, "drop-udp-port", FM_SECURITY,                                                \
