@@ -6,6 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from pyroute2.netlink.exceptions import (  # type: ignore[import-untyped]  # no annotations
+    NetlinkError,
+)
+
 from fastmip.agents.attachment import LinkState
 from fastmip.agents.bindings import TUNNEL_RECORD
 from fastmip.agents.effects import (
@@ -71,6 +75,8 @@ class FakeWorld:
     # routing
     async def link_changed(self, link: LinkState) -> None:
         self.told.append(("link", link.interface))
+        if self.broken:
+            raise NetlinkError(22, "Invalid prefsrc address")  # it was taken away meanwhile
 
     async def settle(self, is_waited_for: Callable[[], bool]) -> bool:
         if is_waited_for():
@@ -220,6 +226,16 @@ async def test_what_the_kernel_or_engine_refuses_is_counted_and_life_goes_on() -
     driver = await drive(agent, world, lambda d: d.submit(agent.handle_timer))
     assert driver.failures == 2
     assert SEND in world.told
+
+
+async def test_the_agent_hears_of_a_link_that_changed_again_under_our_hands() -> None:
+    world = FakeWorld()
+    world.broken = True
+    agent = FakeAgent([SEND])
+    driver = await drive(agent, world, lambda d: d.link_changed(LinkState("eth0", True)))
+    assert agent.inputs[0] == "link eth0 True"
+    assert SEND in world.told
+    assert driver.failures == 1
 
 
 async def test_a_flood_of_datagrams_is_bounded() -> None:

@@ -18,6 +18,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pyroute2.netlink.exceptions import (  # type: ignore[import-untyped]  # no annotations
+    NetlinkError,
+)
+
 from fastmip.agents.bindings import tunnel_record
 from fastmip.agents.effects import (
     Arrival,
@@ -364,7 +368,7 @@ class MobileDriver:
         """A link may vanish under our hands; the next link change puts things right."""
         try:
             await work
-        except (OSError, FastmipError) as error:
+        except (OSError, FastmipError, NetlinkError) as error:
             self.failures += 1
             log.warning("not-carried-out", what=what, reason=str(error))
 
