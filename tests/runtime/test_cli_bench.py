@@ -148,7 +148,6 @@ def test_without_a_word_bench_says_how_to_measure() -> None:
     ("word", "only"),
     [
         ("engine", ["--only", "engine"]),
-        ("wire", ["--only", "wire"]),
         ("control", ["--only", "control", "store"]),
         ("all", []),
     ],
@@ -172,7 +171,7 @@ def test_parts_of_the_suite_run_in_the_checkout(
 
 def test_without_a_checkout_the_suite_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_command, "_checkout", lambda: None)
-    shown = invoke("wire")
+    shown = invoke("control")
     assert shown.exit_code == 1
     assert "run sh ./run bench there" in shown.output
 

@@ -23,17 +23,22 @@ Benchmarks are a suite of the checkout:
   sh ./run bench                       all of it, with a table
   sh ./run bench --json FILE           and a file for scripts
   sh ./run bench --compare OLD.json    and the change since
-  fastmip bench engine|wire|control    a part of it
+  fastmip bench engine|control         a part of it
+A home agent between namespaces of this machine, beside the kernel's own forwarding:
+  fastmip bench wire --io kernel --size 64 --output DIR
 On packets of yours, checkable from outside:
   fastmip bench engine --pcap IN --bindings CSV --out OUT --repeat N
 Load for a device of yours, and what comes back of it:
   fastmip bench load IFACE --mac MAC --to ADDRESSES --receive IFACE"""
 
-GROUPS = {"engine": ["engine"], "wire": ["wire"], "control": ["control", "store"], "all": []}
+GROUPS = {"engine": ["engine"], "control": ["control", "store"], "all": []}
 """Command -> groups of the suite."""
 
 
-LAZY = {"load": "fastmip.runtime.cli.bench_load:load"}
+LAZY = {
+    "load": "fastmip.runtime.cli.bench_load:load",
+    "wire": "fastmip.runtime.cli.bench_wire:wire",
+}
 
 
 @click.group(cls=AbbreviatingGroup, lazy=LAZY, invoke_without_command=True)
@@ -142,7 +147,6 @@ def _part(name: str, explanation: str) -> None:
         _suite(GROUPS[name], ctx.args)
 
 
-_part("wire", "Measure forwarding between virtual links (options: see sh ./run bench --help).")
 _part("control", "Measure registrations and the store.")
 _part("all", "Run the whole suite.")
 
