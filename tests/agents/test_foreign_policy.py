@@ -31,12 +31,13 @@ from tests.agents.foreign_lab import (
 )
 
 from fastmip.agents.effects import Endpoint
-from fastmip.agents.foreign_policy import LADDER, Nat
+from fastmip.agents.foreign_policy import LADDER, ForeignLink, Nat
 from fastmip.agents.hosts import Prefix, ReverseTunnel
 
 CRITICAL = bytes.fromhex("26000006000000090063")
 ENCAPSULATING = short(130, b"")
 PLAIN: dict[str, Any] = {}
+PUBLIC = 0xCB007105  # 203.0.113.5
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,25 @@ def test_the_lifetime_we_would_accept_is_told_rfc5944_3_7_2_3() -> None:
     bench.tick(2)
     [other] = bench.ask(request(identification(), lifetime=599, care_of=NODE + 1))
     assert other.data[2:4] == (599).to_bytes(2, "big")  # copied, for any other reason
+
+
+@pytest.mark.parametrize(
+    ("home_address", "care_of", "flags", "code"),
+    [
+        (NODE, PUBLIC, 0, 75),
+        (NODE, PUBLIC, T, None),
+        (PUBLIC + 77, PUBLIC, 0, None),
+        (NODE, AGENT, 0, None),
+    ],
+)
+def test_private_home_addresses_need_a_reverse_tunnel_to_the_public_net_rfc3024_a_4(
+    home_address: int, care_of: int, flags: int, code: int | None
+) -> None:
+    link = ForeignLink(LINK, AGENT, (PUBLIC, AGENT))
+    bench = Bench(links=(link,))
+    data = request(identification(), home_address=home_address, care_of=care_of, flags=flags)
+    [effect] = bench.ask(data)
+    assert (effect.data[1] if effect.data[0] == 3 else None) == code
 
 
 @pytest.mark.parametrize("ttl", [0, 1, 64, 254])

@@ -109,3 +109,19 @@ def test_kinds_of_address(text: str, unicast: bool, multicast: bool, loopback: b
     assert addresses.is_unicast(address) is unicast
     assert addresses.is_multicast(address) is multicast
     assert addresses.is_loopback(address) is loopback
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ("10.0.0.0", "10.255.255.255"),
+        ("172.16.0.0", "172.31.255.255"),
+        ("192.168.0.0", "192.168.255.255"),
+    ],
+)
+def test_private_addresses_are_those_of_rfc1918_3(first: str, last: str) -> None:
+    low, high = addresses.parse_address(first), addresses.parse_address(last)
+    assert addresses.is_private(low)
+    assert addresses.is_private(high)
+    assert not addresses.is_private(low - 1)
+    assert not addresses.is_private(high + 1)

@@ -21,7 +21,7 @@ from fastmip.agents.visitors import Limits, NodeKey
 from fastmip.auth.associations import AssociationSet, SecurityAssociation
 from fastmip.auth.authenticators import verify_authentication
 from fastmip.auth.challenges import ChallengeVerdict
-from fastmip.wire.addresses import LIMITED_BROADCAST, is_loopback, is_unicast
+from fastmip.wire.addresses import LIMITED_BROADCAST, is_loopback, is_private, is_unicast
 from fastmip.wire.authext import MN_AAA, AuthenticationExtension, GeneralizedAuthentication
 from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.codes import (
@@ -399,12 +399,17 @@ def delivery_style(case: ForeignCase) -> Refusal | None:
 
 
 def reverse_tunnel(case: ForeignCase) -> Refusal | None:
-    """The T bit against the policy (RFC 3024 4.2.1): 75 or 74. A deregistration passes."""
+    """The T bit against the policy (RFC 3024 4.2.1): 75 or 74. A deregistration passes.
+
+    Where our care-of address is public a private home address sends nothing without (A.4).
+    """
     request = case.request
     if case.is_colocated or not request.lifetime:
         return None
     if not request.flags & FLAG_REVERSE_TUNNEL:
-        return REVERSE_TUNNEL_MANDATORY if case.policy.requires_reverse_tunnel else None
+        is_lost = is_private(request.home_address) and not is_private(request.care_of_address)
+        is_mandatory = is_lost or case.policy.requires_reverse_tunnel
+        return REVERSE_TUNNEL_MANDATORY if is_mandatory else None
     return NO_REVERSE_TUNNEL if case.policy.reverse_tunnel is ReverseTunnel.REFUSE else None
 
 

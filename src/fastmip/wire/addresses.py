@@ -14,6 +14,7 @@ LIMITED_BROADCAST = 0xFFFFFFFF
 """255.255.255.255."""
 
 _LOOPBACK_NETWORK = 127
+_PRIVATE = ((10 << 24, 8), (172 << 24 | 16 << 16, 12), (192 << 24 | 168 << 16, 16))
 _FIRST_MULTICAST = 224 << 24
 
 
@@ -115,3 +116,8 @@ def is_unicast(address: int) -> bool:
     Loopback counts as unicast; ask ``is_loopback`` besides where a packet could carry it.
     """
     return address < _FIRST_MULTICAST and address >> 24 != 0
+
+
+def is_private(address: int) -> bool:
+    """Say whether an address means something in private networks only (RFC 1918)."""
+    return any(in_network(address, prefix, length) for prefix, length in _PRIVATE)
