@@ -489,6 +489,15 @@ def test_behind_a_translator_udp_tunnels_are_asked_for_rfc3519_4_5() -> None:
     assert bench.tick(100) == []
 
 
+def test_the_keepalive_goes_as_the_visitor_s_tunnel_does_rfc3519_4_9() -> None:
+    bench = Bench(nat=Nat.TRANSLATING, home_agent_associations={HOME_AGENT: FOREIGN_HOME}.get)
+    number = identification()
+    bench.ask(request(number, flags=T | G))
+    bench.answer(sign_foreign_home(reply(number) + bytes.fromhex("2c0600000000001e")))
+    [keepalive] = bench.tick(30.5)
+    assert keepalive.data[:8] == bytes.fromhex("042f0000" + "00000800")
+
+
 def test_without_a_translator_seen_the_tunnel_is_an_ordinary_one() -> None:
     bench = Bench(nat=Nat.TRANSPARENT)
     number = identification()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from scapy.layers.inet import ICMP, IP
+from tests.reference.encapsulations import Method, wrapped
 
+from fastmip.agents.care_of import CareOfBinding
 from fastmip.agents.keepalive import ANSWER_NS, DEFAULT_S, LEAST_S, TRIES, Keepalive
 from fastmip.wire.addresses import parse_address
 
@@ -90,8 +92,19 @@ def test_a_late_answer_is_an_answer(tries: int) -> None:
     assert looks(keepalive, due / SECOND + 100) == []
 
 
+def bound(encapsulation: int = 4) -> CareOfBinding:
+    return CareOfBinding(CARE_OF, "eth0", AGENT, 0, encapsulation=encapsulation)
+
+
+@pytest.mark.parametrize("encapsulation", [4, 47, 55])
+def test_the_keepalive_goes_as_the_tunnel_carries_packets_rfc3519_4_9(encapsulation: int) -> None:
+    plain, sent = (Keepalive().datagram(HOME, bound(e)).data for e in (4, encapsulation))
+    method = Method(encapsulation, None, 434, 5555)
+    assert sent == wrapped(plain[4:], method, CARE_OF, AGENT, 64, 0)[28:]
+
+
 def test_the_keepalive_is_an_echo_request_in_a_tunnel_header_rfc3519_4_9() -> None:
-    datagram = Keepalive().datagram(HOME, CARE_OF, AGENT, "eth0")
+    datagram = Keepalive().datagram(HOME, bound())
     assert datagram.data[:4] == bytes((4, 4, 0, 0))
     packet = IP(datagram.data[4:])
     assert (packet.src, packet.dst, packet[ICMP].type) == ("10.1.0.5", "10.1.0.1", 8)

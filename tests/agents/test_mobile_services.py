@@ -16,6 +16,7 @@ from fastmip.agents.conversation import Nat
 from fastmip.agents.effects import Arrival, Endpoint, InstallTunnels, SendDatagram
 from fastmip.agents.offers import CareOf
 from fastmip.wire.addresses import parse_address
+from fastmip.wire.codes import FLAG_REVERSE_TUNNEL
 
 ASSENT, REFUSAL = 0, 64
 
@@ -58,6 +59,29 @@ def test_a_udp_tunnel_is_offered_before_the_authentication_rfc3519_3_1(
     assert asked(world, 144) == [bytes((0, 0, flags, 0, 0, 0))]
     kinds = [kind for kind, _, _ in extensions_of(world.requests[-1][1].data, 24)]
     assert kinds == [144, 32]
+
+
+def test_a_udp_tunnel_is_asked_for_with_t_rfc3519_3_1_5() -> None:
+    world = behind_nat(reply=udp_reply(), reverse_tunnel=False)
+    assert world.sent()[0].flags & FLAG_REVERSE_TUNNEL
+    assert world.of(InstallTunnels)[-1].tunnels[0].reverse, "keepalives must come through"
+    world = behind_nat(reply=udp_reply(REFUSAL), reverse_tunnel=False)
+    assert not world.of(InstallTunnels)[-1].tunnels[0].reverse, "no translator, no need"
+    world = behind_nat(Nat.OFF, reverse_tunnel=False)
+    assert not world.sent()[0].flags & FLAG_REVERSE_TUNNEL
+
+
+def test_a_home_agent_against_reverse_tunnels_gets_no_udp_tunnel() -> None:
+    world = World(
+        home_agent=PaperHomeAgent(HOME_AGENT, code=137), nat=Nat.AUTO, reverse_tunnel=False
+    )
+    world.exact = False
+    world.link(visit_a())
+    world.home_agent.code = None
+    world.run(2)
+    assert [bool(request.flags & FLAG_REVERSE_TUNNEL) for request in world.sent()] == [True, False]
+    assert asked(world, 144) == []
+    assert world.state == "registered"
 
 
 def test_an_assent_makes_a_udp_tunnel_to_where_the_reply_came_from_rfc3519_4_3() -> None:
@@ -147,6 +171,25 @@ def test_r_and_u_of_an_agent_make_it_half_bound_rfc3519_4_11() -> None:
     _, sent = next((w, e) for w, e in world.log if isinstance(e, SendDatagram) and e.data[0] == 4)
     assert isinstance(sent, SendDatagram)
     assert (sent.destination.address, sent.mac) == (HOME_AGENT, None), "past the agent"
+
+
+@pytest.mark.parametrize(
+    ("flags", "care_of"),
+    [(F | T | R, CareOf.COLOCATED_FIRST), (F | T | R | U, CareOf.FOREIGN_AGENT)],
+    ids=["without U", "the agent's care-of address"],
+)
+def test_through_an_agent_udp_is_asked_for_only_where_it_helps_rfc3519_4_4(
+    flags: int, care_of: CareOf
+) -> None:
+    fa = parse_address("10.3.1.1")
+    world = World(nat=Nat.AUTO, care_of=care_of)
+    world.exact = False
+    world.place(PaperForeignAgent("eth0", fa, bytes(5) + b"\1", (fa,), flags=flags))
+    world.run(0.1)
+    world.link(visit_a())
+    world.run(4)
+    assert world.state == "registered"
+    assert asked(world, 144) == []
 
 
 # -- revocation ----------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from tests.engine.lab import (
     CARE_OF,
@@ -17,6 +19,7 @@ from tests.reference.ipv4 import Header, change, checksum, header
 from tests.reference.tunnels import DONE_TTL, HOME, TUNNEL, Binding, Twin
 
 from fastmip import _dataplane
+from fastmip.wire.tunneling import TunnelData
 
 UDP_PORTS = (4434, 434)
 TO_NODE = header(CORRESPONDENT, NODE, 17, 30, ttl=9) + bytes(30)
@@ -382,6 +385,18 @@ def test_a_keepalive_tells_the_port_of_a_half_bound_tunnel_rfc3519_4_6() -> None
     assert lab.to_node(TO_NODE) == [bound.wrap(change(TO_NODE, ttl=8))]
     assert lab.from_node(keepalive()) == "decapsulated"
     assert lab.from_node(keepalive(port=5556)) == "drop-udp-port"
+
+
+@pytest.mark.parametrize("encapsulation", [IPIP, GRE, MINIMAL])
+def test_a_keepalive_goes_as_its_tunnel_does_rfc3519_4_9(encapsulation: int) -> None:
+    lab = Lab(Method(encapsulation, None, UNKNOWN_PORT, 434))
+    payload = TunnelData.wrap(encapsulation, KEEPALIVE)
+    outer = header(CARE_OF, HOME_AGENT, 17, 8 + len(payload))
+    datagram = outer + struct.pack("!HHHH", 5555, 434, 8 + len(payload), 0) + payload
+    assert lab.from_node(datagram) == "half-bound-keepalive"
+    bound = Binding(CARE_OF, HOME_AGENT, method=Method(encapsulation, None, 5555, 434))
+    lab.engine.publish(lab.engine.prepare(bound.record(NODE)))
+    assert lab.from_node(datagram) == "decapsulated"
 
 
 def test_only_a_keepalive_from_the_registered_address_binds_rfc3519_4_6() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from fastmip.agents.advertiser import AdvertisedLink
 from fastmip.agents.foreign_policy import ForeignLink
 from fastmip.runtime.advertise_service import AdvertiseService, links_of
@@ -17,6 +19,7 @@ from fastmip.wire.discovery import (
     AGENT_M,
     AGENT_R,
     AGENT_T,
+    AGENT_U,
     AGENT_X,
 )
 
@@ -66,6 +69,15 @@ async def test_each_link_has_its_own_flags() -> None:
     assert found["air"].care_of_addresses == (0x0A030101,)
     assert [router.address for router in found["air"].routers] == [0x0A030101]
     assert found["air"].prefix_lengths == (24,)
+
+
+@pytest.mark.parametrize(
+    ("nat", "is_said"),
+    [("none", False), ("translating", True), ("transparent", True), ("forced", False)],
+)
+async def test_u_is_said_behind_a_translator_alone_rfc3519_3_4(nat: str, is_said: bool) -> None:
+    found = await links(FOREIGN.replace("[foreign_agent]\n", f'[foreign_agent]\nnat = "{nat}"\n'))
+    assert bool(found["air"].flags & AGENT_U) is is_said
 
 
 async def test_links_of_both_roles_are_advertised_once() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import struct
 
 import pytest
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.l2 import GRE
 from scapy.layers.mobileip import MobileIP, MobileIPTunnelData
+from tests.reference.encapsulations import Method, wrapped
 
 from fastmip.errors import WireError
 from fastmip.wire.extensions import RawExtension
@@ -95,6 +98,15 @@ def test_what_is_no_tunnel_data_is_told(data: bytes) -> None:
 def test_a_next_header_is_a_byte(protocol: int) -> None:
     with pytest.raises(WireError):
         TunnelData.encode_header(protocol)
+
+
+@pytest.mark.parametrize("protocol", [4, 47, 55])
+def test_a_packet_is_wrapped_as_scapy_and_the_reference_do_rfc3519_3_3(protocol: int) -> None:
+    packet = bytes(IP(src="10.1.0.5", dst="10.1.0.1", ttl=64) / ICMP() / b"ab")
+    found = TunnelData.wrap(protocol, packet)
+    assert found == wrapped(packet, Method(protocol, None, 434, 434), 1, 2, 64, 0)[28:]
+    if protocol == 47:
+        assert found == bytes(MobileIP() / MobileIPTunnelData(nexthdr=47) / GRE() / IP(packet))
 
 
 def test_delivery_style_has_no_data_rfc3024_3_3() -> None:

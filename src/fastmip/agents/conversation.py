@@ -167,7 +167,9 @@ class Answer:
 
     @property
     def reverse_granted(self) -> bool:
-        """The request that was accepted asked for reverse tunnelling."""
+        """The request that was accepted asked for reverse tunnelling, and needs it."""
+        if self.exchange.reverse_for_udp and not (self.udp_tunnel and self.udp_tunnel.is_accepted):
+            return False
         return bool(self.exchange.flags & FLAG_REVERSE_TUNNEL)
 
     @property
@@ -278,20 +280,24 @@ class Conversation:
             reverse = bent.reverse_tunnel
         elif lent and agent is not None and not agent.reverse_tunnels:
             reverse = False
+        extensions = self._extensions(goal, agent, now)
+        # RFC 3519 3.1.5: keepalives too come back through the tunnel.
+        for_udp = not reverse and bent.reverse_tunnel is None
+        for_udp = for_udp and any(isinstance(found, UdpTunnelRequest) for found in extensions)
         encapsulation = bent.encapsulation or wishes.encapsulation
         needs = _AGENT_ENCAPSULATIONS[encapsulation]
         if lent and agent is not None and agent.flags & needs != needs:
             encapsulation = IPIP  # RFC 5944 3.6.1.2: only what the agent advertises
         flags = request_flags(
             simultaneous=simultaneous and not (self.simultaneous_denied or self._replaces),
-            reverse=reverse,
+            reverse=reverse or for_udp,
             encapsulation=encapsulation,
             away=away,
             is_colocated=goal.is_colocated,
             broadcasts=wishes.broadcasts,
         )
         delivery = lent and reverse and wishes.encapsulating_delivery and not bent.direct_delivery
-        return Terms(flags, tuple(self._extensions(goal, agent, now)), agent, delivery)
+        return Terms(flags, tuple(extensions), agent, delivery, for_udp)
 
     def _extensions(self, goal: Goal, agent: Agent | None, now: Now) -> list[Extension]:
         """For the home agent, with a care-of address of our own."""
@@ -423,6 +429,9 @@ class Conversation:
                 return True
             case ReplyCode.HA_REVERSE_TUNNEL_UNAVAILABLE if wishes.reverse_tunnel:
                 self._wish(reverse_tunnel=False)
+                return True
+            case ReplyCode.HA_REVERSE_TUNNEL_UNAVAILABLE if wishes.nat is not Nat.OFF:
+                self.wishes = replace(wishes, nat=Nat.OFF)
                 return True
             case ReplyCode.HA_REVERSE_TUNNEL_MANDATORY if not wishes.reverse_tunnel:
                 self._wish(reverse_tunnel=True)

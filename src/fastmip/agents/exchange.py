@@ -108,6 +108,8 @@ class Terms:
     """For the home agent, besides those of the identity."""
     agent: Agent | None = None
     encapsulating_delivery: bool = False
+    reverse_for_udp: bool = False
+    """T is set for the sake of a UDP tunnel alone (RFC 3519 3.1.5)."""
 
 
 @dataclass(slots=True)
@@ -128,6 +130,7 @@ class Exchange:
     challenge: bytes = b""
     """The foreign agent's challenge this request answers."""
     encapsulating_delivery: bool = False
+    reverse_for_udp: bool = False
 
     @property
     def due_ns(self) -> int:
@@ -229,6 +232,7 @@ class RequestWriter:
             message = identity.sign_for_aaa(message, COLOCATED_CHALLENGE)
         exchange.flags, exchange.identification = terms.flags, identification
         exchange.encapsulating_delivery = terms.encapsulating_delivery
+        exchange.reverse_for_udp = terms.reverse_for_udp
         exchange.data = message
 
     def _for_the_agent(self, message: bytes, exchange: Exchange, terms: Terms) -> bytes:

@@ -426,6 +426,7 @@ class ForeignAgent:
                 local=visitor.tunnel.local,
                 remote=visitor.tunnel.remote,
                 port=visitor.tunnel.remote_port,
+                encapsulation=visitor.tunnel.encapsulation,
                 home_agent=visitor.home_agent,
                 interval_s=installing.keepalive_s,
                 now_ns=now.boot_ns,

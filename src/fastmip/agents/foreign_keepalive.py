@@ -22,7 +22,7 @@ LEAST_S = 10
 _SECOND = 1_000_000_000
 _IPV4 = struct.Struct("!BBHHHBBHII")
 _ECHO = struct.Struct("!BBHHH")
-_IPIP, _ICMP, _ECHO_REQUEST, _TTL = 4, 1, 8, 64
+_ICMP, _ECHO_REQUEST, _TTL = 1, 8, 64
 
 
 def echo_request(source: int, destination: int, number: int) -> bytes:
@@ -44,8 +44,8 @@ class _Tunnel:
     home_agent: int
     interval_ns: int
     due_ns: int
-    users: dict[int, None]
-    """Home addresses, in order of their registration."""
+    users: dict[int, int]
+    """Home address -> its encapsulation, in order of their registration."""
 
 
 class Keepalives:
@@ -64,6 +64,7 @@ class Keepalives:
         local: int,
         remote: int,
         port: int,
+        encapsulation: int,
         home_agent: int,
         interval_s: int,
         now_ns: int,
@@ -78,12 +79,12 @@ class Keepalives:
             self._tunnels[key] = tunnel
         tunnel.interval_ns = min(interval_ns, tunnel.interval_ns) if tunnel.users else interval_ns
         tunnel.due_ns = now_ns + tunnel.interval_ns
-        tunnel.users[home_address] = None
+        tunnel.users[home_address] = encapsulation
 
     def leave(self, home_address: int) -> None:
         """A visitor has gone."""
         for key, tunnel in list(self._tunnels.items()):
-            if tunnel.users.pop(home_address, 0) is None and not tunnel.users:
+            if tunnel.users.pop(home_address, None) is not None and not tunnel.users:
                 del self._tunnels[key]
 
     def due(self, now_ns: int) -> list[SendDatagram]:
@@ -94,10 +95,11 @@ class Keepalives:
                 continue
             tunnel.due_ns = now_ns + tunnel.interval_ns
             self._number += 1
-            inner = echo_request(next(iter(tunnel.users)), tunnel.home_agent, self._number)
+            user, encapsulation = next(iter(tunnel.users.items()))
+            inner = echo_request(user, tunnel.home_agent, self._number)
             found.append(
                 SendDatagram(
-                    TunnelData.encode_header(_IPIP) + inner,
+                    TunnelData.wrap(encapsulation, inner),
                     Endpoint(tunnel.local, MOBILE_IP_PORT),
                     Endpoint(tunnel.remote, tunnel.port),
                 )

@@ -28,7 +28,7 @@ ANSWER_NS = 2 * SECOND_NS
 """Ours: how long an answer is waited for."""
 LOOKS = 4
 """Ours: how often during an interval somebody looks whether the tunnel was used."""
-_ECHO_REQUEST, _ICMP, _IPIP, _TTL = 8, 1, 4, 64
+_ECHO_REQUEST, _ICMP, _TTL = 8, 1, 64
 _IPV4 = struct.Struct("!BBHHHBBHII")
 _ECHO = struct.Struct("!BBHHH")
 
@@ -117,14 +117,11 @@ class Keepalive:
         ask, closed = self.look(now_ns)
         if not ask:
             return None, closed
-        care_of_address, home_agent = binding.care_of_address, binding.home_agent
-        datagram = self.datagram(home_address, care_of_address, home_agent, binding.interface)
-        return datagram, False
+        return self.datagram(home_address, binding), False
 
-    def datagram(
-        self, home_address: int, care_of_address: int, home_agent: int, interface: str
-    ) -> SendDatagram:
-        """The echo request in its tunnel header, from the port requests leave by (4.9)."""
+    def datagram(self, home_address: int, binding: CareOfBinding) -> SendDatagram:
+        """The echo request as the tunnel carries packets, from the port of requests (4.9)."""
+        home_agent = binding.home_agent
         self._sequence = (self._sequence + 1) & 0xFFFF
         echo = _ECHO.pack(_ECHO_REQUEST, 0, 0, _ICMP_ID, self._sequence)
         echo = _ECHO.pack(_ECHO_REQUEST, 0, internet_checksum(echo), _ICMP_ID, self._sequence)
@@ -132,10 +129,10 @@ class Keepalive:
         header = _IPV4.pack(*fields, 0, home_address, home_agent)
         header = _IPV4.pack(*fields, internet_checksum(header), home_address, home_agent)
         return SendDatagram(
-            TunnelData.encode_header(_IPIP) + header + echo,
-            source=Endpoint(care_of_address, 0),
+            TunnelData.wrap(binding.encapsulation, header + echo),
+            source=Endpoint(binding.care_of_address, 0),
             destination=Endpoint(home_agent, MOBILE_IP_PORT),
-            interface=interface,
+            interface=binding.interface,
         )
 
 

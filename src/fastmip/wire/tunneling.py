@@ -12,6 +12,7 @@ from typing import Final
 from fastmip.errors import WireError
 from fastmip.wire.codes import ExtensionType, MessageType
 from fastmip.wire.cursor import Cursor
+from fastmip.wire.discovery import internet_checksum
 from fastmip.wire.extensions import Extension, RawExtension, frame_short, frame_simple
 
 UDP_TUNNEL_SUBTYPE: Final = 0
@@ -35,6 +36,9 @@ ENCAPSULATION_MINIMAL: Final = 55
 TUNNEL_DATA_HEADER_LEN: Final = 4
 """Message type 4, next header, two reserved bytes (RFC 3519 3.3)."""
 
+_GRE_OF_IPV4: Final = bytes((0, 0, 8, 0))
+_MINIMAL_SOURCE: Final = 0x80
+"""S: the original source is there too (RFC 2004 3)."""
 _REQUEST: Final = struct.Struct("!BBBH")
 _REPLY: Final = struct.Struct("!BHH")
 _TRAVERSAL: Final = struct.Struct("!HII")
@@ -161,6 +165,23 @@ class TunnelData:
         if not 0 <= next_header <= 255:
             raise WireError(f"next header {next_header} is not a protocol number")
         return bytes((MessageType.TUNNEL_DATA, next_header, 0, 0))
+
+    @classmethod
+    def wrap(cls, encapsulation: int, packet: bytes) -> bytes:
+        """Return a UDP payload that carries an IPv4 packet (RFC 3519 3.3): no fragment, no options.
+
+        As IP in IP, as GRE without a key, or as minimal encapsulation, by its protocol number.
+        """
+        header = cls.encode_header(encapsulation)
+        if encapsulation == ENCAPSULATION_GRE:
+            return header + _GRE_OF_IPV4 + packet
+        if encapsulation == ENCAPSULATION_MINIMAL:
+            protocol, source, destination = packet[9], packet[12:16], packet[16:20]
+            addresses = destination + source
+            start = bytes((protocol, _MINIMAL_SOURCE))
+            check = internet_checksum(start + addresses).to_bytes(2)
+            return header + start + check + addresses + packet[20:]
+        return header + packet
 
     @staticmethod
     def decode_header(data: bytes) -> int:
