@@ -40,6 +40,11 @@ DONE_CHECKSUM: int
 DONE_REASSEMBLY: int
 DONE_MARTIAN: int
 
+EGRESS_PORTLESS: int
+"""The port of a link that has none of ours."""
+EGRESS_TO_KERNEL: int
+"""The set of destinations that are the kernel's."""
+
 def verdicts() -> list[tuple[str, str, str]]:
     """Every verdict in order: (name, severity, sentence)."""
 
@@ -97,6 +102,9 @@ class BindingCache:
     # mobile networks: a prefix leads to the chain of a home address
     def set_prefix(self, prefix: int, length: int, home_address: int) -> None: ...
     def clear_prefix(self, prefix: int, length: int) -> bool: ...
+    # L2 ports
+    def egress(self, side: int) -> Egress:
+        """Where packets leave to on a side by L2 ports. Ask before workers start."""
     # seeing it
     def counters(self) -> dict[str, tuple[int, int]]:
         """Verdict name -> (packets, bytes), summed over workers."""
@@ -116,6 +124,43 @@ class BindingCache:
         """Instruction set of the fast loops."""
     def use_scalar_loops(self, is_scalar: bool) -> None:
         """Choose the scalar twin of the fast loops."""
+
+@disjoint_base
+class Egress:
+    """Next hops of one side's destinations (engine/egress.h): what ``runtime.route_mirror``
+    fills and L2 ports ask. A way is (gateway or 0, link, mtu or 0, weight)."""
+
+    def __new__(cls, cache: BindingCache, side: int) -> Self: ...
+    def set_link(self, number: int, ifindex: int, mac: bytes, mtu: int, port: int = 0xFFFF) -> None:
+        """Make link 1 to 255 usable, or change it. Raises ValueError."""
+    def clear_link(self, number: int) -> None:
+        """Nothing leaves by this link any more."""
+    def add_set(self, ways: Sequence[tuple[int, int, int, int]]) -> int:
+        """A set of next hops; returns its number. Raises EngineFull."""
+    def change_set(self, number: int, ways: Sequence[tuple[int, int, int, int]]) -> None:
+        """Other next hops for whatever leads to a set."""
+    def retire_set(self, number: int) -> None:
+        """Give a number back that no route leads to."""
+    def set_route(self, prefix: int, length: int, number: int) -> bool:
+        """Lead a prefix to a set; False if there was no room and the kernel keeps it."""
+    def clear_route(
+        self, prefix: int, length: int, covering: int = 0, covering_length: int = 0
+    ) -> None:
+        """Forget a prefix; the set of the next shorter one (but the default route's) returns."""
+    def set_neighbour(self, address: int, link: int, mac: bytes, *, is_stale: bool = False) -> bool:
+        """A neighbour's MAC; ``told`` returns a stale one that is used. False without room."""
+    def clear_neighbour(self, address: int, link: int) -> None: ...
+    def told(self) -> list[tuple[int, int]]:
+        """Stale neighbours (address, link) that packets went to since the last call."""
+    def lookup(self, address: int, flow_hash: int = 0) -> tuple[bytes, bytes, int, int, int] | None:
+        """Destination MAC, source MAC, ifindex, MTU, port; None: the kernel has to do it."""
+    def numbers(self, addresses: ReadableBuffer) -> bytes:
+        """For 32-bit addresses the 32-bit numbers of the neighbours their packets go to, 0: none
+        known; both in native order."""
+    def entry(self, number: int) -> tuple[bytes, bytes, int, int, int] | None:
+        """What a number stands for, as ``lookup`` tells it."""
+    def time_lookups(self, addresses: ReadableBuffer) -> tuple[int, int]:
+        """Look 32-bit addresses up: (ns, known)."""
 
 @disjoint_base
 class Engine(BindingCache):

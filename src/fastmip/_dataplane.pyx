@@ -43,6 +43,8 @@ DONE_TTL = 1
 DONE_CHECKSUM = 2
 DONE_REASSEMBLY = 4
 DONE_MARTIAN = 8
+EGRESS_PORTLESS = EGRESS_NO_PORT
+EGRESS_TO_KERNEL = EGRESS_KERNEL
 
 _ROLES = ("home-agent", "mobile-node", "foreign-agent")
 _STAGES = ("rx", "check", "lookup", "encapsulate", "decapsulate", "tx")
@@ -67,6 +69,7 @@ cdef object _outcome(fm_outcome outcome):
 
 
 include "engine/bindings.pxi"
+include "engine/egress.pxi"
 include "engine/kernel.pxi"
 include "engine/memory.pxi"
 include "engine/replay.pxi"

@@ -2,6 +2,57 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
+cdef extern from "egress_writer.h" nogil:
+    enum:
+        EGRESS_KNOWN
+        EGRESS_NO_PORT
+        EGRESS_LINKS
+        EGRESS_SETS
+        EGRESS_SLOTS
+        EGRESS_KERNEL
+        EGRESS_WAYS
+
+    struct fm_hop:
+        uint8_t *dst
+        uint8_t *src
+        uint32_t ifindex
+        uint16_t mtu
+        uint16_t port
+
+    struct fm_egress_neighbour:
+        uint32_t told
+
+    struct fm_egress:
+        fm_egress_neighbour *neighbours
+
+    struct fm_egress_change:
+        uint32_t value
+        uint8_t length
+        uint8_t value_length
+        uint8_t is_clear
+
+    uint64_t EGRESS_WAY(uint32_t gateway_be, uint32_t link, uint32_t mtu)
+    fm_egress *egress_create()
+    void egress_destroy(fm_egress *e)
+    uint32_t egress_take_set(fm_egress *e, const fm_engine *engine)
+    void egress_fill_set(fm_egress *e, uint32_t number, const uint64_t *way,
+                         const uint32_t *weight, uint32_t n)
+    void egress_retire_set(fm_egress *e, fm_engine *engine, uint32_t number)
+    int egress_apply(fm_egress *e, uint32_t prefix, const fm_egress_change *c)
+    void egress_set_link(fm_egress *e, uint32_t number, uint32_t ifindex, const uint8_t *mac,
+                         uint16_t mtu, uint16_t port)
+    void egress_clear_link(fm_egress *e, uint32_t number)
+    int egress_set_neighbour(fm_egress *e, uint32_t address_be, uint32_t link,
+                             const uint8_t *mac, int is_stale)
+    void egress_clear_neighbour(fm_egress *e, uint32_t address_be, uint32_t link)
+    uint32_t egress_told(fm_egress *e, uint32_t *start, uint64_t *keys, uint32_t n)
+    uint32_t egress_number(const fm_egress *e, uint32_t dst_be, uint32_t flow_hash)
+    int egress_entry(const fm_egress *e, uint32_t number, fm_hop *hop)
+    int egress_lookup(const fm_egress *e, uint32_t dst_be, uint32_t flow_hash, fm_hop *hop)
+    uint64_t egress_lookup_many(const fm_egress *e, const uint32_t *dst_be, uint64_t n,
+                                uint64_t *total)
+
+
 cdef extern from "control.h" nogil:
     enum:
         FM_BATCH
@@ -113,6 +164,7 @@ cdef extern from "control.h" nogil:
         uint32_t local_count
         uint32_t *local_be
         int half_bound_fd
+        fm_egress *egress[2]
         uint32_t worker_count
         fm_worker **workers
 

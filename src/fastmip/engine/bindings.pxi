@@ -76,6 +76,8 @@ cdef class BindingCache:
         if self.control is not NULL:
             if self.control.e.half_bound_fd >= 0:
                 close(self.control.e.half_bound_fd)
+            egress_destroy(self.control.e.egress[FM_HOME])
+            egress_destroy(self.control.e.egress[FM_TUNNEL])
             control_destroy(self.control)
             free(self.control)
         free(self._broadcast)
@@ -323,6 +325,12 @@ cdef class BindingCache:
         if not 0 <= prefix <= 0xffffffff or (length < 32 and prefix & (0xffffffff >> length)):
             raise ValueError(f"prefix {prefix:#x} has bits beyond length {length}")
         return 0
+
+    # L2 ports
+
+    def egress(self, int side):
+        """Where packets leave to on a side by L2 ports. Ask before workers start."""
+        return Egress(self, side)
 
     # seeing it
 

@@ -53,6 +53,7 @@ struct fm_half_bound_ring {
 
 struct fm_worker;
 struct fm_tap; /* tap.h */
+struct fm_egress;
 typedef void (*fm_batch_fn)(struct fm_worker *, struct fm_desc *, uint32_t, uint64_t,
                             struct fm_out *);
 
@@ -69,6 +70,7 @@ struct fm_engine {
     fm_batch_fn run[FM_SIDES];   /* the same, or with taps around them (tap.h) */
     struct fm_tap *taps[FM_TAPS];
     int half_bound_fd;         /* eventfd, -1 without */
+    struct fm_egress *egress[FM_SIDES]; /* egress.h; NULL until an L2 port wants it */
     uint32_t worker_count;
     struct fm_worker *workers[FM_WORKERS_MAX];
     uint64_t epoch __attribute__((aligned(64)));
