@@ -177,7 +177,7 @@ def test_a_visitor_stays_as_it_is_until_its_home_agent_accepts_rfc5944_3_7_2() -
     for lifetime in (0, 300):
         number = identification()
         bench.ask(request(number, lifetime=lifetime, flags=G))
-        assert len(bench.agent._visitors) == 1
+        assert len(list(bench.agent.visitors())) == 1
         bench.answer(reply(number, code=131))
     assert bench.installed == [before]
     assert not any(isinstance(effect, RemoveVisitor) for effect in bench.effects)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hmac
 import struct
+from typing import Any
 
 import pytest
 from tests.agents.foreign_lab import (
+    HOME_AGENT,
     LINK,
     MOBILE_FOREIGN,
     NODE,
@@ -151,3 +153,124 @@ def test_strangers_spend_nobody_s_challenge_sec_21() -> None:
     assert len(window) == 0
     assert bench.denial(with_aaa(request(identification()), challenge)) is None
     assert NODE
+
+
+# whose challenge it is ----------------------------------------------------------------------
+
+NAI = short(131, b"mn@wustl.edu")
+STRANGER = 0x08080808
+"""A home agent that anybody could run, anywhere."""
+
+
+def registered(bench: Bench, data: bytes, answer: bytes, **how: Any) -> None:
+    """Send a request and have it accepted."""
+    source = how.pop("home_agent", HOME_AGENT)
+    bench.ask(data, **how)
+    bench.answer(answer, source=source)
+    bench.tick(2)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({}, {"before": NAI}),
+        ({"before": NAI}, {}),
+        ({"before": NAI}, {"before": NAI, "home_address": 0}),
+        ({"before": NAI, "home_address": 0}, {}),
+        ({"before": NAI, "home_address": 0}, {"before": NAI, "home_address": 0}),
+        ({"before": NAI, "home_address": 0}, {"before": NAI, "home_address": NODE + 1}),
+    ],
+)
+def test_another_name_makes_no_spent_challenge_good_rfc4721_3_2(
+    first: dict[str, Any], then: dict[str, Any]
+) -> None:
+    bench = Bench(has_challenge=True)
+    challenge = bench.agent.window(LINK).advertise()
+    number = identification()
+    answer = reply(number, before=first.get("before", b""))
+    registered(bench, with_aaa(request(number, **first), challenge), answer)
+    assert bench.denial(with_aaa(request(identification(), **then), challenge)) == 106
+    elsewhere = with_aaa(request(identification(), **then), challenge)
+    assert bench.denial(elsewhere, mac=OTHER_MAC) == 106
+
+
+def test_a_name_behind_the_signature_is_none_rfc2794_3() -> None:
+    bench = Bench(has_challenge=True)
+    challenge = bench.agent.window(LINK).advertise()
+    number = identification()
+    registered(bench, with_aaa(request(number), challenge), reply(number))
+    replayed = with_aaa(request(identification()), challenge) + NAI
+    assert bench.denial(replayed) == 106
+    nameless = with_aaa(request(identification(), home_address=0), challenge) + NAI
+    assert bench.denial(nameless) == 96
+
+
+def test_a_stranger_s_home_agent_spends_nobody_s_challenge() -> None:
+    bench = Bench(has_challenge=True)
+    challenge = bench.agent.window(LINK).advertise()
+    number = identification()
+    data = with_aaa(request(number, home_agent=STRANGER, before=NAI), challenge)
+    answer = reply(number, home_agent=STRANGER, before=NAI)
+    registered(bench, data, answer, home_agent=STRANGER, mac=OTHER_MAC)
+    number = identification()
+    gone = with_aaa(request(number, home_agent=STRANGER, before=NAI, lifetime=0), challenge)
+    assert bench.denial(gone, mac=OTHER_MAC) == 106
+    bench.tick(301)
+    own = with_aaa(request(identification(), before=NAI), challenge)
+    assert bench.denial(own) is None
+
+
+def test_the_proof_of_one_node_spends_nothing_of_the_node_it_names() -> None:
+    """The association of this one belongs to its home address, and vouches for no NAI."""
+    bench = Bench(
+        has_challenge=True,
+        mobile_nodes=lambda home, nai: MOBILE_FOREIGN if home == NODE or nai else None,
+    )
+    challenge = bench.agent.window(LINK).advertise()
+    bench.ask(sign_mobile_foreign(request(identification(), before=NAI) + short(132, challenge)))
+    victim = request(identification(), home_address=0, before=NAI) + short(132, challenge)
+    assert bench.denial(sign_mobile_foreign(victim), mac=OTHER_MAC) is None
+
+
+def test_a_challenge_without_a_proof_that_anybody_checks_is_67() -> None:
+    """Mobile-Foreign authentication that we cannot verify proves nothing."""
+    bench = Bench(has_challenge=True)
+    challenge = bench.agent.window(LINK).advertise()
+    data = sign_mobile_foreign(request(identification()) + short(132, challenge))
+    assert bench.denial(data) == 67
+    assert bench.violations[0].reason
+
+
+def test_with_two_challenges_nobody_knows_which_is_answered() -> None:
+    bench = Bench(has_challenge=True)
+    one, two = (bench.agent.window(LINK).advertise() for _ in range(2))
+    old = request(identification(), before=short(132, one))
+    assert bench.denial(with_aaa(old, two)) == 70
+
+
+def test_without_room_to_remember_it_nothing_comes_of_a_challenge_rfc4721_3_2() -> None:
+    bench = Bench(has_challenge=True)
+    window = bench.agent.window(LINK)
+    window._max_nodes = 1
+    challenge = window.advertise()
+    number = identification()
+    registered(bench, with_aaa(request(number), challenge), reply(number))
+    number = identification()
+    other = {"home_address": NODE + 1}
+    bench.ask(with_aaa(request(number, **other), challenge), mac=OTHER_MAC)
+    inner = reply(number, **other)
+    [passed] = bench.answer(inner)
+    assert passed.data[len(inner) :][:4] == b"\x2d\x02\x00\x42"
+    assert [effect.home_address for effect in bench.installed] == [NODE]
+
+
+def test_the_challenge_of_a_reply_is_good_under_either_name() -> None:
+    bench = Bench(has_challenge=True)
+    challenge = bench.agent.window(LINK).advertise()
+    number = identification()
+    bench.ask(with_aaa(request(number, before=NAI, home_address=0), challenge))
+    inner = reply(number, before=NAI)
+    [passed] = bench.answer(inner)
+    fresh = passed.data[len(inner) + 2 :]
+    bench.tick(2)
+    assert bench.denial(with_aaa(request(identification(), before=NAI), fresh)) is None

@@ -14,6 +14,7 @@ from tests.agents.foreign_lab import (
     MOBILE_FOREIGN,
     NODE,
     OTHER_MAC,
+    SECOND_CARE_OF,
     Bench,
     D,
     G,
@@ -36,6 +37,8 @@ from fastmip.agents.hosts import Prefix, ReverseTunnel
 
 CRITICAL = bytes.fromhex("26000006000000090063")
 ENCAPSULATING = short(130, b"")
+ON_LINK = (ForeignLink(LINK, AGENT, (AGENT, SECOND_CARE_OF), (Prefix(HOME_AGENT, 24),)),)
+"""A link whose subnet the home address belongs to."""
 PLAIN: dict[str, Any] = {}
 PUBLIC = 0xCB007105  # 203.0.113.5
 
@@ -65,6 +68,8 @@ PUBLIC = 0xCB007105  # 203.0.113.5
         (PLAIN, {"home_agent": 0}, b"", 90),
         (PLAIN, {"home_agent": 0xFFFFFFFF}, b"", 90),
         (PLAIN, {"home_agent": AGENT}, b"", 194),
+        ({"links": ON_LINK}, {}, b"", 65),
+        ({"links": ON_LINK, "home_networks": (Prefix(HOME_AGENT, 32),)}, {}, b"", 65),
         ({"home_networks": (Prefix(0x0A020000, 16),)}, {}, b"", 65),
         ({"requires_revocation": True}, {}, b"", 65),
         ({"has_challenge": True}, {}, b"", 105),
@@ -91,6 +96,10 @@ def test_each_denial_has_its_code(
         (PLAIN, {"flags": R | X}),
         ({"home_agents": frozenset({AGENT})}, {"home_agent": AGENT}),
         ({"home_networks": (Prefix(0x0A010000, 16),)}, {}),
+        ({"links": ON_LINK, "home_networks": (Prefix(0x0A010000, 16),)}, {}),
+        ({"links": ON_LINK, "home_agents": frozenset({HOME_AGENT})}, {}),
+        ({"links": ON_LINK}, {"lifetime": 0}),
+        ({"links": ON_LINK}, {"flags": D, "care_of": 0x0A030109}),
         (
             {
                 "requires_revocation": True,
@@ -180,9 +189,10 @@ def test_the_first_broken_rung_answers() -> None:
     ]:
         wrong |= change
         assert bench.denial(request(identification(), **wrong) + behind) == code
-    assert [rung.__name__ for rung in LADDER][:4] == [
+    assert [rung.__name__ for rung in LADDER][:5] == [
         "form",
         "distance",
+        "replay",
         "mobile_node",
         "challenge",
     ]

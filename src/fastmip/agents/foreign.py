@@ -25,20 +25,17 @@ No request and no accepting reply ever starts here (3.7). Addresses are host-ord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable
 
 from fastmip.agents import foreign_counters as names
 from fastmip.agents.effects import (
     Arrival,
     Effect,
     Endpoint,
-    InstallVisitor,
     Now,
-    RemoveVisitor,
 )
+from fastmip.agents.foreign_challenges import Challenges
 from fastmip.agents.foreign_counters import new_counters
-from fastmip.agents.foreign_keepalive import Keepalives
 from fastmip.agents.foreign_policy import (
     SILENT,
     ForeignAgentPolicy,
@@ -65,17 +62,18 @@ from fastmip.agents.foreign_verdicts import (
     report_code,
     visitor_of,
 )
+from fastmip.agents.foreign_visits import Visits
 from fastmip.agents.peaks import MinutePeaks
 from fastmip.agents.visitors import (
     Asker,
     Pending,
     PendingTable,
     Visitor,
-    VisitorTable,
+    is_said_by_another,
     may_wait,
     visitor_event,
 )
-from fastmip.auth.challenges import ChallengeVerdict, ChallengeWindow, is_retransmission
+from fastmip.auth.challenges import ChallengeVerdict, ChallengeWindow
 from fastmip.errors import WireError
 from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.codes import (
@@ -91,19 +89,6 @@ from fastmip.wire.revocation import (
     RevocationSupport,
 )
 from fastmip.wire.tunneling import UdpTunnelReply
-
-_Kind = TypeVar("_Kind", bound=Extension)
-_SECOND = 1_000_000_000
-
-
-class _Installing(NamedTuple):
-    """A visitor on its way into engine and kernel, and the reply that waits for it."""
-
-    token: int
-    visitor: Visitor
-    pending: Pending
-    authorized: bytes
-    keepalive_s: int
 
 
 class ForeignAgent:
@@ -121,15 +106,11 @@ class ForeignAgent:
         notifier: Notifier | None = None,
     ) -> None:
         self._policy = policy
-        self._random = random
         self._notifier: Notifier = SilentNotifier() if notifier is None else notifier
         self._pending = PendingTable()
-        self._visitors = VisitorTable()
-        self._installing: dict[int, _Installing] = {}
-        self._token = 0
-        self._windows: dict[str, ChallengeWindow] = {}
-        self._keepalives = Keepalives()
         self._count = new_counters()
+        self._challenges = Challenges(random)
+        self._visits = Visits(self._count, self._challenges)
         self.peaks = MinutePeaks()
         self._replies = ForeignReplies(policy, self._count, self.peaks)
         self._revocation = ForeignRevocation(self._count)
@@ -191,21 +172,23 @@ class ForeignAgent:
 
     def judge_challenge(self, case: ForeignCase, challenge: bytes) -> ChallengeVerdict:
         """What the link's window says; a repetition of a pending request is no reuse."""
-        verdict = self.window(case.key.interface).judge(
-            _node(case.key.nai, case.request), challenge
+        pending = self._pending.get(case.key)
+        return self._challenges.judge(
+            case.key.interface, case.holder, case.request, challenge, pending
         )
-        if verdict is ChallengeVerdict.STALE:
-            pending = self._pending.get(case.key)
-            if pending is not None and is_retransmission(pending.request, case.request):
-                return ChallengeVerdict.FRESH
-        return verdict
+
+    def is_replay(self, case: ForeignCase) -> bool:
+        """Whether another node has said this before; see ``is_said_by_another``."""
+        number = case.request.identification
+        pending = self._pending.numbered(number & 0xFFFFFFFF)
+        return is_said_by_another(case.key, case.request, self._visits.identified(number), pending)
 
     def has_room(self, case: ForeignCase) -> bool:
         """Whether a request may wait here; see ``may_wait``."""
         return may_wait(
             case.key,
             case.request,
-            self._visitors,
+            self._visits.table,
             self._pending,
             self._policy.limits,
             is_proven=case.proof is not None,
@@ -214,16 +197,16 @@ class ForeignAgent:
 
     @property
     def _is_full(self) -> bool:
-        return len(self._visitors) + len(self._installing) >= self._policy.max_visitors
+        return len(self._visits) >= self._policy.max_visitors
 
     def _relay(self, case: ForeignCase, asker: Asker, now: Now, effects: list[Effect]) -> None:
         """Make the request pending and send it on (RFC 5944 3.7.2.2)."""
-        found = case.challenge
-        if found is not None and case.proof is not None:
-            node = _node(case.key.nai, case.request)
-            if not self.window(case.key.interface).use(node, found.challenge):
-                self._deny(asker, ReplyCode.FA_INSUFFICIENT_RESOURCES, now, effects)
-                return
+        if case.proof is not None and not all(
+            self._challenges.spend(case.key.interface, case.holder, found.challenge)
+            for found in case.challenges
+        ):
+            self._deny(asker, ReplyCode.FA_INSUFFICIENT_RESOURCES, now, effects)
+            return
         pending, message = relay(case, asker, self._policy, now)
         self._pending.add(pending)
         self._count[names.RELAYED] += 1
@@ -232,12 +215,11 @@ class ForeignAgent:
     def _deny(self, asker: Asker, code: int, now: Now, effects: list[Effect]) -> None:
         self._replies.deny(asker, code, now, effects, self._offer(asker))
 
-    def _offer(self, asker: Asker) -> bytes | None:
+    def _offer(self, asker: Asker, given: int = 0) -> bytes | None:
         """A challenge this node can use next (RFC 4721 3.3)."""
         if not self._policy.has_challenge:
             return None
-        key = asker.key
-        return self.window(key.interface).offer(key.nai or key.home_address)
+        return self._challenges.offer(asker.key.interface, asker.holder, given)
 
     # replies --------------------------------------------------------------------------------
 
@@ -263,7 +245,7 @@ class ForeignAgent:
                 self._count[names.UNSIGNED_REPLY] += 1
             return
         self._pending.remove(pending.key)
-        standing = self._standing(reply.home_address)
+        standing = self._visits.standing(reply.home_address)
         code, status = fault(
             reply, trailing, pending, self._policy, standing, is_full=self._is_full
         )
@@ -272,17 +254,17 @@ class ForeignAgent:
             self._disown(reply, trailing, pending, arrival, now, effects)
             return
         if status is not None:
-            self._pass_on(data[:end], pending, reply.home_address, effects, now, status=status)
+            self._pass_on(data[:end], pending, reply, effects, now, status=status)
             self._disown(reply, trailing, pending, arrival, now, effects)
             return
         if not is_accepted(reply.code):
-            self._pass_on(data[:end], pending, reply.home_address, effects, now)
+            self._pass_on(data[:end], pending, reply, effects, now)
             return
-        challenge = first(pending.request.extensions, MobileForeignChallenge)
-        if challenge is not None and pending.asker.proven_spi is None:
-            # The home agent believed the Mobile-AAA authentication behind it.
-            node = _node(pending.key.nai, pending.request)
-            self.window(pending.key.interface).use(node, challenge.challenge)
+        if not self._spend(pending, reply) and reply.lifetime and pending.request.lifetime:
+            status = ReplyCode.FA_INSUFFICIENT_RESOURCES
+            self._pass_on(data[:end], pending, reply, effects, now, status=status)
+            self._disown(reply, trailing, pending, arrival, now, effects)
+            return
         if reply.lifetime and pending.request.lifetime:
             self._honour(data[:end], reply, trailing, pending, arrival, now, effects)
         else:
@@ -294,8 +276,21 @@ class ForeignAgent:
                 and standing.home_agent == reply.home_agent
                 and gone in (reply.home_address, standing.bound)
             ):
-                self._forget(reply.home_address, effects, names.DEPARTED, "deregistered")
-            self._pass_on(data[:end], pending, reply.home_address, effects, now)
+                self._visits.end(reply.home_address, effects, names.DEPARTED, "deregistered")
+            self._pass_on(data[:end], pending, reply, effects, now)
+
+    def _spend(self, pending: Pending, reply: RegistrationReply) -> bool:
+        """Spend the challenge of a node whose home agent believed its Mobile-AAA authentication.
+
+        The proof of one that shares an association with us spent it when it asked.
+        """
+        asker = pending.asker
+        found = first(pending.request.extensions, MobileForeignChallenge)
+        if found is None or asker.proven_spi is not None:
+            return True
+        return self._challenges.spend(
+            asker.key.interface, asker.holder, found.challenge, reply.home_address
+        )
 
     def _refuse_unproven(
         self,
@@ -313,7 +308,7 @@ class ForeignAgent:
         self._pending.remove(pending.key)
         status = ReplyCode.FA_HOME_AGENT_AUTHENTICATION
         if authorized:
-            self._pass_on(authorized, pending, reply.home_address, effects, now, status=status)
+            self._pass_on(authorized, pending, reply, effects, now, status=status)
         else:
             self._deny(asker, status, now, effects)
 
@@ -321,18 +316,16 @@ class ForeignAgent:
         self,
         authorized: bytes,
         pending: Pending,
-        home_address: int,
+        reply: RegistrationReply,
         effects: list[Effect],
         now: Now,
         *,
         status: int | None = None,
     ) -> None:
         asker = pending.asker
-        challenge = self._offer(asker)
-        if not asker.key.home_address and self._policy.has_challenge:
-            challenge = self.window(asker.key.interface).offer(asker.key.nai or home_address)
+        challenge = self._offer(asker, reply.home_address)
         self._replies.pass_on(
-            authorized, asker, home_address, now, effects, status=status, challenge=challenge
+            authorized, asker, reply, now, effects, status=status, challenge=challenge
         )
 
     def _disown(
@@ -350,12 +343,12 @@ class ForeignAgent:
         if not is_believable(reply, pending, self._policy):
             return
         visitor = visitor_of(reply, trailing, pending, self._policy, arrival, now)
-        standing = self._standing(reply.home_address)
+        standing = self._visits.standing(reply.home_address)
         if standing is not None and (
             standing.mac != visitor.mac or standing.home_agent != visitor.home_agent
         ):
             return
-        self._forget(reply.home_address, effects, names.DEPARTED, "not honoured")
+        self._visits.end(reply.home_address, effects, names.DEPARTED, "not honoured")
         if visitor.revocable:
             self._revocation.revoke(visitor, self._policy, now, effects)
 
@@ -375,23 +368,11 @@ class ForeignAgent:
         visitor = visitor_of(reply, trailing, pending, self._policy, arrival, now)
         udp = first(trailing, UdpTunnelReply)
         keepalive_s = (udp.keepalive_s if udp is not None else 0) or self._policy.keepalive_s
-        self._token = token = self._token + 1
-        installing = _Installing(token, visitor, pending, authorized, keepalive_s)
-        self._installing[visitor.home_address] = installing
+        install = self._visits.begin(visitor, pending, reply, authorized, keepalive_s)
         if visitor.colocated:  # it has a tunnel of its own
-            effects += self.visitor_installed(token, visitor.home_address, True, now)
-            return
-        effects.append(
-            InstallVisitor(
-                visitor.home_address,
-                visitor.interface,
-                visitor.mac,
-                visitor.tunnel,
-                reverse=visitor.tunnel.reverse,
-                encapsulating=visitor.encapsulating,
-                token=token,
-            )
-        )
+            effects += self.visitor_installed(install.token, visitor.home_address, True, now)
+        else:
+            effects.append(install)
 
     def visitor_installed(
         self, token: int, home_address: int, is_carried: bool, now: Now
@@ -400,63 +381,25 @@ class ForeignAgent:
 
         A token that was overtaken by a later registration is ignored.
         """
-        installing = self._installing.get(home_address)
-        if installing is None or installing.token != token:
+        installing = self._visits.installed(token, home_address)
+        if installing is None:
             return []
-        del self._installing[home_address]
-        visitor, pending = installing.visitor, installing.pending
+        visitor, pending, reply = installing.visitor, installing.pending, installing.reply
         effects: list[Effect] = []
         if not is_carried:
-            self._count[names.INSTALL_FAILED] += 1
             status = ReplyCode.FA_INSUFFICIENT_RESOURCES
-            self._pass_on(installing.authorized, pending, home_address, effects, now, status=status)
-            self._visitors.remove(home_address)
-            self._keepalives.leave(home_address)
-            effects.append(RemoveVisitor(home_address, visitor.interface))
+            self._pass_on(installing.authorized, pending, reply, effects, now, status=status)
+            effects.append(self._visits.give_up(visitor))
             if visitor.revocable:
                 self._revocation.revoke(visitor, self._policy, now, effects)
             return effects
         # The lifetime begins when the reply is passed on (RFC 5944 3.7.3.2).
-        known = self._visitors.get(home_address)
-        self._visitors.put(visitor)
+        is_new = self._visits.enter(installing, now)
         self._revocation.registered(visitor)
-        if visitor.tunnel.remote_port:
-            self._keepalives.use(
-                home_address,
-                local=visitor.tunnel.local,
-                remote=visitor.tunnel.remote,
-                port=visitor.tunnel.remote_port,
-                encapsulation=visitor.tunnel.encapsulation,
-                home_agent=visitor.home_agent,
-                interval_s=installing.keepalive_s,
-                now_ns=now.boot_ns,
-            )
-        else:
-            self._keepalives.leave(home_address)
-        self._pass_on(installing.authorized, pending, home_address, effects, now)
-        if known is None:
+        self._pass_on(installing.authorized, pending, reply, effects, now)
+        if is_new:
             effects.append(visitor_event("visitor-arrived", visitor))
         return effects
-
-    def _standing(self, home_address: int) -> Visitor | None:
-        """The visitor with a home address, also one that is still being installed."""
-        installing = self._installing.get(home_address)
-        return self._visitors.get(home_address) if installing is None else installing.visitor
-
-    def _forget(self, home_address: int, effects: list[Effect], counter: str, why: str) -> None:
-        """Remove a visitor, also one that is still being installed."""
-        installing = self._installing.pop(home_address, None)
-        visitor = self._visitors.remove(home_address)
-        gone = visitor or (None if installing is None else installing.visitor)
-        if gone is None:
-            return
-        self._count[counter] += 1
-        self._keepalives.leave(home_address)
-        if gone.interface in self._windows:
-            self._windows[gone.interface].forget(gone.nai or gone.home_address)
-        if not gone.colocated:
-            effects.append(RemoveVisitor(home_address, gone.interface))
-        effects.append(visitor_event("visitor-left", gone, why))
 
     # errors about what was relayed ----------------------------------------------------------
 
@@ -487,12 +430,12 @@ class ForeignAgent:
     ) -> None:
         message = RevocationMessage.decode(data)
         found = self._revocation.receive(
-            data, message, arrival, self._policy, self._visitors, effects
+            data, message, arrival, self._policy, self._visits.table, effects
         )
         if found is None:
             return
         visitor, inform = found
-        self._forget(visitor.home_address, effects, names.DEPARTED, "revoked by home agent")
+        self._visits.end(visitor.home_address, effects, names.DEPARTED, "revoked by home agent")
         if inform:
             self._tell(Told(visitor.interface, visitor.home_address, visitor.mac), effects)
 
@@ -509,9 +452,9 @@ class ForeignAgent:
 
     def clear_visitor(self, home_address: int, now: Now, why: str = "cleared") -> list[Effect]:
         """Take a visitor away on the operator's word; home agent and node are told."""
-        visitor = self._visitors.get(home_address)
+        visitor = self._visits.table.get(home_address)
         effects: list[Effect] = []
-        self._forget(home_address, effects, names.DEPARTED, why)
+        self._visits.end(home_address, effects, names.DEPARTED, why)
         if visitor is not None:
             self._tell(self._revocation.revoke(visitor, self._policy, now, effects), effects)
         return effects
@@ -519,7 +462,7 @@ class ForeignAgent:
     def revoke_all(self, now: Now, why: str = "shutdown") -> list[Effect]:
         """Take all visitors away and tell their home agents, before the service ends."""
         effects: list[Effect] = []
-        for visitor in list(self._visitors):
+        for visitor in list(self._visits.table):
             effects += self.clear_visitor(visitor.home_address, now, why)
         return effects
 
@@ -543,10 +486,9 @@ class ForeignAgent:
             self._count[names.TIMEOUTS] += 1
             self._deny(pending.asker, ReplyCode.FA_REGISTRATION_TIMEOUT, now, effects)
             pending = self._pending.oldest()
-        for visitor in self._visitors.expired(now.boot_ns):
-            self._forget(visitor.home_address, effects, names.EXPIRED, "lifetime over")
+        self._visits.expire(now, effects)
         effects += self._revocation.handle_timer(now)
-        for message in self._keepalives.due(now.boot_ns):
+        for message in self._visits.keepalives.due(now.boot_ns):
             self._count[names.KEEPALIVES] += 1
             effects.append(message)
         return effects
@@ -556,9 +498,9 @@ class ForeignAgent:
         pending = self._pending.oldest()
         times = (
             None if pending is None else pending.expires_ns,
-            self._visitors.next_deadline(),
+            self._visits.table.next_deadline(),
             self._revocation.sender.next_deadline(),
-            self._keepalives.next_deadline(),
+            self._visits.keepalives.next_deadline(),
         )
         return min([at for at in times if at is not None], default=None)
 
@@ -566,10 +508,7 @@ class ForeignAgent:
 
     def window(self, interface: str) -> ChallengeWindow:
         """The challenges of one link; the advertiser draws from it."""
-        found = self._windows.get(interface)
-        if found is None:
-            found = self._windows[interface] = ChallengeWindow(self._random)
-        return found
+        return self._challenges.window(interface)
 
     def is_busy(self) -> bool:
         """Whether no further node is served now (the B bit of advertisements)."""
@@ -577,11 +516,11 @@ class ForeignAgent:
 
     def visitors(self) -> Iterable[Visitor]:
         """Visitors in force."""
-        return iter(self._visitors)
+        return iter(self._visits.table)
 
     def visitor(self, home_address: int) -> Visitor | None:
         """The visitor with a home address."""
-        return self._visitors.get(home_address)
+        return self._visits.table.get(home_address)
 
     def pending(self) -> Iterable[Pending]:
         """Requests waiting for their home agents, oldest first."""
@@ -591,7 +530,7 @@ class ForeignAgent:
         """Replace the policy; visitors stay as granted, but not on a link that is left."""
         self._policy = self._replies.policy = policy
         effects: list[Effect] = []
-        for visitor in list(self._visitors):
+        for visitor in list(self._visits.table):
             link = policy.by_interface.get(visitor.interface)
             if link is None or not (
                 visitor.colocated or visitor.care_of_address in link.care_of_addresses
@@ -602,7 +541,7 @@ class ForeignAgent:
     def counters(self) -> dict[str, int]:
         """Counters and gauges of ``foreign_counters.FOREIGN_COUNTERS``."""
         found = dict(self._count)
-        found[names.VISITORS] = len(self._visitors)
+        found[names.VISITORS] = len(self._visits.table)
         found[names.PENDING] = len(self._pending)
         return found
 
@@ -613,8 +552,3 @@ _HANDLERS: dict[int, Callable[[ForeignAgent, bytes, Arrival, Now, list[Effect]],
     MessageType.REVOCATION: ForeignAgent._receive_revocation,
     MessageType.REVOCATION_ACKNOWLEDGMENT: ForeignAgent._receive_acknowledgment,
 }
-
-
-def _node(nai: bytes | None, request: RegistrationRequest) -> Hashable:
-    """Whom the challenge window knows a node as."""
-    return nai or request.home_address

@@ -25,6 +25,8 @@ UNPROVEN_CHALLENGE: Final = "faChallengeWithoutProof"
 UNMATCHED: Final = "faRegRepliesUnmatched"
 WRONG_SOURCE: Final = "faRegRepliesWrongSource"
 UNSIGNED_REPLY: Final = "faRegRepliesUnsigned"
+REPLIES_WITHHELD: Final = "faRegRepliesWithheld"
+REPLAYED: Final = "faRegRequestsReplayed"
 DENIALS_SENT: Final = "faDenialsSent"
 DENIALS_SUPPRESSED: Final = "faDenialsSuppressed"
 VIOLATIONS_SUPPRESSED: Final = "faViolationsSuppressed"
@@ -120,6 +122,8 @@ FOREIGN_COUNTERS: Final[dict[str, str]] = {
     UNMATCHED: "Replies no pending request belongs to; dropped.",
     WRONG_SOURCE: "Replies from another address than was asked; dropped.",
     UNSIGNED_REPLY: "Replies without Mobile-Home authentication; dropped.",
+    REPLIES_WITHHELD: "Home agents' denials larger than the unproven request; dropped.",
+    REPLAYED: "Requests another node had sent before, of a visit or pending; dropped.",
     DENIALS_SUPPRESSED: "Denials withheld by the rate limits, or larger than their request.",
     VIOLATIONS_SUPPRESSED: "Security violations counted but not reported, by the rate limit.",
     TIMEOUTS: "Pending requests given up after seven seconds.",

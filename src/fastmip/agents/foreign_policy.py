@@ -1,6 +1,6 @@
 """The ladder from a mobile node's request to a foreign agent's denial: one function per rung.
 
-Order (RFC 5944 3.7.2, RFC 3024 4.2.1, RFC 4721 3.2): form, distance, Mobile-Foreign
+Order (RFC 5944 3.7.2, RFC 3024 4.2.1, RFC 4721 3.2): form, distance, replay, Mobile-Foreign
 authentication, challenge, vendor extensions, care-of address, lifetime, encapsulation, delivery
 style, reverse tunnel, home address, home agent, policy, room. The first refusal answers. Rungs
 read the case and change nothing. Room comes last here, so that a request which asks for what is
@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
 from fastmip.agents.effects import Arrival
+from fastmip.agents.foreign_challenges import SHARED, Holder
 from fastmip.agents.home_counters import ViolationReason
 from fastmip.agents.hosts import Prefix, ReverseTunnel
 from fastmip.agents.visitors import Limits, NodeKey
@@ -22,7 +23,7 @@ from fastmip.auth.associations import AssociationSet, SecurityAssociation
 from fastmip.auth.authenticators import verify_authentication
 from fastmip.auth.challenges import ChallengeVerdict
 from fastmip.wire.addresses import LIMITED_BROADCAST, is_loopback, is_private, is_unicast
-from fastmip.wire.authext import MN_AAA, AuthenticationExtension, GeneralizedAuthentication
+from fastmip.wire.authext import MN_AAA, GeneralizedAuthentication
 from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.codes import (
     FLAG_COLOCATED,
@@ -71,6 +72,8 @@ class ForeignLink:
     """Our address on it."""
     care_of_addresses: tuple[int, ...]
     """Offered there; the first is the source of relayed requests that bring their own."""
+    prefixes: tuple[Prefix, ...] = ()
+    """Of its subnets: whose hosts are there themselves, and are nobody's visitors."""
 
 
 def _nobody(_address: int) -> AssociationSet | None:
@@ -117,7 +120,8 @@ class ForeignAgentPolicy:
     experimental: bool = False
     """Read experimental extensions instead of dropping their messages (RFC 4064)."""
     home_networks: tuple[Prefix, ...] = ()
-    """Home agents elsewhere are denied with 65; empty allows all."""
+    """Home agents elsewhere are denied with 65; empty allows all. Home addresses in one that is
+    also a link's prefix may visit there."""
     denials_per_second: int = 100
     reports_per_second: int = 50
     mobile_nodes: Callable[[int, bytes | None], AssociationSet | None] = field(
@@ -134,6 +138,18 @@ class ForeignAgentPolicy:
     def __post_init__(self) -> None:
         """Derive what every request asks for."""
         object.__setattr__(self, "by_interface", {link.interface: link for link in self.links})
+
+    def is_local_host(self, home_address: int, home_agent: int) -> bool:
+        """Whether a home address belongs on one of our links, so that nobody may visit with it.
+
+        Any home agent could else vouch for a host that is there, and it would lose its packets.
+        A home agent of ours knows its own, and so does the operator of ``home_networks``.
+        """
+        if home_agent in self.home_agents or not any(
+            home_address in prefix for link in self.links for prefix in link.prefixes
+        ):
+            return False
+        return not any(home_agent in n and home_address in n for n in self.home_networks)
 
     @property
     def limits(self) -> Limits:
@@ -197,6 +213,8 @@ NO_HOME_ADDRESS: Final = Refusal(ReplyCode.FA_NONZERO_HOME_ADDRESS_REQUIRED)
 NO_HOME_AGENT: Final = Refusal(ReplyCode.FA_NONZERO_HOME_AGENT_REQUIRED)
 OWN_HOME_AGENT: Final = Refusal(ReplyCode.FA_INVALID_HOME_AGENT_ADDRESS)
 PROHIBITED: Final = Refusal(ReplyCode.FA_PROHIBITED)
+UNPROVEN_CHALLENGE: Final = Refusal(SILENT, counter="faChallengeWithoutProof")
+REPLAYED: Final = Refusal(SILENT, counter="faRegRequestsReplayed")
 NO_ROOM: Final = Refusal(ReplyCode.FA_INSUFFICIENT_RESOURCES)
 
 
@@ -205,6 +223,9 @@ class Surroundings(Protocol):
 
     def judge_challenge(self, case: ForeignCase, challenge: bytes) -> ChallengeVerdict:
         """What the link's challenge window says."""
+
+    def is_replay(self, case: ForeignCase) -> bool:
+        """Whether another node has sent the same before."""
 
     def has_room(self, case: ForeignCase) -> bool:
         """Whether the request may wait for its home agent here."""
@@ -218,6 +239,7 @@ class ForeignCase:
         "associations",
         "data",
         "end",
+        "holder",
         "key",
         "link",
         "policy",
@@ -243,12 +265,26 @@ class ForeignCase:
         self.link = link
         self.policy = policy
         self.surroundings = surroundings
-        nai = next((e.nai for e in request.extensions if isinstance(e, MobileNodeNai)), None)
-        self.key = NodeKey(link.interface, mac, request.home_address, nai)
-        self.associations = policy.mobile_nodes(request.home_address, nai)
-        """Shared with this node, None when there are none."""
         self.end = end_of_authorization(request.extensions)
         """Up to here the message is the home agent's business and stays as it is."""
+        nai = next(
+            (
+                e.nai
+                for e in request.extensions
+                if isinstance(e, MobileNodeNai) and e.offset < self.end
+            ),
+            None,
+        )
+        home_address = request.home_address
+        self.key = NodeKey(link.interface, mac, home_address, nai)
+        self.associations = policy.mobile_nodes(home_address, nai)
+        """Shared with this node, None when there are none."""
+        if self.associations is None:
+            self.holder = Holder(request.home_agent, home_address, nai)
+        elif home_address and policy.mobile_nodes(home_address, None) is not None:
+            self.holder = Holder(SHARED, home_address, None)
+        else:
+            self.holder = Holder(SHARED, 0, nai)
         self.proof: SecurityAssociation | None = None
         """What the node proved itself with; set by the rung of its authentication."""
         self.trailing: tuple[Extension, ...] = tuple(
@@ -262,10 +298,9 @@ class ForeignCase:
         return bool(self.request.flags & FLAG_COLOCATED)
 
     @property
-    def challenge(self) -> MobileForeignChallenge | None:
-        """The challenge the node answers."""
-        found = [e for e in self.request.extensions if isinstance(e, MobileForeignChallenge)]
-        return found[-1] if found else None
+    def challenges(self) -> list[MobileForeignChallenge]:
+        """The challenge the node answers; with several, nobody knows which."""
+        return [e for e in self.request.extensions if isinstance(e, MobileForeignChallenge)]
 
     @property
     def wants_encapsulating(self) -> bool:
@@ -300,7 +335,7 @@ def end_of_authorization(extensions: tuple[Extension, ...]) -> int:
 def form(case: ForeignCase) -> Refusal | None:
     """Damaged, unsigned, or with reserved bits (RFC 5944 3.7.2.1): 70."""
     request = case.request
-    if request.malformed or not case.end:
+    if request.malformed or not case.end or len(case.challenges) > 1:
         return POORLY_FORMED
     if request.flags & _RESERVED and case.policy.strict_reserved:
         return POORLY_FORMED
@@ -314,6 +349,11 @@ def distance(case: ForeignCase) -> Refusal | None:
     if case.request.flags & FLAG_REVERSE_TUNNEL and case.arrival.ttl != NEIGHBOURS_TTL:
         return TOO_DISTANT
     return None
+
+
+def replay(case: ForeignCase) -> Refusal | None:
+    """What another node has said before is no news of this one (RFC 5944 5.7): silence."""
+    return REPLAYED if case.surroundings.is_replay(case) else None
 
 
 def mobile_node(case: ForeignCase) -> Refusal | None:
@@ -337,25 +377,31 @@ def mobile_node(case: ForeignCase) -> Refusal | None:
 
 def challenge(case: ForeignCase) -> Refusal | None:
     """The challenge (RFC 4721 3.2): 104, 105, 106, or silence without a proof behind it."""
-    found = case.challenge
-    if found is None:
+    if not case.challenges:
         missing = case.policy.has_challenge and case.associations is None
         return MISSING_CHALLENGE if missing else None
-    if not any(_proves(e) and e.offset > found.offset for e in case.request.extensions):
-        return Refusal(SILENT, counter="faChallengeWithoutProof")
+    found = case.challenges[0]
+    if not _is_proven(case, found.offset):
+        is_claimed = any(
+            e.type == ExtensionType.MOBILE_FOREIGN_AUTHENTICATION and e.offset > found.offset
+            for e in case.request.extensions
+        )
+        return NODE_UNKNOWN_SPI if is_claimed else UNPROVEN_CHALLENGE
     verdict = case.surroundings.judge_challenge(case, found.challenge)
     if verdict is ChallengeVerdict.STALE:
         return STALE_CHALLENGE
     return UNKNOWN_CHALLENGE if verdict is ChallengeVerdict.UNKNOWN else None
 
 
-def _proves(extension: Extension) -> bool:
-    if isinstance(extension, GeneralizedAuthentication):
-        return extension.subtype == MN_AAA
-    return (
-        isinstance(extension, AuthenticationExtension)
-        and extension.type == ExtensionType.MOBILE_FOREIGN_AUTHENTICATION
-    )
+def _is_proven(case: ForeignCase, offset: int) -> bool:
+    """Whether somebody checks what stands at an offset: we, or the home agent."""
+    if any(
+        isinstance(e, GeneralizedAuthentication) and e.subtype == MN_AAA and e.offset > offset
+        for e in case.request.extensions
+    ):
+        return True
+    found = case.request.authentications(ExtensionType.MOBILE_FOREIGN_AUTHENTICATION)
+    return case.proof is not None and found[0].offset > offset
 
 
 def vendor(case: ForeignCase) -> Refusal | None:
@@ -435,14 +481,19 @@ def home_agent(case: ForeignCase) -> Refusal | None:
 
 
 def policy(case: ForeignCase) -> Refusal | None:
-    """Where visitors may have their home, and whether they must be revocable: 65."""
+    """Where visitors may have their home: not here; and must they be revocable: 65."""
     rules = case.policy
     request = case.request
     if rules.home_networks and not any(request.home_agent in n for n in rules.home_networks):
         return PROHIBITED
-    if not rules.requires_revocation or not request.lifetime:
+    if not request.lifetime:
         return None
-    if case.is_colocated or rules.home_agent_associations(request.home_agent) is None:
+    if not case.is_colocated and rules.is_local_host(request.home_address, request.home_agent):
+        return PROHIBITED
+    if not rules.requires_revocation:
+        return None
+    shared = rules.home_agent_associations(request.home_agent)
+    if case.is_colocated or shared is None or shared.outbound() is None:
         return PROHIBITED
     return None
 
@@ -455,6 +506,7 @@ def room(case: ForeignCase) -> Refusal | None:
 LADDER: Final[tuple[Callable[[ForeignCase], Refusal | None], ...]] = (
     form,
     distance,
+    replay,
     mobile_node,
     challenge,
     vendor,

@@ -36,6 +36,7 @@ def asker_of(case: ForeignCase) -> Asker:
         identification=request.identification,
         lifetime=request.lifetime,
         size=len(case.data),
+        holder=case.holder,
         associations=case.associations,
         proven_spi=None if case.proof is None else case.proof.spi,
     )
@@ -62,7 +63,7 @@ def relay(
         encapsulation=case.encapsulation,
         encapsulating=case.wants_encapsulating,
         colocated=case.is_colocated,
-        home_associations=None if signing is None else shared,
+        home_associations=shared,
         offers_revocation=policy.has_revocation and signing is not None,
         wants_udp=policy.wants_udp and is_signable,
     )

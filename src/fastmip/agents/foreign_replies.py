@@ -19,7 +19,7 @@ from fastmip.agents.visitors import Asker, NodeKey
 from fastmip.auth.authenticators import append_authentication
 from fastmip.wire.addresses import LIMITED_BROADCAST
 from fastmip.wire.challenge import MobileForeignChallenge
-from fastmip.wire.codes import MOBILE_IP_PORT, ExtensionType, ReplyCode
+from fastmip.wire.codes import MOBILE_IP_PORT, ExtensionType, ReplyCode, is_accepted
 from fastmip.wire.foreign_error import ForeignAgentError
 from fastmip.wire.registration import RegistrationReply
 
@@ -53,12 +53,10 @@ class ForeignReplies:
             asker.home_agent,
             asker.identification,
         ).encode()
-        data = self._complete(message, asker, challenge)
-        if asker.proven_spi is None and len(data) > asker.size:
-            data = self._complete(message, asker, None)
-            if len(data) > asker.size:
-                self._count[names.DENIALS_SUPPRESSED] += 1
-                return
+        data = self._fitting(message, asker, challenge, is_vouched=False)
+        if data is None:
+            self._count[names.DENIALS_SUPPRESSED] += 1
+            return
         self._count[names.DENIALS_SENT] += 1
         effects.append(self.to_node(data, asker, asker.key.home_address))
 
@@ -66,22 +64,39 @@ class ForeignReplies:
         self,
         authorized: bytes,
         asker: Asker,
-        home_address: int,
+        reply: RegistrationReply,
         now: Now,
         effects: list[Effect],
         *,
         status: int | None = None,
         challenge: bytes | None = None,
     ) -> None:
-        """Add a home agent's reply: what the home agent signed, then what we have to say."""
-        data = authorized
+        """Add a home agent's reply: what the home agent signed, then what we have to say.
+
+        Acceptance vouches for the request; else nobody does but the node's own proof.
+        """
+        message = authorized
         if status is not None:
             self._count[names.ERRORS_ADDED] += 1
             self._note(status, now)
-            data += ForeignAgentError(status).build()
+            message += ForeignAgentError(status).build()
+        is_vouched = is_accepted(reply.code) and status != ReplyCode.FA_HOME_AGENT_AUTHENTICATION
+        data = self._fitting(message, asker, challenge, is_vouched=is_vouched)
+        if data is None:
+            self._count[names.REPLIES_WITHHELD] += 1
+            return
         self._count[names.REPLIES_RELAYED] += 1
-        data = self._complete(data, asker, challenge)
-        effects.append(self.to_node(data, asker, asker.key.home_address or home_address))
+        effects.append(self.to_node(data, asker, asker.key.home_address or reply.home_address))
+
+    def _fitting(
+        self, message: bytes, asker: Asker, challenge: bytes | None, *, is_vouched: bool
+    ) -> bytes | None:
+        """The whole message, without the challenge if need be; None: larger than its request."""
+        data = self._complete(message, asker, challenge)
+        if is_vouched or asker.proven_spi is not None or len(data) <= asker.size:
+            return data
+        data = self._complete(message, asker, None)
+        return data if len(data) <= asker.size else None
 
     @staticmethod
     def _complete(message: bytes, asker: Asker, challenge: bytes | None) -> bytes:

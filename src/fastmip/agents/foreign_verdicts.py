@@ -136,13 +136,47 @@ def fault(
         return None, ReplyCode.FA_POORLY_FORMED_REPLY
     if not reply.lifetime or not pending.request.lifetime:
         return None, None
-    if policy.requires_revocation and first(trailing, RevocationSupport) is None:
-        return None, ReplyCode.FA_PROHIBITED
+    return None, _unwelcome(reply, trailing, pending, policy, standing, is_full=is_full)
+
+
+def _unwelcome(
+    reply: RegistrationReply,
+    trailing: tuple[Extension, ...],
+    pending: Pending,
+    policy: ForeignAgentPolicy,
+    standing: Visitor | None,
+    *,
+    is_full: bool,
+) -> int | None:
+    """Why a visitor is not taken in, as a status."""
+    if policy.requires_revocation and not _is_revocable(trailing, pending):
+        return ReplyCode.FA_PROHIBITED
+    if not pending.colocated and policy.is_local_host(reply.home_address, reply.home_agent):
+        return ReplyCode.FA_PROHIBITED
     if standing is None:
-        is_crowded = is_full
-    else:
-        is_crowded = standing.home_agent != reply.home_agent and standing.mac != pending.key.mac
-    return None, ReplyCode.FA_INSUFFICIENT_RESOURCES if is_crowded else None
+        return ReplyCode.FA_INSUFFICIENT_RESOURCES if is_full else None
+    if standing.home_agent == reply.home_agent or _is_known_as(standing, pending):
+        return None
+    return ReplyCode.FA_INSUFFICIENT_RESOURCES
+
+
+def _is_known_as(standing: Visitor, pending: Pending) -> bool:
+    """Whether a node proved to us that it is the one that is here.
+
+    Whom another home agent vouches for is another node, whatever its link-layer address; until
+    the visit ends, or this proof, its home address is taken.
+    """
+    holder = pending.asker.holder
+    if pending.asker.proven_spi is None:
+        return False
+    if holder.nai is not None:
+        return holder.nai == standing.nai
+    return holder.home_address == standing.home_address
+
+
+def _is_revocable(trailing: tuple[Extension, ...], pending: Pending) -> bool:
+    """Whether both sides offered revocation; without our own proof theirs is anybody's word."""
+    return pending.offers_revocation and first(trailing, RevocationSupport) is not None
 
 
 def is_believable(reply: RegistrationReply, pending: Pending, policy: ForeignAgentPolicy) -> bool:
@@ -184,7 +218,7 @@ def visitor_of(
     visitor = Visitor(pending, reply.home_address, reply.home_agent, tunnel, lifetime)
     visitor.accepted_ns = now.boot_ns
     support = first(trailing, RevocationSupport)
-    if pending.offers_revocation and support is not None:
+    if support is not None and _is_revocable(trailing, pending):
         visitor.revocable = True
         visitor.inform = support.inform and policy.has_inform
         visitor.home_agent_clock = support.timestamp

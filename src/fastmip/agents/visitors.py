@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from fastmip.agents.effects import NEVER, Endpoint, Event, Tunnel
+from fastmip.agents.foreign_challenges import Holder
 from fastmip.auth.associations import AssociationSet
 from fastmip.wire.addresses import format_address
 from fastmip.wire.registration import RegistrationRequest
@@ -37,6 +38,7 @@ class Asker:
     __slots__ = (
         "associations",
         "destination",
+        "holder",
         "home_agent",
         "identification",
         "key",
@@ -56,6 +58,7 @@ class Asker:
         identification: int,
         lifetime: int,
         size: int,
+        holder: Holder,
         associations: AssociationSet | None = None,
         proven_spi: int | None = None,
     ) -> None:
@@ -68,6 +71,8 @@ class Asker:
         self.lifetime = lifetime
         self.size = size
         """Bytes of the request."""
+        self.holder = holder
+        """Whose challenges it may use."""
         self.associations = associations
         """Shared with the mobile node."""
         self.proven_spi = proven_spi
@@ -117,7 +122,7 @@ class Pending:
         self.encapsulating = encapsulating
         self.colocated = colocated
         self.home_associations = home_associations
-        """Not None: we added Foreign-Home authentication, so the reply must carry it."""
+        """Shared with the home agent: the reply must carry Foreign-Home authentication."""
         self.offers_revocation = offers_revocation
         self.wants_udp = wants_udp
 
@@ -242,11 +247,12 @@ class Visitor:
 class VisitorTable:
     """Visitors by home address, and when the next one expires."""
 
-    __slots__ = ("_by_mac", "_deadlines", "_visitors")
+    __slots__ = ("_by_mac", "_by_number", "_deadlines", "_visitors")
 
     def __init__(self) -> None:
         self._visitors: dict[int, Visitor] = {}
         self._by_mac: Counter[bytes] = Counter()
+        self._by_number: dict[int, dict[int, Visitor]] = {}
         self._deadlines: list[tuple[int, int]] = []
 
     def __len__(self) -> int:
@@ -263,11 +269,16 @@ class VisitorTable:
         """How many visitors one link-layer address is."""
         return self._by_mac[mac]
 
+    def identified(self, identification: int) -> list[Visitor]:
+        """Visitors whose accepted request had this Identification."""
+        return list(self._by_number.get(identification, {}).values())
+
     def put(self, visitor: Visitor) -> None:
         """Add or replace a visitor."""
         self.remove(visitor.home_address)
         self._visitors[visitor.home_address] = visitor
         self._by_mac[visitor.mac] += 1
+        self._by_number.setdefault(visitor.identification, {})[visitor.home_address] = visitor
         if visitor.expires_ns == NEVER:
             return
         deadlines = self._deadlines
@@ -283,6 +294,10 @@ class VisitorTable:
             self._by_mac[visitor.mac] -= 1
             if not self._by_mac[visitor.mac]:
                 del self._by_mac[visitor.mac]
+            alike = self._by_number[visitor.identification]
+            del alike[home_address]
+            if not alike:
+                del self._by_number[visitor.identification]
         return visitor
 
     def expired(self, now_ns: int) -> list[Visitor]:
@@ -325,15 +340,16 @@ def may_wait(
     """Whether a request may wait here (RFC 5944 3.7.1).
 
     Visitors in force and nodes that proved themselves have room beyond what strangers can
-    fill. Two nodes with one home address cannot be told apart by their packets.
+    fill. Two nodes with one home address cannot be told apart by their packets, and whom another
+    home agent vouches for is another node, whatever its link-layer address.
     """
     visitor = visitors.get(key.home_address) if key.home_address else None
     is_visitor = visitor is not None and visitor.mac == key.mac
     is_crowd = not is_proven and visitors.of_mac(key.mac) >= limits.visitors_of_mac
-    if visitor is not None and not is_visitor:
-        if visitor.home_agent != request.home_agent:
+    if visitor is not None:
+        if visitor.home_agent != request.home_agent and not is_proven:
             return False
-    elif visitor is None and request.lifetime and (is_full or is_crowd):
+    elif request.lifetime and (is_full or is_crowd):
         return False
     if pending.get(key) is not None:
         return True
@@ -355,3 +371,30 @@ def visitor_event(name: str, visitor: Visitor, why: str = "") -> Event:
     if why:
         fields.append(("why", why))
     return Event(name, tuple(fields))
+
+
+def is_said_by_another(
+    key: NodeKey, request: RegistrationRequest, visitors: list[Visitor], pending: list[Pending]
+) -> bool:
+    """Whether a request repeats one of a visitor, or one that waits, from another place.
+
+    Its home agent would accept a repetition once more, for all it can see: whoever overheard a
+    request could have the visitor's packets sent to itself. ``visitors`` and ``pending`` have
+    the Identification, or half of it.
+    """
+    place = key.mac, key.interface
+    for visitor in visitors:
+        if (
+            (visitor.mac, visitor.interface) != place
+            and visitor.home_agent == request.home_agent
+            and visitor.nai == key.nai
+            and request.home_address in (0, visitor.home_address)
+        ):
+            return True
+    return any(
+        (other.key.mac, other.key.interface) != place
+        and other.request.identification == request.identification
+        and other.request.home_agent == request.home_agent
+        and other.key[2:] == key[2:]
+        for other in pending
+    )

@@ -252,12 +252,14 @@ class ForeignService:
             if interface is None or not interface.mac:
                 remedy = f"{name} is not an Ethernet interface of this machine: name a link"
                 raise ConfigError(self._file, path, remedy)
-            addresses = [address for address, _ in await self.kernel.addresses(interface.index)]
+            subnets = await self.kernel.addresses(interface.index)
+            addresses = [address for address, _ in subnets]
             if not addresses:
                 raise ConfigError(self._file, path, f"{name} has no address: give it one first")
             # An offered address that is on the link speaks for us there.
             address = next((a for a in addresses if a in offered), addresses[0])
-            found.append(ForeignLink(name, address, offered or (address,)))
+            prefixes = tuple(Prefix(*subnet) for subnet in subnets)
+            found.append(ForeignLink(name, address, offered or (address,), prefixes))
         return tuple(found)
 
     async def _own_addresses(self) -> frozenset[int]:
