@@ -256,7 +256,7 @@ def test_without_room_to_remember_it_nothing_comes_of_a_challenge_rfc4721_3_2() 
     number = identification()
     registered(bench, with_aaa(request(number), challenge), reply(number))
     number = identification()
-    other = {"home_address": NODE + 1}
+    other: dict[str, Any] = {"home_address": NODE + 1}
     bench.ask(with_aaa(request(number, **other), challenge), mac=OTHER_MAC)
     inner = reply(number, **other)
     [passed] = bench.answer(inner)
