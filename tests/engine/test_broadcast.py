@@ -6,7 +6,7 @@ import pytest
 from tests.engine.lab import CARE_OF, HOME_AGENT, NODE, OTHER_CARE_OF, a, assert_balanced
 from tests.reference.encapsulations import GRE, MINIMAL, Method
 from tests.reference.ipv4 import header
-from tests.reference.tunnels import TUNNEL, Binding
+from tests.reference.tunnels import HOME, TUNNEL, Binding
 
 from fastmip import _dataplane
 
@@ -80,6 +80,18 @@ def test_a_call_is_bounded_and_the_next_goes_on_with_the_others() -> None:
     assert engine.broadcast(PACKET) == 1024
     second = {packet[16:20] for packet in sent(engine)}
     assert (len(first), len(second), len(first | second)) == (1024, 1024, 1500)
+    assert_balanced(engine)
+
+
+def test_nobody_is_told_that_a_broadcast_was_too_big_rfc1122_3_2_2() -> None:
+    engine = engine_with([Binding(CARE_OF, HOME_AGENT, mtu=576, broadcasts=True)])
+    big = header(a("10.1.0.50"), a("10.1.0.255"), 17, 1000, fragment=0x4000) + bytes(1000)
+    assert engine.broadcast(big) == 0
+    counters = engine.counters()
+    assert counters["drop-too-big"] == (1, len(big))
+    assert counters["icmp-sent"] == (0, 0)
+    assert engine.events()["icmp-forbidden"] == 1
+    assert _dataplane.MemoryPort(engine).take(HOME) == []
     assert_balanced(engine)
 
 

@@ -22,8 +22,8 @@ from fastmip import _dataplane
 from fastmip.wire.tunneling import TunnelData
 
 UDP_PORTS = (4434, 434)
-TO_NODE = header(CORRESPONDENT, NODE, 17, 30, ttl=9) + bytes(30)
-FROM_NODE = header(NODE, CORRESPONDENT, 17, 30, ttl=9) + bytes(30)
+TO_NODE = header(CORRESPONDENT, NODE, 17, 30, ttl=9, fragment=0x4000) + bytes(30)
+FROM_NODE = header(NODE, CORRESPONDENT, 17, 30, ttl=9, fragment=0x4000) + bytes(30)
 KEY = 0xFEEDF00D
 METHODS = {
     "ipip": Method(),
@@ -270,6 +270,22 @@ def test_fragments_go_by_ip_in_ip_and_are_taken_so_rfc2004_3(fragment: int) -> N
     assert Header(left).protocol == 4
     back = header(NODE, CORRESPONDENT, 17, 8, fragment=fragment) + bytes(8)
     assert lab.from_node(wrapped(back, Method(), CARE_OF, HOME_AGENT, 64, 0)) == "decapsulated"
+
+
+@pytest.mark.parametrize("is_df", [False, True])
+@pytest.mark.parametrize("scalar", [False, True], ids=["simd", "scalar"])
+def test_in_udp_only_what_has_df_goes_by_minimal_encapsulation(is_df: bool, scalar: bool) -> None:
+    method = METHODS["minimal in udp"]
+    lab = Lab(method, scalar=scalar)
+    packet = change(TO_NODE, fragment=0x4000 if is_df else 0)
+    (left,) = lab.to_node(packet)
+    found = opened(left)
+    assert not isinstance(found, str)
+    assert found.encapsulation == (MINIMAL if is_df else IPIP)
+    assert found.inner == change(packet, ttl=8)
+    back = change(FROM_NODE, fragment=0x4000 if is_df else 0)
+    assert lab.from_node(wrapped(back, far(method), CARE_OF, HOME_AGENT, 64, 0)) == "decapsulated"
+    assert lab.port.take(HOME) == [change(back, ttl=8)]
 
 
 def test_minimal_is_not_taken_where_ip_in_ip_was_negotiated_rfc3024_4_3_2() -> None:

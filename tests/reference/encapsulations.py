@@ -27,10 +27,20 @@ class Method:
         udp = 12 if self.remote_port else 0
         return OVERHEAD[self.encapsulation] + udp + (4 if self.gre_key is not None else 0)
 
+    def falls_back(self, packet: bytes) -> bool:
+        """Goes by IP in IP though minimal encapsulation was negotiated.
+
+        A fragment has no place for two fragment fields (RFC 2004 3); in UDP nobody tells the
+        receiver of DF.
+        """
+        may_be_cut = not Header(packet).dont_fragment
+        in_udp = bool(self.remote_port) and may_be_cut
+        return self.encapsulation == MINIMAL and (is_fragment(packet) or in_udp)
+
 
 def wrapped(packet: bytes, method: Method, local: int, remote: int, ttl: int, tos: int) -> bytes:
     """The whole outer packet; ``tos`` and ``ttl`` are for an outer header of its own."""
-    if method.encapsulation == MINIMAL and not is_fragment(packet):
+    if method.encapsulation == MINIMAL and not method.falls_back(packet):
         return minimal(packet, method, local, remote)
     shim = b""
     protocol = IPIP

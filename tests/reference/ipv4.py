@@ -87,14 +87,18 @@ def problem(packet: bytes, *, checksum_done: bool = False) -> str | None:
     return None
 
 
-def change(packet: bytes, *, ttl: int | None = None, tos: int | None = None) -> bytes:
-    """The packet with another TTL or TOS and the checksum recomputed."""
+def change(
+    packet: bytes, *, ttl: int | None = None, tos: int | None = None, fragment: int | None = None
+) -> bytes:
+    """The packet with another TTL, TOS or fragment field and the checksum recomputed."""
     fields = Header(packet)
     raw = bytearray(fields.raw)
     if ttl is not None:
         raw[8] = ttl
     if tos is not None:
         raw[1] = tos
+    if fragment is not None:
+        raw[6:8] = struct.pack(">H", fragment)
     return with_checksum(bytes(raw)) + packet[fields.length :]
 
 

@@ -89,8 +89,7 @@ class Binding:
 
     def budget(self, packet: bytes) -> int:
         """Largest packet of this kind that fits: fragments never go by minimal encapsulation."""
-        is_other = self.method.encapsulation == MINIMAL and is_fragment(packet)
-        return self.mtu - self.method.overhead - (8 if is_other else 0)
+        return self.mtu - self.method.overhead - (8 if self.method.falls_back(packet) else 0)
 
     def takes(self, carried: Carried) -> bool:
         """Was this negotiated?"""

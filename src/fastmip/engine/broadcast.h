@@ -45,7 +45,7 @@ FM_FN uint32_t broadcast_to(struct fm_control *c, struct fm_worker *w, uint32_t 
         }
         memcpy(d->data, packet, len);
         d->side = FM_HOME;
-        d->done = FM_DONE_TTL;
+        d->done = FM_DONE_TTL | FM_DONE_QUIET;
         if (line->flags & FM_LINE_NESTED)
             broadcast_nest(d, line);
         encapsulate_one(w, d, number, 0, FM_ENCAPSULATED_COPY, out);

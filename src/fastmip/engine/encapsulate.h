@@ -145,7 +145,8 @@ FM_FN void encapsulate_one(struct fm_worker *w, struct fm_desc *d, uint32_t numb
         return;
     }
     struct fm_soft soft = line_soft(line);
-    if (soft.pending_code) {
+    int is_quiet = d->done & FM_DONE_QUIET;
+    if (soft.pending_code && !is_quiet) {
         struct fm_soft told = soft;
         told.pending_code = 0;
         uint32_t age_s = (uint32_t)(w->now_ns / 1000000000u) - soft.learnt_s;
@@ -163,11 +164,13 @@ FM_FN void encapsulate_one(struct fm_worker *w, struct fm_desc *d, uint32_t numb
     }
     int verdict = FM_DROP_TOO_BIG;
     if (!ipv4_is_df(d->data)) {
-        if (line_is_minimal(line) && !ipv4_is_fragment(d->data))
+        if (line_is_minimal(line) && !line_falls_back(line, d->data))
             budget -= FM_FALLBACK_OCTETS; /* each piece will be a fragment */
         verdict = encapsulate_fragments(w, d, number, budget, out);
     }
-    if (verdict == FM_DROP_TOO_BIG)
+    if (verdict == FM_DROP_TOO_BIG && is_quiet)
+        fm_event(w, FM_EVENT_ICMP_FORBIDDEN, 1);
+    else if (verdict == FM_DROP_TOO_BIG)
         answer(w, line->local, ICMP_UNREACHABLE, ICMP_CODE_TOO_BIG, budget, d->data, total, out);
     fm_finish(w, d, verdict, total);
 }

@@ -36,6 +36,8 @@ enum fm_done {
     FM_DONE_CHECKSUM = 2,   /* the outermost IPv4 header checksum was verified */
     FM_DONE_REASSEMBLY = 4, /* never a fragment of an outer packet */
     FM_DONE_MARTIAN = 8,    /* sources that are our own addresses were refused or are local */
+    FM_DONE_QUIET = 16,     /* a broadcast of the home network: no ICMP error about it (RFC 1122
+                             * 3.2.2), whatever its destination looks like */
 };
 
 struct fm_desc {

@@ -9,10 +9,13 @@
 #include "minimal.h"
 #include "udp_tunnel.h"
 
-/* A fragment goes by IP in IP where minimal encapsulation was negotiated (RFC 2004 3). */
+/* What goes by IP in IP where minimal encapsulation was negotiated: fragments (RFC 2004 3), and in
+ * UDP whatever may be fragmented, because the one header minimal encapsulation leaves belongs to
+ * the datagram socket there, which sets DF and does not tell the receiver of it. */
 FM_INLINE int line_falls_back(const struct fm_line *line, const uint8_t *inner)
 {
-    return line_is_minimal(line) && ipv4_is_fragment(inner);
+    return line_is_minimal(line) &&
+           (ipv4_is_fragment(inner) || ((line->method & FM_UDP) && !ipv4_is_df(inner)));
 }
 
 /* Minimal encapsulation of the packet at p; octets added in front. */
@@ -50,12 +53,12 @@ FM_INLINE uint32_t outer_write_whole(const struct fm_line *line, uint8_t *p, uin
  * overwrites the packet's own header. */
 FM_INLINE uint32_t outer_write(const struct fm_line *line, uint8_t *p, uint32_t total)
 {
-    if (line_is_minimal(line) && !ipv4_is_fragment(p))
+    if (line_is_minimal(line) && !line_falls_back(line, p))
         return outer_write_minimal(line, p, ipv4_header_len(p), 0);
     return outer_write_whole(line, p, total);
 }
 
-/* The same for the fast loop: no options, no fragment of a minimal line; `hops` (0 or 1) are taken
+/* The same for the fast loop: no options, nothing that falls back; `hops` (0 or 1) are taken
  * off the TTL on the way. */
 FM_INLINE uint32_t outer_write_plain(const struct fm_line *line, uint8_t *p, uint32_t total,
                                      uint8_t hops)
