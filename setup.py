@@ -75,7 +75,13 @@ setup(
                 ["src/fastmip/_dataplane.pyx"],
                 include_dirs=["src/fastmip/engine"],
                 # Headers included by headers: Cython sees only those a .pxd names.
-                depends=sorted(str(path) for path in Path("src/fastmip/engine").iterdir()),
+                depends=sorted(
+                    str(path)
+                    for path in [
+                        *Path("src/fastmip/engine").iterdir(),
+                        Path("src/fastmip/bpf/home.h"),
+                    ]
+                ),
                 extra_compile_args=FLAGS[MODE] + WARNINGS,
                 extra_link_args=[*LINK, "-lpthread"],
             )

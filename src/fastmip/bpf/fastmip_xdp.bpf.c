@@ -3,135 +3,101 @@
  * gives everything else to the kernel as if it were not there:
  *
  *   to one of our addresses   IP in IP, GRE, minimal encapsulation; tunnel data on the UDP port
- *   into a home network       any protocol
+ *   to a bound home address   any protocol
  *
- * unfragmented, without IP options, whole in the first buffer. ARP, IPv6, VLAN tags, SSH, ICMP and
- * registrations never leave the kernel. A queue without a socket is the kernel's, too.
- */
-#include <linux/if_ether.h>
+ * unfragmented, without IP options, whole in the first buffer, addressed to the interface's MAC. ARP,
+ * IPv6, VLAN tags, SSH, ICMP and registrations never leave the kernel. What it takes is done here if
+ * it is plain (offload.h), else it goes to the socket of a worker (steering); a queue without a
+ * socket is the kernel's, too, and the engine meets its packets behind it. */
+#include "offload.h"
+#include "redirects.h"
 
-#include "tables.h"
-
-#define IPV4_HEADER 20
-#define IPV4_FRAGMENT 0x3fff /* offset and "more fragments" */
-#define PROTO_IPIP 4
-#define PROTO_UDP 17
-#define PROTO_GRE 47
-#define PROTO_MINIMAL 55
-#define MIP_TUNNEL_DATA 4 /* RFC 3519 3.1 */
-
-struct ipv4 {
-    __u8 version_ihl, tos;
-    __u16 total, id, fragment;
-    __u8 ttl, protocol;
-    __u16 checksum;
-    __u32 source, destination;
-};
-
-struct udp {
-    __u16 source, destination, length, checksum;
-    __u8 type;
-};
-
-/* A frame of ours. */
-struct frame {
-    struct xdp_md *ctx;
-    const struct fm_settings *settings;
-    void *end;
-    struct ipv4 *ip;
-    __u32 length;
-};
-
-INLINE int finish(const struct frame *f, __u32 outcome, int action)
-{
-    struct fm_count *count = bpf_map_lookup_elem(&counters, &outcome);
-    if (LIKELY(count != 0)) {
-        count->packets++;
-        count->bytes += f->length;
-    }
-    return action;
-}
-
-INLINE int is_own(const struct fm_settings *s, __u32 address)
-{
-    for (__u32 i = 0; i < FM_OWN_MAX && i < s->own_count; i++)
-        if (s->own[i] == address)
-            return 1;
-    return 0;
-}
-
-INLINE int is_home(const struct fm_settings *s, __u32 address)
-{
-    __u32 key = BE32(address);
-    for (__u32 i = 0; i < FM_NETWORKS_MAX && i < s->network_count; i++)
-        if (key - s->network[i].first <= s->network[i].last - s->network[i].first)
-            return 1;
-    return 0;
-}
-
-/* A whole tunnel packet, as far as the outer header tells? */
+/* A tunnel packet, as far as the outer header tells? */
 INLINE int is_tunnel(const struct frame *f)
 {
-    __u8 protocol = f->ip->protocol;
-    if (protocol == PROTO_IPIP || protocol == PROTO_GRE || protocol == PROTO_MINIMAL)
+    if (is_tunnel_protocol(f->ip->protocol))
         return 1;
-    if (protocol != PROTO_UDP || !f->settings->udp_port)
+    if (f->ip->protocol != PROTO_UDP || !f->settings->udp_port)
         return 0;
-    struct udp *udp = (void *)f->ip + IPV4_HEADER;
+    struct udp *udp = (void *)(f->ip + 1);
     return (void *)&udp->type + 1 <= f->end && udp->destination == f->settings->udp_port &&
            udp->type == MIP_TUNNEL_DATA;
 }
 
+/* With options or as a fragment it has no UDP header where is_tunnel would look. */
 INLINE int may_be_tunnel(const struct frame *f)
 {
-    __u8 protocol = f->ip->protocol;
-    return protocol == PROTO_IPIP || protocol == PROTO_GRE || protocol == PROTO_MINIMAL;
+    if (f->ip->version_ihl == 0x45 && !(f->ip->fragment & BE16(IPV4_FRAGMENT)))
+        return is_tunnel(f);
+    return is_tunnel_protocol(f->ip->protocol);
+}
+
+INLINE int is_to_us(const struct frame *f)
+{
+    const struct ethhdr *ethernet = f->data;
+    if (f->place >= FM_INTERFACES_MAX)
+        return 0;
+    const __u8 *mac = f->settings->interface[f->place].mac;
+    return *(const __u32 *)ethernet->h_dest == *(const __u32 *)mac &&
+           *(const __u16 *)(ethernet->h_dest + 4) == *(const __u16 *)(mac + 4);
 }
 
 INLINE int steer(const struct frame *f, __u32 outcome)
 {
-    __u32 queue = f->ctx->rx_queue_index, ifindex = f->ctx->ingress_ifindex;
-    if (queue >= FM_QUEUES_MAX)
+    __u32 queue = f->ctx->rx_queue_index;
+    if (f->place >= FM_INTERFACES_MAX || queue >= FM_QUEUES_MAX)
         return finish(f, FM_PASSED_NO_SOCKET, XDP_PASS);
-    for (__u32 i = 0; i < FM_INTERFACES_MAX; i++) {
-        if (f->settings->interface[i] != ifindex)
-            continue;
-        /* XDP_PASS is what it answers when there is no socket. */
-        int action = bpf_redirect_map(&xsks, i * FM_QUEUES_MAX + queue, XDP_PASS);
-        return finish(f, action == XDP_REDIRECT ? outcome : FM_PASSED_NO_SOCKET, action);
-    }
-    return finish(f, FM_PASSED_NO_SOCKET, XDP_PASS);
+    /* XDP_PASS is what it answers when there is no socket. */
+    int action = bpf_redirect_map(&xsks, f->place * FM_QUEUES_MAX + queue, XDP_PASS);
+    return finish(f, action == XDP_REDIRECT ? outcome : FM_PASSED_NO_SOCKET, action);
+}
+
+INLINE __u32 place_of(const struct fm_settings *s, __u32 ifindex)
+{
+    for (__u32 i = 0; i < FM_INTERFACES_MAX; i++)
+        if (s->interface[i].ifindex == ifindex)
+            return i;
+    return FM_INTERFACES_MAX;
 }
 
 SEC("xdp.frags")
 int fastmip(struct xdp_md *ctx)
 {
-    void *data = (void *)(long)ctx->data;
-    struct ethhdr *ethernet = data;
-    __u32 zero = 0, *which = bpf_map_lookup_elem(&active, &zero);
-    struct frame f = {.ctx = ctx, .end = (void *)(long)ctx->data_end};
-    f.length = f.end - data;
-    f.ip = data + sizeof *ethernet;
+    struct frame f = {
+        .ctx = ctx, .data = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
+    struct ethhdr *ethernet = f.data;
+    struct fm_home *home = 0;
+    __u32 zero = 0, number = 0, outcome = FM_STEERED_TUNNEL;
+    __u32 *which = bpf_map_lookup_elem(&active, &zero);
     if (UNLIKELY(!which))
         return XDP_PASS;
     __u32 turn = *which & 1;
     f.settings = bpf_map_lookup_elem(&settings, &turn);
     if (UNLIKELY(!f.settings))
         return XDP_PASS;
+    f.length = f.end - f.data;
+    f.ip = (void *)(ethernet + 1);
+    f.place = place_of(f.settings, ctx->ingress_ifindex);
     if ((void *)(ethernet + 1) > f.end || ethernet->h_proto != BE16(ETH_P_IP))
         return finish(&f, FM_PASSED_NOT_IPV4, XDP_PASS);
     if ((void *)(f.ip + 1) > f.end)
         return finish(&f, FM_PASSED_TRUNCATED, XDP_PASS);
-    __u32 outcome = FM_STEERED_HOME;
     if (is_own(f.settings, f.ip->destination)) {
-        outcome = FM_STEERED_TUNNEL;
-        /* With options or as a fragment it has no UDP header where we would look. */
-        if (!(f.ip->version_ihl == 0x45 && !(f.ip->fragment & BE16(IPV4_FRAGMENT)) ? is_tunnel(&f)
-                                                                                   : may_be_tunnel(&f)))
+        if (!may_be_tunnel(&f))
             return finish(&f, FM_PASSED_OTHER, XDP_PASS);
-    } else if (!is_home(f.settings, f.ip->destination)) {
-        return finish(&f, FM_PASSED_OTHER, XDP_PASS);
+    } else {
+        outcome = FM_STEERED_HOME;
+        number = home_number(f.settings, f.ip->destination);
+        if (!number--)
+            return finish(&f, FM_PASSED_OTHER, XDP_PASS);
+        if (!(f.settings->flags & FM_STEER_UNBOUND)) {
+            home = bpf_map_lookup_elem(&homes, &number);
+            if (!home || !(READ_ONCE(home->flags) & FM_HOME_BOUND))
+                return finish(&f, FM_PASSED_UNBOUND, XDP_PASS);
+        }
     }
+    if (!is_to_us(&f))
+        return finish(&f, FM_PASSED_NOT_TO_US, XDP_PASS);
     if (f.ip->version_ihl != 0x45)
         return finish(&f, FM_PASSED_OPTIONS, XDP_PASS);
     if (f.ip->fragment & BE16(IPV4_FRAGMENT))
@@ -139,6 +105,15 @@ int fastmip(struct xdp_md *ctx)
     __u32 total = BE16(f.ip->total);
     if (total < IPV4_HEADER || (void *)f.ip + total > f.end)
         return finish(&f, FM_PASSED_TRUNCATED, XDP_PASS);
+    if (f.settings->flags & FM_OFFLOAD) {
+        int action = -1;
+        if (home)
+            action = encapsulate(&f, home, number);
+        else if (outcome == FM_STEERED_TUNNEL && f.ip->protocol == PROTO_IPIP)
+            action = decapsulate(&f);
+        if (action >= 0)
+            return action;
+    }
     return steer(&f, outcome);
 }
 

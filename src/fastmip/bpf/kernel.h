@@ -6,6 +6,7 @@
 
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
+#define APART static __attribute__((noinline))
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 
@@ -13,8 +14,15 @@
 #define MAP_UINT(name, value) int(*name)[value]
 #define MAP_TYPE(name, type) type *name
 
-static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
-static long (*const bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)BPF_FUNC_redirect_map;
+#define HELPER(type, name, number, ...) static type (*const name)(__VA_ARGS__) = (void *)(number)
+
+HELPER(void *, bpf_map_lookup_elem, BPF_FUNC_map_lookup_elem, void *, const void *);
+HELPER(long, bpf_redirect_map, BPF_FUNC_redirect_map, void *, __u64, __u64);
+HELPER(long, bpf_redirect, BPF_FUNC_redirect, __u32, __u64);
+HELPER(long, bpf_xdp_adjust_head, BPF_FUNC_xdp_adjust_head, struct xdp_md *, int);
+HELPER(__u64, bpf_ktime_get_boot_ns, BPF_FUNC_ktime_get_boot_ns, void);
+HELPER(long, bpf_fib_lookup, BPF_FUNC_fib_lookup, void *, struct bpf_fib_lookup *, int, __u32);
+HELPER(__u32, bpf_get_smp_processor_id, BPF_FUNC_get_smp_processor_id, void);
 
 /* Network order without a header of the C library. */
 #define BE16(x) ((__u16)__builtin_bswap16(x))

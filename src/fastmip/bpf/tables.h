@@ -5,6 +5,7 @@
 #ifndef FASTMIP_BPF_TABLES_H
 #define FASTMIP_BPF_TABLES_H
 
+#include "home.h"
 #include "kernel.h"
 #include "outcomes.h"
 
@@ -12,22 +13,42 @@
 #define FM_NETWORKS_MAX 16  /* home networks */
 #define FM_INTERFACES_MAX 16
 #define FM_QUEUES_MAX 64    /* receive queues of an interface that can have a socket */
+#define FM_ROUTES_MAX 1024  /* next hops a CPU remembers for what leaves tunnels */
+
+#define FM_STEER_UNBOUND 1 /* homes is empty: the whole of a home network counts as bound */
+#define FM_OFFLOAD 2       /* encapsulate and decapsulate here */
 
 struct fm_network {
     __u32 first, last; /* host order */
+    __u32 home;        /* number of the first address's entry in homes */
+};
+
+struct fm_interface {
+    __u32 ifindex;
+    __u8 mac[6];
+    __u16 unused;
 };
 
 struct fm_settings {
     __u32 own_count, network_count;
     __u32 udp_port; /* network order; 0: UDP tunnels are left to the kernel */
-    __u32 unused;
-    __u32 interface[FM_INTERFACES_MAX]; /* ifindex; its place makes the key of its sockets */
-    __u32 own[FM_OWN_MAX];              /* network order */
+    __u32 flags;
+    __u32 generation;                             /* of routes and neighbours */
+    __u32 netns;                                  /* inode of the network namespace */
+    struct fm_interface interface[FM_INTERFACES_MAX]; /* its place numbers counters and sockets */
+    __u32 own[FM_OWN_MAX];                        /* network order */
     struct fm_network network[FM_NETWORKS_MAX];
 };
 
 struct fm_count {
     __u64 packets, bytes;
+};
+
+/* Where packets to a destination go on, as long as `generation` is that of the settings. */
+struct fm_route {
+    __u32 destination, generation;
+    struct fm_next_hop hop;
+    __u32 unused;
 };
 
 struct {
@@ -44,12 +65,21 @@ struct {
     MAP_TYPE(value, __u32);
 } active SEC(".maps");
 
+/* Key: place of the interface (the last for all others) * FM_OUTCOME_COUNT + outcome. */
 struct {
     MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    MAP_UINT(max_entries, FM_OUTCOME_COUNT);
+    MAP_UINT(max_entries, (FM_INTERFACES_MAX + 1) * FM_OUTCOME_COUNT);
     MAP_TYPE(key, __u32);
     MAP_TYPE(value, struct fm_count);
 } counters SEC(".maps");
+
+/* Frames redirected from an interface that its outgoing driver did not take. */
+struct {
+    MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    MAP_UINT(max_entries, FM_INTERFACES_MAX);
+    MAP_TYPE(key, __u32);
+    MAP_TYPE(value, __u64);
+} refused SEC(".maps");
 
 /* Key: place of the interface * FM_QUEUES_MAX + queue. */
 struct {
@@ -58,5 +88,45 @@ struct {
     MAP_TYPE(key, __u32);
     MAP_TYPE(value, __u32);
 } xsks SEC(".maps");
+
+struct {
+    MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+    MAP_UINT(map_flags, BPF_F_MMAPABLE);
+    MAP_UINT(max_entries, 1); /* the loader knows */
+    MAP_TYPE(key, __u32);
+    MAP_TYPE(value, struct fm_home);
+} homes SEC(".maps");
+
+/* A block of as many as homes for each CPU. */
+struct {
+    MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+    MAP_UINT(map_flags, BPF_F_MMAPABLE);
+    MAP_UINT(max_entries, 1);
+    MAP_TYPE(key, __u32);
+    MAP_TYPE(value, struct fm_home_tally);
+} tallies SEC(".maps");
+
+struct {
+    MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    MAP_UINT(max_entries, FM_ROUTES_MAX);
+    MAP_TYPE(key, __u32);
+    MAP_TYPE(value, struct fm_route);
+} routes SEC(".maps");
+
+/* When this CPU last gave a packet to the kernel so that it confirms a neighbour. */
+struct {
+    MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    MAP_UINT(max_entries, 1);
+    MAP_TYPE(key, __u32);
+    MAP_TYPE(value, __u64);
+} poked SEC(".maps");
+
+/* Written once before loading. */
+struct fm_sizes {
+    __u32 home_count;         /* entries of homes, and of a block of tallies */
+    __u32 cpu_mask;           /* blocks of tallies less 1 */
+    __u32 tallies_are_shared; /* there are more CPUs than blocks */
+};
+const volatile struct fm_sizes sizes = {1, 0, 0};
 
 #endif

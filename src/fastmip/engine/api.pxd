@@ -155,7 +155,34 @@ cdef extern from "control.h" nogil:
         uint64_t *events
         fm_cost *costs
 
+    enum:
+        FM_OFFLOAD_NETWORKS
+
+    struct fm_home:
+        uint32_t version
+
+    struct fm_home_tally:
+        uint64_t sent_packets
+        uint64_t sent_bytes
+        uint64_t received_packets
+        uint64_t received_bytes
+
+    struct fm_offload_network:
+        uint32_t first
+        uint32_t last
+        uint32_t home
+
+    struct fm_offload:
+        uint32_t network_count
+        uint32_t home_count
+        uint32_t blocks
+        fm_offload_network *network
+        fm_home *homes
+        const fm_home_tally *tallies
+        fm_home_tally *cleared
+
     struct fm_engine:
+        fm_offload *offload
         fm_index by_home
         fm_index by_remote
         fm_line *lines
@@ -226,6 +253,7 @@ cdef extern from "control.h" nogil:
     int64_t control_restore(fm_control *c, const fm_record *r, uint64_t n, uint64_t *at,
                             const char **reason)
     void control_clear_counters(fm_control *c)
+    fm_home_tally offload_traffic(const fm_engine *e, uint32_t home_be)
     fm_counts control_counts(const fm_control *c)
     fm_cost control_cost(const fm_control *c, uint32_t worker, uint32_t stage)
     void tap_engage(fm_engine *e)

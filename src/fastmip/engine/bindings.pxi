@@ -35,6 +35,7 @@ cdef class BindingCache:
     cdef dict _listeners  # home addresses with a tunnel that wants broadcasts, oldest turn first
     cdef fm_out *_broadcast
     cdef list _sent  # broadcasts that a memory port hands out
+    cdef Py_buffer _offload_homes, _offload_tallies
 
     def __cinit__(self, *, max_bindings, role="home-agent", workers=1, local_addresses=(),
                   icmp_per_second=100, icmp_burst=50):
@@ -78,6 +79,7 @@ cdef class BindingCache:
                 close(self.control.e.half_bound_fd)
             egress_destroy(self.control.e.egress[FM_HOME])
             egress_destroy(self.control.e.egress[FM_TUNNEL])
+            self._leave_offload()
             control_destroy(self.control)
             free(self.control)
         free(self._broadcast)
@@ -191,6 +193,66 @@ cdef class BindingCache:
     def memory_bytes(self):
         """Bytes in memory (not merely reserved) for bindings, indexes, counters and scratch."""
         return control_memory(self.control)
+
+    # home addresses for the offload programs
+
+    def use_offload(self, networks, homes, tallies, blocks):
+        """Keep the entries of home addresses that the BPF programs read.
+
+        ``networks``: (first, last) of each home network, in order; ``homes``: their entries,
+        64 bytes each; ``tallies``: ``blocks`` times as many counters of 32 bytes. Both buffers are
+        the memory of BPF maps and stay in use until ``leave_offload``. Call it before anything is
+        published and before workers start. Raises ValueError for what does not fit together.
+        """
+        cdef fm_offload *offload
+        cdef uint64_t count = sum([last - first + 1 for first, last in networks])
+        if self.control.e.offload != NULL or self.control.published:
+            raise ValueError("offload comes before bindings, and once")
+        if not 1 <= len(networks) <= FM_OFFLOAD_NETWORKS or not 1 <= count < 1 << 31:
+            raise ValueError(f"{len(networks)} home networks of {count} addresses")
+        PyObject_GetBuffer(homes, &self._offload_homes, PyBUF_WRITABLE)
+        try:
+            PyObject_GetBuffer(tallies, &self._offload_tallies, PyBUF_SIMPLE)
+        except BaseException:
+            PyBuffer_Release(&self._offload_homes)
+            raise
+        offload = <fm_offload *>calloc(1, sizeof(fm_offload))
+        if (offload == NULL or <uint64_t>self._offload_homes.len < count * sizeof(fm_home)
+                or <uint64_t>self._offload_tallies.len < count * blocks * sizeof(fm_home_tally)):
+            free(offload)
+            PyBuffer_Release(&self._offload_homes)
+            PyBuffer_Release(&self._offload_tallies)
+            raise ValueError(f"no room for {count} home addresses in {blocks} blocks")
+        offload.cleared = <fm_home_tally *>control_map(count * sizeof(fm_home_tally))
+        offload.home_count = <uint32_t>count
+        offload.blocks = blocks
+        offload.homes = <fm_home *>self._offload_homes.buf
+        offload.tallies = <const fm_home_tally *>self._offload_tallies.buf
+        count = 0
+        for number, (first, last) in enumerate(networks):
+            offload.network[number].first = first
+            offload.network[number].last = last
+            offload.network[number].home = <uint32_t>count
+            count += last - first + 1
+        offload.network_count = len(networks)
+        self.control.e.offload = offload
+        if offload.cleared == NULL:
+            self._leave_offload()
+            raise MemoryError("no memory for the counters of offload")
+
+    cdef _leave_offload(self):
+        cdef fm_offload *offload = self.control.e.offload
+        if offload == NULL:
+            return
+        self.control.e.offload = NULL
+        control_unmap(offload.cleared, offload.home_count * sizeof(fm_home_tally))
+        free(offload)
+        PyBuffer_Release(&self._offload_homes)
+        PyBuffer_Release(&self._offload_tallies)
+
+    def leave_offload(self):
+        """Give the memory of ``use_offload`` back; when workers have stopped."""
+        self._leave_offload()
 
     # broadcasts of the home network
 
@@ -365,6 +427,7 @@ cdef class BindingCache:
         cdef fm_line *line
         cdef fm_soft soft
         cdef uint64_t now_ns = _boot_ns()
+        cdef fm_home_tally offloaded = offload_traffic(&self.control.e, swap32(home_address))
         while number:
             line = &self.control.e.lines[number]
             soft = line_soft(line)
@@ -383,6 +446,11 @@ cdef class BindingCache:
                 row["sent_bytes"] += self.control.e.workers[worker].sent[number].bytes
                 row["received_packets"] += self.control.e.workers[worker].received[number].packets
                 row["received_bytes"] += self.control.e.workers[worker].received[number].bytes
+            row["sent_packets"] += offloaded.sent_packets
+            row["sent_bytes"] += offloaded.sent_bytes
+            row["received_packets"] += offloaded.received_packets
+            row["received_bytes"] += offloaded.received_bytes
+            memset(&offloaded, 0, sizeof(offloaded))  # it has one tunnel
             result.append(row)
             number = line.next
         return result

@@ -265,7 +265,9 @@ FM_FN void control_publish(struct fm_control *c, uint32_t head)
     for (uint32_t number = head; number; number = e->lines[number].next)
         control_inherit(e, &e->lines[number], old);
     control_widen(e, swap32(home_be), swap32(home_be));
+    offload_begin(e, home_be);
     index_set(&e->by_home, slot, head);
+    offload_end(e, home_be, head);
     c->prepared -= n;
     c->published += n;
     if (old)
@@ -299,7 +301,9 @@ FM_FN int control_remove(struct fm_control *c, uint32_t home_be, int keep_slot)
     uint32_t head = slot < 0 ? FM_NO_LINE : index_line_at(&c->e.by_home, slot);
     if (!head)
         return 0;
+    offload_begin(&c->e, home_be);
     index_set(&c->e.by_home, slot, FM_NO_LINE);
+    offload_end(&c->e, home_be, FM_NO_LINE);
     if (!keep_slot)
         index_release(&c->e.by_home, slot, home_be);
     control_retire(c, head);
@@ -313,6 +317,7 @@ FM_FN int control_extend(struct fm_control *c, uint32_t home_be, uint32_t remote
     for (uint32_t number = control_head(c, home_be); number; number = e->lines[number].next)
         if (e->lines[number].remote == remote_be) {
             __atomic_store_n(&e->lines[number].expires, expires, __ATOMIC_RELAXED);
+            offload_extend(e, &e->lines[number]);
             return 1;
         }
     return 0;

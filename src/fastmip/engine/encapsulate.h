@@ -10,6 +10,7 @@
 #define FASTMIP_ENCAPSULATE_H
 
 #include "icmp.h"
+#include "offload.h"
 #include "tunnel.h"
 
 /* Line that holds this address: its own binding, or its mobile network's router's. */
@@ -150,9 +151,12 @@ FM_FN void encapsulate_one(struct fm_worker *w, struct fm_desc *d, uint32_t numb
         struct fm_soft told = soft;
         told.pending_code = 0;
         uint32_t age_s = (uint32_t)(w->now_ns / 1000000000u) - soft.learnt_s;
-        if (line_replace_soft(line, soft, told) && age_s < FM_PENDING_LIFE_S)
-            answer(w, line->local, ICMP_UNREACHABLE, (uint8_t)(soft.pending_code - 1), 0, d->data,
-                   total, out);
+        if (line_replace_soft(line, soft, told)) {
+            offload_learn(w->engine, line);
+            if (age_s < FM_PENDING_LIFE_S)
+                answer(w, line->local, ICMP_UNREACHABLE, (uint8_t)(soft.pending_code - 1), 0,
+                       d->data, total, out);
+        }
     }
     uint32_t budget = line_budget(line, soft, w->now_ns);
     if (line_falls_back(line, d->data))

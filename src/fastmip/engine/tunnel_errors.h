@@ -153,6 +153,7 @@ FM_FN int learn_mtu(struct fm_worker *w, struct fm_line *line, uint32_t mtu, uin
         soft.budget = (uint16_t)budget;
         soft.learnt_s = (uint32_t)(w->now_ns / 1000000000u);
     } while (!line_replace_soft(line, was, soft));
+    offload_learn(w->engine, line);
     fm_event(w, FM_EVENT_MTU_LEARNT, 1);
     return 1;
 }
@@ -168,6 +169,7 @@ FM_FN void learn_unreachable(struct fm_worker *w, struct fm_line *line, uint8_t 
         soft.learnt_s = (uint32_t)(w->now_ns / 1000000000u);
         soft.pending_code = pending_code;
     } while (!line_replace_soft(line, was, soft));
+    offload_learn(w->engine, line);
     fm_event(w, FM_EVENT_UNREACHABLE_LEARNT, 1);
 }
 

@@ -51,6 +51,7 @@ struct fm_half_bound_ring {
     uint32_t put, taken;
 };
 
+struct fm_offload; /* offload.h */
 struct fm_worker;
 struct fm_tap; /* tap.h */
 struct fm_egress;
@@ -71,6 +72,7 @@ struct fm_engine {
     struct fm_tap *taps[FM_TAPS];
     int half_bound_fd;         /* eventfd, -1 without */
     struct fm_egress *egress[FM_SIDES]; /* egress.h; NULL until an L2 port wants it */
+    struct fm_offload *offload; /* NULL without */
     uint32_t worker_count;
     struct fm_worker *workers[FM_WORKERS_MAX];
     uint64_t epoch __attribute__((aligned(64)));

@@ -10,11 +10,14 @@ Addresses are host-order integers, as everywhere.
 from __future__ import annotations
 
 import errno
+import fcntl
+import mmap
 import os
 import socket
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 from fastmip.runtime import libbpf
@@ -24,51 +27,120 @@ from fastmip.runtime.logging import get_logger
 log = get_logger("bpf")
 
 OUTCOMES = (
+    ("encapsulated", "Offload: sent through the tunnel of its binding."),
+    ("decapsulated", "Offload: outer header removed, sent on."),
     ("steered-home", "For a home address: to the socket of a worker."),
     ("steered-tunnel", "A tunnel packet to us: to the socket of a worker."),
     ("passed-not-ipv4", "ARP, IPv6, VLAN tags: to the kernel."),
     ("passed-other", "IPv4, but none of our traffic: to the kernel."),
+    ("passed-not-to-us", "Ours by its addresses, but the frame is for another MAC: to the kernel."),
+    ("passed-unbound", "To a home address without a binding: to the kernel."),
     ("passed-truncated", "Ours, but not whole in its first buffer: to the kernel."),
     ("passed-options", "Ours, with IP options or a wrong header length: to the kernel."),
     ("passed-fragment", "Ours, a fragment: to the kernel, which puts it together."),
-    ("passed-no-socket", "Ours, but no worker serves this queue: to the kernel."),
+    ("passed-no-socket", "Ours, to the kernel and the engine behind it."),
 )
 """What becomes of a frame, in the order of ``bpf/outcomes.h``: name and sentence."""
+REFUSED = ("drop-redirect", "Redirected by offload, but its interface did not take it.")
+"""Counted beside them, and no longer as encapsulated or decapsulated."""
+OFFLOADED = 2
+"""So many outcomes at the head of the list are offload's; their bytes are inner packets'."""
 
 # bpf/tables.h
-OWN_MAX, NETWORKS_MAX, INTERFACES_MAX, QUEUES_MAX = 32, 16, 16, 64
-_SETTINGS_HEAD = struct.Struct("=IIII")
+OWN_MAX, NETWORKS_MAX, INTERFACES_MAX, QUEUES_MAX, ROUTES_MAX = 32, 16, 16, 64, 1024
+_STEER_UNBOUND, _OFFLOAD = 1, 2
+_HEAD = struct.Struct("=6I")
+_INTERFACE = struct.Struct("=I6sH")
+HOME_SIZE, TALLY_SIZE = 64, 32
+TALLY_BYTES_MAX = 256 << 20
+"""Memory for counters of home addresses; beyond, CPUs share them."""
+_SIOCGIFHWADDR = 0x8927
 
 PASS, REDIRECT = 2, 4
 """What the program returns (enum xdp_action)."""
 
 
+_WATCHERS = ("sent_or_not", "not_redirected")
+"""Programs that count what redirection lost."""
+
+
 class XdpProgram:
     """The program in the kernel, its tables, and the interfaces it is attached to."""
 
-    def __init__(self, loaded: Object) -> None:
+    def __init__(self, loaded: Object, homes: int, blocks: int) -> None:
+        self.homes = homes
+        """Entries for home addresses; 0: every address of a home network counts as bound."""
+        self.blocks = blocks
+        """Blocks of counters of home addresses."""
         self._object = loaded
         self._own: list[int] = []
-        self._networks: list[tuple[int, int]] = []
+        self._networks: list[tuple[int, int, int]] = []
         self._udp_port = 0
-        self._interfaces = [0] * INTERFACES_MAX
+        self._flags = 0 if homes else _STEER_UNBOUND
+        self._generation = 1
+        self._netns = Path("/proc/thread-self/ns/net").stat().st_ino
+        self._interfaces: list[tuple[int, bytes]] = [(0, bytes(6))] * INTERFACES_MAX
         self._links: dict[int, int] = {}
+        self._watchers: list[int] = []
         self._turn = 0
         self._settings = loaded.map("settings")
         self._active = loaded.map("active")
         self._counters = loaded.map("counters")
         self._xsks = loaded.map("xsks")
+        self._refused = loaded.map("refused")
         self._write()
 
     @classmethod
-    def load(cls) -> Self:
-        """Load the program; raises BpfError with one line that says why it cannot be had."""
-        return cls(Object("fastmip_xdp"))
+    def load(cls, *, homes: int = 0) -> Self:
+        """Load the program with room for so many home addresses, in this network namespace.
+
+        Raises BpfError with one line that says why it cannot be had.
+        """
+        cpus = libbpf.library().libbpf_num_possible_cpus()
+        blocks = 1
+        while blocks < cpus and 2 * blocks * max(homes, 1) * TALLY_SIZE <= TALLY_BYTES_MAX:
+            blocks *= 2
+
+        def prepare(opened: Object) -> None:
+            opened.set_entries("homes", max(homes, 1))
+            opened.set_entries("tallies", max(homes, 1) * blocks)
+            opened.set_constants(struct.pack("=3I", max(homes, 1), blocks - 1, blocks < cpus))
+
+        def prepare_blind(opened: Object) -> None:
+            prepare(opened)
+            for name in _WATCHERS:
+                opened.leave_out(name)
+
+        try:
+            program = cls(Object("fastmip_xdp", prepare=prepare), homes, blocks)
+        except BpfError as error:  # perhaps a kernel without type information of its own
+            program = cls(Object("fastmip_xdp", prepare=prepare_blind), homes, blocks)
+            log.warning("redirect-drops-not-counted", reason=str(error))
+            return program
+        try:
+            program.watch_redirects()
+        except BpfError as error:
+            log.warning("redirect-drops-not-counted", reason=str(error))
+        return program
+
+    def watch_redirects(self) -> None:
+        """Count what interfaces do not take. Raises BpfError."""
+        for name in _WATCHERS:
+            self._watchers.append(libbpf.link_tracepoint(self._object.program(name)))
+
+    def home_memory(self) -> tuple[mmap.mmap, mmap.mmap]:
+        """The entries of home addresses and their counters: memory shared with the kernel."""
+        return (
+            self._object.map("homes").memory(self.homes * HOME_SIZE),
+            self._object.map("tallies").memory(self.blocks * self.homes * TALLY_SIZE),
+        )
 
     def close(self) -> None:
         """Detach everywhere and let go of the tables; may be called again."""
         for ifindex in list(self._links):
             self.detach(ifindex)
+        while self._watchers:
+            os.close(self._watchers.pop())
         self._object.close()
 
     def __enter__(self) -> Self:
@@ -103,8 +175,6 @@ class XdpProgram:
             if link not in {-errno.EOPNOTSUPP, -errno.EINVAL, -errno.ERANGE}:
                 break
         self._leave_place(ifindex)
-        if not _exists(ifindex):
-            raise BpfError(f"{name}: no such interface")
         if refused in {-errno.EBUSY, -errno.EEXIST}:
             other = libbpf.xdp_program_of(ifindex) or "of another kind"
             raise BpfError(f"{name}: the XDP program {other} is attached already: detach it first")
@@ -140,19 +210,33 @@ class XdpProgram:
             self._xsks.delete(self._key(ifindex, queue))
 
     def _key(self, ifindex: int, queue: int) -> int:
-        return self._interfaces.index(ifindex) * QUEUES_MAX + queue
+        return self._place(ifindex) * QUEUES_MAX + queue
+
+    def _place(self, ifindex: int) -> int:
+        return [number for number, _ in self._interfaces].index(ifindex)
 
     def _give_place(self, ifindex: int, name: str) -> None:
         if ifindex in self._links:
             raise BpfError(f"{name}: the XDP program is attached already")
-        if 0 not in self._interfaces:
+        if len(self._links) == INTERFACES_MAX:
             raise BpfError(f"{name}: at most {INTERFACES_MAX} interfaces carry XDP")
-        self._interfaces[self._interfaces.index(0)] = ifindex
+        if not _exists(ifindex):
+            raise BpfError(f"{name}: no such interface")
+        self._interfaces[self._place(0)] = (ifindex, _mac_of(name))
+        self._write()
+
+    def refresh(self) -> None:
+        """Routes, neighbours or the MACs of interfaces changed: ask the kernel for hops anew."""
+        self._interfaces = [
+            (ifindex, _mac_of(_name_of(ifindex)) if ifindex and _exists(ifindex) else mac)
+            for ifindex, mac in self._interfaces
+        ]
+        self._generation = self._generation % 0xFFFFFFFF + 1
         self._write()
 
     def _leave_place(self, ifindex: int) -> None:
-        place = self._interfaces.index(ifindex)
-        self._interfaces[place] = 0
+        place = self._place(ifindex)
+        self._interfaces[place] = (0, bytes(6))
         self._write()
         for queue in range(QUEUES_MAX):
             self._xsks.delete(place * QUEUES_MAX + queue)
@@ -170,10 +254,21 @@ class XdpProgram:
         """Networks whose addresses are home addresses: (network, prefix length), 16 at most."""
         if len(networks) > NETWORKS_MAX:
             raise BpfError(f"{len(networks)} home networks: XDP has room for {NETWORKS_MAX}")
-        self._networks = [
+        ranges = [
             (network, network | 0xFFFFFFFF >> length) if length else (0, 0xFFFFFFFF)
             for network, length in networks
         ]
+        self._networks, home = [], 0
+        for first, last in ranges:
+            self._networks.append((first, last, home))
+            home += last - first + 1
+        if self.homes and home > self.homes:
+            raise BpfError(f"{home} home addresses: XDP was loaded for {self.homes}")
+        self._write()
+
+    def set_offload(self, is_on: bool) -> None:
+        """Encapsulate and decapsulate what is plain in the kernel, or leave it to the engine."""
+        self._flags = self._flags & ~_OFFLOAD | (_OFFLOAD if is_on else 0)
         self._write()
 
     def set_udp_port(self, port: int) -> None:
@@ -184,15 +279,14 @@ class XdpProgram:
     def _write(self) -> None:
         """Fill the settings not in use, then turn to them: no frame sees half of a change."""
         own = [*self._own, *[0] * (OWN_MAX - len(self._own))]
-        networks = [*self._networks, *[(0, 0)] * (NETWORKS_MAX - len(self._networks))]
+        networks = [*self._networks, *[(0, 0, 0)] * (NETWORKS_MAX - len(self._networks))]
         self._turn ^= 1
+        head = (len(self._own), len(self._networks), socket.htons(self._udp_port), self._flags)
         value = (
-            _SETTINGS_HEAD.pack(
-                len(self._own), len(self._networks), socket.htons(self._udp_port), 0
-            )
-            + struct.pack(f"={INTERFACES_MAX}I", *self._interfaces)
+            _HEAD.pack(*head, self._generation, self._netns)
+            + b"".join([_INTERFACE.pack(*interface, 0) for interface in self._interfaces])
             + struct.pack(f"!{OWN_MAX}I", *own)
-            + struct.pack(f"={2 * NETWORKS_MAX}I", *[end for pair in networks for end in pair])
+            + struct.pack(f"={3 * NETWORKS_MAX}I", *[word for row in networks for word in row])
         )
         self._settings.update(self._turn, value)
         self._active.update(0, struct.pack("=I", self._turn))
@@ -204,13 +298,27 @@ class XdpProgram:
         return {name: packets for name, (packets, _) in self.traffic().items()}
 
     def traffic(self) -> dict[str, tuple[int, int]]:
-        """Outcome -> (packets, bytes of the frames)."""
+        """Outcome -> (packets, bytes of the frames; with offload, of the inner packets).
+
+        What an interface did not take after all is ``drop-redirect``, and taken off what came from
+        the same interface: exactly where that is one direction, else by their shares.
+        """
         cpus = libbpf.library().libbpf_num_possible_cpus()
-        result = {}
-        for number, (name, _) in enumerate(OUTCOMES):
-            words = struct.unpack(f"={2 * cpus}Q", self._counters.lookup(number, 16 * cpus))
-            result[name] = (sum(words[::2]), sum(words[1::2]))
+        result = {name: (0, 0) for name, _ in (*OUTCOMES, REFUSED)}
+        for place in range(INTERFACES_MAX + 1):
+            counts = [
+                self._count(place * len(OUTCOMES) + number, cpus) for number in range(len(OUTCOMES))
+            ]
+            if place < INTERFACES_MAX:
+                words = struct.unpack(f"={cpus}Q", self._refused.lookup(place, 8 * cpus))
+                _take_off(counts, sum(words), result)
+            for (name, _), (packets, octets) in zip(OUTCOMES, counts, strict=True):
+                result[name] = (result[name][0] + packets, result[name][1] + octets)
         return result
+
+    def _count(self, key: int, cpus: int) -> tuple[int, int]:
+        words = struct.unpack(f"={2 * cpus}Q", self._counters.lookup(key, 16 * cpus))
+        return sum(words[::2]), sum(words[1::2])
 
     def run(self, frame: bytes, *, ifindex: int = 0, queue: int = 0) -> tuple[int, bytes]:
         """Try the program on an Ethernet frame: its decision, and the frame afterwards."""
@@ -218,6 +326,33 @@ class XdpProgram:
         if ifindex:  # struct xdp_md: data, data_end, data_meta, ifindex, queue, egress
             context = struct.pack("=6I", 0, len(frame), 0, ifindex, queue, 0)
         return libbpf.run_once(self._object.program("fastmip"), frame, context=context)
+
+
+def _take_off(
+    counts: list[tuple[int, int]], refused: int, result: dict[str, tuple[int, int]]
+) -> None:
+    """Move so many packets from the offloaded ones of an interface to those it did not take."""
+    left = refused
+    offloaded = sum(packets for packets, _ in counts[:OFFLOADED])
+    for number in range(OFFLOADED):
+        packets, octets = counts[number]
+        share = min(packets, left, -(-refused * packets // offloaded) if offloaded else 0)
+        if share:
+            lost = octets * share // packets
+            counts[number] = (packets - share, octets - lost)
+            before = result[REFUSED[0]]
+            result[REFUSED[0]] = (before[0] + share, before[1] + lost)
+            left -= share
+
+
+def _mac_of(name: str) -> bytes:
+    """The MAC of an interface of this network namespace; zeros for one without."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asked:
+        try:
+            answer = fcntl.ioctl(asked, _SIOCGIFHWADDR, struct.pack("16s24x", name.encode()))
+        except OSError:
+            return bytes(6)
+    return answer[18:24]
 
 
 def _exists(ifindex: int) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,6 @@ XDP = 37
 """enum bpf_attach_type."""
 NATIVE, GENERIC = 1 << 2, 1 << 1
 """XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE."""
-MMAPABLE = 1 << 10
 _NOT_SUPPORTED = 524  # ENOTSUPP, the kernel's own
 
 _REMEDIES = {
@@ -118,6 +118,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_program__set_autoload": (_I, (_P, ctypes.c_bool)),
     "bpf_map__fd": (_I, (_P,)),
     "bpf_map__set_max_entries": (_I, (_P, _U)),
+    "bpf_map__set_initial_value": (_I, (_P, _P, ctypes.c_size_t)),
+    "bpf_raw_tracepoint_open": (_I, (_S, _I)),
     "bpf_map_update_elem": (_I, (_I, _P, _P, ctypes.c_uint64)),
     "bpf_map_lookup_elem": (_I, (_I, _P, _P)),
     "bpf_map_delete_elem": (_I, (_I, _P)),
@@ -209,6 +211,14 @@ class Map:
         if result != -errno.ENOENT:
             _checked(f"BPF map {self.name}", result)
 
+    def memory(self, octets: int) -> mmap.mmap:
+        """The elements of an array with BPF_F_MMAPABLE, shared with the kernel."""
+        pages = -(-octets // mmap.PAGESIZE) * mmap.PAGESIZE
+        try:
+            return mmap.mmap(self.fd, pages)
+        except OSError as error:
+            raise refusal(f"BPF map {self.name}", error.errno or 0) from error
+
 
 class Object:
     """A BPF object in the kernel: its maps and programs live until ``close``, programs that are
@@ -247,6 +257,11 @@ class Object:
         result = self._lib.bpf_map__set_max_entries(self._map(name), entries)
         _checked(f"BPF map {name}", result)
 
+    def set_constants(self, value: bytes) -> None:
+        """What the programs find in ``.rodata``; before loading."""
+        result = self._lib.bpf_map__set_initial_value(self._map(".rodata"), value, len(value))
+        _checked(f"BPF object {self.name}: constants", result)
+
     def leave_out(self, name: str) -> None:
         """Do not load a program; before loading."""
         self._lib.bpf_program__set_autoload(self._program(name), False)
@@ -273,6 +288,11 @@ def link_xdp(program_fd: int, ifindex: int, mode: int) -> int:
     """
     options = _LinkCreate(sz=ctypes.sizeof(_LinkCreate), flags=mode)
     return int(library().bpf_link_create(program_fd, ifindex, XDP, ctypes.byref(options)))
+
+
+def link_tracepoint(program_fd: int) -> int:
+    """Let a loaded ``tp_btf`` program see its tracepoint while the descriptor is open."""
+    return _checked("BPF tracepoint", library().bpf_raw_tracepoint_open(None, program_fd))
 
 
 def xdp_program_of(ifindex: int) -> str | None:

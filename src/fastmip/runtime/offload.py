@@ -1,0 +1,179 @@
+"""``offload = true``: plain IP in IP for bound home addresses, by the XDP program in the kernel.
+
+The engine keeps an entry for each home address in memory it shares with the program
+(``engine/offload.h``); what the program does not do goes through the engine as ever. Here: loading,
+attaching, and telling the program when routes or neighbours changed, so that it asks the kernel for
+next hops anew. Whatever the kernel refuses leaves the engine to carry on alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+from fastmip.runtime.bpf import OFFLOADED, OUTCOMES, REFUSED, XdpProgram
+from fastmip.runtime.libbpf import BpfError
+from fastmip.runtime.logging import get_logger
+
+if TYPE_CHECKING:
+    from fastmip._dataplane import Engine
+
+HOMES_MAX = 1 << 22
+"""Addresses of all home networks: 256 MB for their entries, and as much for their counters."""
+_REFRESH_S = 10.0
+"""Next hops are asked for anew at least this often; then the kernel confirms neighbours."""
+_COALESCE_S = 0.002
+_DROPS_MIN = 64
+"""Refused frames in a second from which on more refused than taken ends offload."""
+# linux/rtnetlink.h: links, neighbours, addresses, routes, rules
+_GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x80
+_NETLINK_ROUTE = 0
+
+CARRIED = tuple(name for name, _ in OUTCOMES[:OFFLOADED])
+"""The engine's verdicts that the program gives."""
+
+log = get_logger("offload")
+
+
+class Offload:
+    """The program with the home addresses of one engine."""
+
+    def __init__(self, program: XdpProgram, interfaces: Sequence[str]) -> None:
+        self.program = program
+        self.is_on = False
+        self._interfaces = list(interfaces)
+        self._watch: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pending: asyncio.TimerHandle | None = None
+        self._refreshed_s = 0.0
+        self._seen = (0, 0)
+        self.trouble = ""
+        """Why it was given up, for ``show runtime``."""
+
+    @classmethod
+    def load(
+        cls,
+        engine: Engine,
+        *,
+        own: Sequence[int],
+        home_networks: Sequence[tuple[int, int]],
+        interfaces: Sequence[str],
+    ) -> Self:
+        """Load the program and let the engine fill its tables, before it has bindings.
+
+        Raises BpfError with one line.
+        """
+        homes = sum(1 << 32 - length for _, length in home_networks)
+        if homes > HOMES_MAX:
+            raise BpfError(f"{homes} home addresses: offload has room for {HOMES_MAX}")
+        program = XdpProgram.load(homes=homes)
+        try:
+            program.set_own_addresses(own)
+            program.set_home_networks(home_networks)
+            ranges = [(first, first + (1 << 32 - length) - 1) for first, length in home_networks]
+            engine.use_offload(ranges, *program.home_memory(), program.blocks)
+        except BaseException:
+            program.close()
+            raise
+        return cls(program, interfaces)
+
+    def attach(self) -> None:
+        """Attach to the interfaces, where nobody else does it. Raises BpfError."""
+        for name in self._interfaces:
+            try:
+                self.program.attach(socket.if_nametoindex(name))
+            except OSError as error:
+                raise BpfError(f"{name} is not an interface of this machine") from error
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take packets from now on. Raises BpfError."""
+        try:
+            watch = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE)
+            watch.setblocking(False)
+            watch.bind((0, _GROUPS))
+        except OSError as error:
+            raise BpfError(f"watching routes: {error.strerror}") from error
+        self._watch, self._loop = watch, loop
+        loop.add_reader(watch.fileno(), self._changed)
+        self._refreshed_s = loop.time()
+        self.program.set_offload(True)
+        self.is_on = True
+        log.info("offload-started", interfaces=", ".join(self._interfaces))
+
+    def _changed(self) -> None:
+        """Routes or neighbours changed; what changed does not matter."""
+        assert self._watch is not None  # noqa: S101 - it is the reader
+        while True:
+            try:
+                self._watch.recv(65536)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # lost messages mean the same as one
+                    raise
+        if self._pending is None and self._loop is not None:
+            self._pending = self._loop.call_later(_COALESCE_S, self._refresh)
+
+    def _refresh(self) -> None:
+        self._pending = None
+        if self._loop is not None:
+            self._refreshed_s = self._loop.time()
+        with contextlib.suppress(BpfError):  # it may have been closed meanwhile
+            self.program.refresh()
+
+    def keep(self) -> None:
+        """Once a second: confirm next hops, and give up where frames do not leave."""
+        if not self.is_on or self._loop is None:
+            return
+        if self._loop.time() - self._refreshed_s > _REFRESH_S:
+            self._refresh()
+        counters = self.program.counters()
+        carried, refused = sum(counters[name] for name in CARRIED), counters[REFUSED[0]]
+        more, lost = carried - self._seen[0], refused - self._seen[1]
+        self._seen = (carried, refused)
+        if lost >= _DROPS_MIN and lost > more:
+            self.program.set_offload(False)
+            self.is_on = False
+            self.trouble = "interfaces do not take what XDP redirects"
+            log.error(
+                "offload-given-up",
+                reason=self.trouble,
+                refused=lost,
+                remedy="native XDP or GRO at the other end of a veth; the engine carries on",
+            )
+
+    def stop(self) -> None:
+        """Leave all packets to the engine again; may be called again."""
+        if self._watch is not None and self._loop is not None:
+            self._loop.remove_reader(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
+        if self.is_on:
+            self.program.set_offload(False)
+            self.is_on = False
+
+    def close(self) -> None:
+        """Let go of the program, after the engine stopped; may be called again."""
+        self.stop()
+        self.program.close()
+
+    # seeing it
+
+    def verdicts(self) -> dict[str, tuple[int, int]]:
+        """Verdict -> (packets, bytes) that the engine never saw."""
+        traffic = self.program.traffic()
+        return {name: traffic[name] for name in (*CARRIED, REFUSED[0])}
+
+    def facts(self) -> dict[str, object]:
+        """What ``show runtime`` tells of it."""
+        facts: dict[str, object] = {"offload": "on" if self.is_on else "off"}
+        if self.trouble:
+            facts["offload_trouble"] = self.trouble
+        return facts | {f"offload_{name}": n for name, n in self.program.counters().items()}
