@@ -182,6 +182,16 @@ def test_the_home_agent_may_say_that_the_node_is_not_told() -> None:
     assert bench.notices.told == []
 
 
+def test_the_i_bit_of_an_acknowledgment_counts_only_if_we_set_ours_rfc3543_3_4() -> None:
+    bench = visited(inform=False)
+    [sent] = bench.run(bench.agent.clear_visitor(NODE, bench.now))
+    assert sent.data[2:4] == b"\0\0"
+    assert bench.notices.told == [(LINK, NODE, MAC)]
+    bench.answer(sign_foreign_home(acknowledgment(HOME_CLOCK + 5, inform=True)))
+    assert bench.agent.unacknowledged == 0
+    assert bench.notices.told == [(LINK, NODE, MAC)]  # not once more
+
+
 @pytest.mark.parametrize(
     "message",
     [

@@ -80,6 +80,17 @@ async def test_u_is_said_behind_a_translator_alone_rfc3519_3_4(nat: str, is_said
     assert bool(found["air"].flags & AGENT_U) is is_said
 
 
+@pytest.mark.parametrize(
+    ("keys", "is_said"),
+    [("", False), ("revocation_required = true\n", True), ("registration_required = true\n", True)],
+)
+async def test_r_is_said_where_every_registration_must_be_revocable_rfc3543_4_3_1(
+    keys: str, is_said: bool
+) -> None:
+    found = await links(FOREIGN + keys)
+    assert bool(found["air"].flags & AGENT_R) is is_said
+
+
 async def test_links_of_both_roles_are_advertised_once() -> None:
     assert list(await links(FOREIGN + HOME)) == ["air", "home0"]
 

@@ -132,9 +132,11 @@ class AdvertiseService:
             flags |= AGENT_T * (foreign.reverse_tunnel != "off")
             flags |= AGENT_U * (foreign.nat not in ("none", "forced"))
             flags |= AGENT_X * foreign.revocation
-            required = table.registration_required
-            if foreign.registration_required if required is None else required:
-                flags |= AGENT_R
+            # Who must be revocable must come through us (RFC 3543 4.3.1).
+            required = foreign.registration_required or foreign.revocation_required
+            if table.registration_required is not None:
+                required = table.registration_required
+            flags |= AGENT_R * required
             has_challenge = foreign.challenge if table.challenge is None else table.challenge
         if home is not None and home.interface == name:
             # Mobile nodes know their home agent by this address, wherever on us it stands.
