@@ -232,11 +232,12 @@ def test_the_lifetime_is_the_smallest_of_all_rfc5944_3_7_3_2(granted: int, lifet
     assert bench.installed[0].tunnel.expires_ns == (BOOT_S + lifetime) * SECOND
 
 
-def test_a_denial_of_the_home_agent_is_passed_on_as_it_is() -> None:
+@pytest.mark.parametrize("code", [128, 133, 144])
+def test_a_denial_of_the_home_agent_is_passed_on_as_it_is(code: int) -> None:
     bench = Bench()
     number = identification()
     bench.ask(request(number))
-    data = reply(number, code=133)
+    data = reply(number, code=code)
     assert bench.answer(data)[0].data == data
     assert bench.count("faPendingRequests") == 0
     assert bench.count("faVisitors") == 0

@@ -85,6 +85,14 @@ def test_an_old_one_is_unknown_and_the_window_has_two() -> None:
     assert bench.denial(with_aaa(request(identification()), two), mac=OTHER_MAC) is None
 
 
+def test_the_window_is_as_wide_as_configured_rfc4721_9() -> None:
+    bench = Bench(has_challenge=True, challenge_window=3)
+    window = bench.agent.window(LINK)
+    old, oldest_good, *_ = (window.advertise() for _ in range(4))
+    assert bench.denial(with_aaa(request(identification()), old)) == 104
+    assert bench.denial(with_aaa(request(identification()), oldest_good)) is None
+
+
 def test_a_used_one_is_106_but_for_a_repetition_of_what_is_pending() -> None:
     bench = proving()
     challenge = bench.agent.window(LINK).advertise()

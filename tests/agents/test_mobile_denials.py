@@ -191,6 +191,29 @@ def test_a_refused_challenge_is_never_used_again_rfc4721_3_5() -> None:
     assert told == [b"new"]
 
 
+@pytest.mark.parametrize(("challenge", "code"), [(b"old", 104), (b"old", 106), (b"", 105)])
+def test_a_new_challenge_is_solicited_at_a_bounded_rate_rfc4721_3_3(
+    challenge: bytes, code: int
+) -> None:
+    agent = fa1(key=FOREIGN_KEY, challenge=challenge, code=code)
+    world = visitor(identity=with_mobile_foreign())
+    world.advertise_s = 0
+    world.place(agent)
+    agent.lifetime_s = 600
+    world.advertise(agent)
+    before = len(world.solicitations)
+    world.run(10)
+    asked = len(world.solicitations) - before
+    assert 3 <= asked <= 6, "then ever more rarely"
+    agent.code, agent.challenge = None, b"new"
+    world.advertise(agent)
+    world.run(90)
+    assert world.state == "registered"
+    rested = len(world.solicitations)
+    world.run(30)
+    assert len(world.solicitations) == rested
+
+
 def test_the_challenge_of_a_reply_is_used_next_rfc4721_3_5() -> None:
     agent = fa1(key=FOREIGN_KEY, challenge=b"first", fresh_challenges=[b"second", b"third"])
     world = visitor(identity=with_mobile_foreign(), lifetime_s=20)

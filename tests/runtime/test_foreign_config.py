@@ -34,7 +34,7 @@ def test_the_policy_follows_the_file() -> None:
         + 'encapsulations = ["ipip", "gre"]\nreverse_tunnel = "required"\n'
         + 'max_lifetime = "infinite"\n'
         + "max_visitors = 7\nmax_pending = 8\nmax_pending_per_node = 9\n"
-        + "max_visitors_per_node = 10\nchallenge = true\n"
+        + "max_visitors_per_node = 10\nchallenge = true\nchallenge_window = 3\n"
         + 'revocation = true\nnat = "forced"\nnat_keepalive = 20\nstrict_reserved = true\n'
         + 'home_networks = ["10.1.0.0/16"]\nencapsulating_delivery = false\n'
         + '[[foreign_agent.mobile_node]]\nnai = "mn@example.com"\n'
@@ -49,6 +49,7 @@ def test_the_policy_follows_the_file() -> None:
     assert policy.max_lifetime_s == 0xFFFF
     assert policy.limits == (7, 8, 9, 10)
     assert policy.has_challenge
+    assert policy.challenge_window == 3
     assert policy.has_revocation
     assert not policy.has_encapsulating_delivery
     assert (policy.nat, policy.keepalive_s) == (Nat.FORCED, 20)

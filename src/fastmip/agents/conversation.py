@@ -134,6 +134,8 @@ class _Bent:
     encapsulation: int | None = None
     direct_delivery: bool = False
     refused_challenge: bytes = b""
+    is_thirsty: bool = False
+    """It wants a challenge we have not heard yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +263,11 @@ class Conversation:
         self._count(exchange)
         datagram = self._datagram(exchange, agent)
         return datagram, max(exchange.due_ns, self._pacer.earliest_ns(moved=False))
+
+    def lacks_challenge(self, agent: Agent) -> bool:
+        """Whether this agent refused our challenge, or none, and gave no other (RFC 4721 3.3)."""
+        bent = self._bent
+        return bent.is_thirsty and agent.challenge in (b"", bent.refused_challenge)
 
     def _lifetime_s(self, agent: Agent | None) -> int:
         """What is asked for: no more than the foreign agent relays."""
@@ -469,7 +476,7 @@ class Conversation:
                 return True
             case code if code in WAITS_FOR_CHALLENGE:
                 self._counters.add("mnChallengesRefused")
-                bent.refused_challenge = exchange.challenge
+                bent.refused_challenge, bent.is_thirsty = exchange.challenge, True
                 return answer.challenge not in (b"", exchange.challenge)
         return False
 

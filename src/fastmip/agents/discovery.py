@@ -157,13 +157,22 @@ class Discovery:
         return [agent_event("agent-lost", agent) for agent in self.cache.expire(now)]
 
     def solicit(
-        self, now: Now, source_of: Callable[[str], int], interfaces: Iterable[str]
+        self,
+        now: Now,
+        source_of: Callable[[str], int],
+        interfaces: Iterable[str],
+        thirsty: str = "",
     ) -> tuple[list[Effect], list[int]]:
-        """Solicitations that are due, and when to look again: for the next, or to give up."""
+        """Solicitations that are due, and when to look again: for the next, or to give up.
+
+        ``thirsty``: the link on whose agent we wait for another challenge (RFC 4721 3.3).
+        """
         effects: list[Effect] = []
         times: list[int] = []
         for interface in interfaces:
-            searching = interface in self._up and not self.cache.agents(interface, now)
+            searching = interface in self._up and (
+                interface == thirsty or not self.cache.agents(interface, now)
+            )
             if self.solicitor.due(interface, searching=searching, now_ns=now.boot_ns):
                 self._counters.add("mnSolicitationsSent")
                 message = AgentSolicitation().encode()

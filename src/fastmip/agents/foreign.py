@@ -109,7 +109,7 @@ class ForeignAgent:
         self._notifier: Notifier = SilentNotifier() if notifier is None else notifier
         self._pending = PendingTable()
         self._count = new_counters()
-        self._challenges = Challenges(random)
+        self._challenges = Challenges(random, policy.challenge_window)
         self._visits = Visits(self._count, self._challenges)
         self.peaks = MinutePeaks()
         self._replies = ForeignReplies(policy, self._count, self.peaks)

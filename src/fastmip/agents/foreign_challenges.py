@@ -16,7 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fastmip.auth.challenges import ChallengeVerdict, ChallengeWindow, is_retransmission
+from fastmip.auth.challenges import (
+    CHALLENGE_WINDOW,
+    ChallengeVerdict,
+    ChallengeWindow,
+    is_retransmission,
+)
 
 if TYPE_CHECKING:
     from fastmip.agents.visitors import Pending, Visitor
@@ -48,15 +53,16 @@ class Challenges:
 
     __slots__ = ("_random", "_windows")
 
-    def __init__(self, random: Callable[[int], bytes]) -> None:
+    def __init__(self, random: Callable[[int], bytes], width: int = CHALLENGE_WINDOW) -> None:
         self._random = random
+        self._width = width
         self._windows: dict[str, ChallengeWindow] = {}
 
     def window(self, interface: str) -> ChallengeWindow:
         """The challenges of one link; the advertiser draws from it."""
         found = self._windows.get(interface)
         if found is None:
-            found = self._windows[interface] = ChallengeWindow(self._random)
+            found = self._windows[interface] = ChallengeWindow(self._random, self._width)
         return found
 
     def judge(

@@ -21,7 +21,7 @@ from fastmip.agents.hosts import Prefix, ReverseTunnel
 from fastmip.agents.visitors import Limits, NodeKey
 from fastmip.auth.associations import AssociationSet, SecurityAssociation
 from fastmip.auth.authenticators import verify_authentication
-from fastmip.auth.challenges import ChallengeVerdict
+from fastmip.auth.challenges import CHALLENGE_WINDOW, ChallengeVerdict
 from fastmip.wire.addresses import LIMITED_BROADCAST, is_loopback, is_private, is_unicast
 from fastmip.wire.authext import MN_AAA, GeneralizedAuthentication
 from fastmip.wire.challenge import MobileForeignChallenge
@@ -107,6 +107,8 @@ class ForeignAgentPolicy:
     """Visitors of one link-layer address that share no association with us."""
     requires_registration: bool = False
     has_challenge: bool = False
+    challenge_window: int = CHALLENGE_WINDOW
+    """How many advertised challenges are good (RFC 4721 9)."""
     has_revocation: bool = False
     requires_revocation: bool = False
     """Deny with 65 what cannot be revoked (RFC 3543 4.2.1, 4.3.1)."""

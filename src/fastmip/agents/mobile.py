@@ -228,7 +228,7 @@ class MobileNode:
         times = [self._choose(now, effects)]
         attachment = self._attachment
         if not self._stopping:
-            times += self._around.solicit(attachment, now, effects)
+            times += self._around.solicit(attachment, self._talk, now, effects)
         home = attachment.interface if attachment is not None and attachment.at_home else None
         effects += self._presence.arrange_link(home, self._links.known(), now.boot_ns)
         self._counters.set("mnGratuitousARPsSend", self._presence.gratuitous_arps)

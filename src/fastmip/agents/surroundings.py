@@ -9,7 +9,7 @@ from __future__ import annotations
 from fastmip.agents.agent_cache import Agent, Heard
 from fastmip.agents.attachment import Attachment, LinkState, LinkTable
 from fastmip.agents.care_of import CareOfBinding
-from fastmip.agents.conversation import Answer
+from fastmip.agents.conversation import Answer, Conversation
 from fastmip.agents.discovery import Discovery
 from fastmip.agents.effects import Arrival, Effect, Now
 from fastmip.agents.exchange import Goal
@@ -68,18 +68,24 @@ class Surroundings:
         return None if self._discovery is None else self._discovery.next_deadline()
 
     def solicit(
-        self, attachment: Attachment | None, now: Now, effects: list[Effect]
+        self, attachment: Attachment | None, talk: Conversation, now: Now, effects: list[Effect]
     ) -> list[int | None]:
-        """Ask for agents where none is heard; returns when to look again."""
+        """Ask for agents where none is heard, or for a challenge; returns when to look again."""
         if self._discovery is None:
             return []
+        agent = None if attachment is None else self.agent(attachment, now)
+        thirsty = agent.interface if agent is not None and talk.lacks_challenge(agent) else ""
         wanted = self.links.known()
-        if attachment is not None and (
-            attachment.at_home or self._care_of is CareOf.COLOCATED_FIRST
+        if (
+            attachment is not None
+            and attachment.interface != thirsty
+            and (attachment.at_home or self._care_of is CareOf.COLOCATED_FIRST)
         ):
             wanted.remove(attachment.interface)  # we are there without needing an agent
         # The home address is the source: an answer to us alone is put on the link by MAC.
-        sent, times = self._discovery.solicit(now, lambda _name: self._home_address, wanted)
+        sent, times = self._discovery.solicit(
+            now, lambda _name: self._home_address, wanted, thirsty
+        )
         effects += sent
         return [*times]
 

@@ -82,6 +82,8 @@ class ForeignAgentRoleConfig(
     """Advertise R: co-located nodes register through us too."""
     challenge: bool = False
     """Advertise challenges and demand an answer (RFC 4721)."""
+    challenge_window: Annotated[int, msgspec.Meta(ge=2, le=100)] = 2
+    """How many advertised challenges are good."""
     revocation: bool = False
     """Offer revocation to home agents we share an association with (RFC 3543)."""
     revocation_required: bool = False

@@ -51,6 +51,7 @@ NEEDS_RESTART = (
     "care_of_addresses",
     "tunnel_device",
     "encapsulations",
+    "challenge_window",
     "nat",
     "tos",
 )
@@ -100,6 +101,7 @@ def policy_of(
         max_visitors_per_node=section.max_visitors_per_node,
         requires_registration=section.registration_required,
         has_challenge=section.challenge,
+        challenge_window=section.challenge_window,
         has_revocation=section.revocation,
         requires_revocation=section.revocation_required,
         has_inform=section.revocation_inform,
