@@ -131,6 +131,15 @@ def test_replies_carry_the_next_challenge_rfc4721_3_3() -> None:
     assert relayed.destination.port == 434
 
 
+def test_a_home_agent_that_echoes_none_is_honoured_rfc4721_3_3() -> None:
+    bench = Bench(has_challenge=True)
+    number = identification()
+    bench.ask(with_aaa(request(number), bench.agent.window(LINK).advertise()))
+    [passed] = bench.answer(reply(number))
+    assert passed.data[len(reply(number))] == 132  # a challenge, and no error before it
+    assert bench.count("faVisitors") == 1
+
+
 def test_a_denial_carries_one_too() -> None:
     bench = proving()
     challenge = bench.agent.window(LINK).advertise()

@@ -51,7 +51,7 @@ class Holder(NamedTuple):
 class Challenges:
     """The challenge windows of a foreign agent's links."""
 
-    __slots__ = ("_random", "_windows")
+    __slots__ = ("_random", "_width", "_windows")
 
     def __init__(self, random: Callable[[int], bytes], width: int = CHALLENGE_WINDOW) -> None:
         self._random = random
