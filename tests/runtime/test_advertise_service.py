@@ -12,6 +12,7 @@ from fastmip.agents.foreign_policy import ForeignLink
 from fastmip.runtime.advertise_service import AdvertiseService, links_of
 from fastmip.runtime.config import Config, check_text
 from fastmip.runtime.netlink import Interface
+from fastmip.runtime.service import ReloadRefused
 from fastmip.wire.discovery import (
     AGENT_F,
     AGENT_G,
@@ -132,3 +133,11 @@ async def test_on_a_link_of_both_roles_both_addresses_are_told() -> None:
     assert [router.address for router in link.routers] == [0x0A0100FE, 0x0A010001]
     assert link.prefix_lengths == (24, 24)
     assert link.address == 0x0A0100FE  # the foreign agent's, which visitors answer to
+
+
+async def test_a_link_that_is_not_there_is_refused_before_anything_is_applied() -> None:
+    """A link of the file that the machine does not have: the other services keep theirs, too."""
+    made, config = service(FOREIGN)
+    assert await made.plan_reload(config) == []
+    with pytest.raises(ReloadRefused, match="nowhere is no interface"):
+        await made.plan_reload(check_text("b.toml", HOME.replace("home0", "nowhere")))

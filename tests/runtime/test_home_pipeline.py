@@ -283,13 +283,13 @@ async def test_the_timer_removes_what_has_expired(bench: Bench) -> None:
 async def test_the_violation_table_is_bounded_and_counts_by_peer(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastmip.runtime.home_pipeline.VIOLATORS", 4)
+    monkeypatch.setattr("fastmip.runtime.violations.VIOLATORS", 4)
     for last in (1, 1, 2, 3, 4, 5, 1):
         wrong = handmade.request(HOME_ADDRESS, CARE_OF, key=bytes(16))
         bench.deliver(wrong, source=f"10.3.1.{last}")
-    assert list(bench.pipeline.violations) == [address(f"10.3.1.{n}") for n in (3, 4, 5, 1)]
-    assert bench.pipeline.violations[address("10.3.1.1")].count == 1  # it had been forgotten
-    assert bench.pipeline.violations_noted == 7
+    assert list(bench.pipeline.violations.rows) == [address(f"10.3.1.{n}") for n in (3, 4, 5, 1)]
+    assert bench.pipeline.violations.rows[address("10.3.1.1")].count == 1  # it had been forgotten
+    assert bench.pipeline.violations.noted == 7
     bench.pipeline.stop()
 
 

@@ -193,7 +193,7 @@ async def test_words_come_after_deeds_and_routing_settles_when_nothing_waits() -
     assert world.told[:2] == [SEND, SEND]
     assert world.told.count("settle") == 1, "not before the last input"
     assert agent.inputs == ["link eth0 True", "datagram b'reply'", "stop"]
-    assert driver.violations[AGENT].count == 1
+    assert driver.violations.rows[AGENT].count == 1
 
 
 async def test_tunnels_become_records_of_the_engine() -> None:

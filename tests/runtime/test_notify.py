@@ -82,7 +82,7 @@ class Role:
     def commands(self) -> Mapping[str, Command]:
         return {}
 
-    def plan_reload(self, _new: Config) -> list[str]:
+    async def plan_reload(self, _new: Config) -> list[str]:
         return []
 
     async def apply_reload(self, _new: Config) -> None: ...

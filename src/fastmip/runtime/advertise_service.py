@@ -19,7 +19,7 @@ from fastmip.runtime.discovery_socket import DiscoverySocket, Listener
 from fastmip.runtime.foreign_config import AdvertiseConfig
 from fastmip.runtime.home_pipeline import LONGEST_SLEEP_S
 from fastmip.runtime.logging import get_logger
-from fastmip.runtime.service import Answer, Arguments, Command
+from fastmip.runtime.service import Answer, Arguments, Command, ReloadRefused
 from fastmip.wire.addresses import LIMITED_BROADCAST, format_address
 from fastmip.wire.discovery import (
     AGENT_B,
@@ -82,6 +82,8 @@ class AdvertiseService:
         self._socket = DiscoverySocket(Listener.AGENT, self._receive)
         self._advertiser: Advertiser | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._planned: list[AdvertisedLink] = []
+        """Of the file that ``plan_reload`` looked at last."""
 
     @property
     def speaks_for(self) -> str:
@@ -278,8 +280,13 @@ class AdvertiseService:
 
     # reload
 
-    def plan_reload(self, new: Config) -> list[str]:
-        """One line for each link whose advertisement changes."""
+    async def plan_reload(self, new: Config) -> list[str]:
+        """One line for each link whose advertisement changes. Raises ReloadRefused."""
+        self._planned = []
+        for name in links_of(new):
+            if await self._kernel.interface(name) is None:
+                raise ReloadRefused(f"advertise: {name} is no interface of this machine: make it")
+            self._planned.append(await self._link(name, new))
         changes = [
             f"advertise: {name}: {what}"
             for what, names in (
@@ -294,15 +301,18 @@ class AdvertiseService:
 
     async def apply_reload(self, new: Config) -> None:
         """Advertise by a new file."""
-        links = [await self._link(name, new) for name in links_of(new)]
         self._config = new
         if self._advertiser is None:
             return
+        links = self._planned
         farewells = self._advertiser.set_links(links, clock.now())
         self._carry_out(farewells)
         wanted = {link.interface for link in links}
         for name in self._socket.interfaces - wanted:
             self._socket.remove(name)
         for name in wanted:
-            self._socket.add(name)
+            try:
+                self._socket.add(name)
+            except OSError as error:  # it has gone since; ``keep`` listens when it is back
+                log.warning("link-not-heard", interface=name, reason=error.strerror)
         self._arm()

@@ -281,7 +281,7 @@ class Daemon:
             new = load_config(self._file)
             changes = self._plan_daemon(new)
             for service in self._services:
-                changes += service.plan_reload(new)
+                changes += await service.plan_reload(new)
             if dry_run:
                 return changes
             configure_logging(new.daemon.log_level, new.daemon.log_format)

@@ -5,7 +5,7 @@ Rows are flat dictionaries of text and numbers; keys of associations never appea
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from fastmip.agents.effects import NEVER
@@ -16,22 +16,28 @@ from fastmip.agents.foreign_counters import (
     VISITORS,
 )
 from fastmip.runtime import clock
+from fastmip.runtime.answers import (
+    ENCAPSULATIONS,
+    TRAFFIC,
+    address_of,
+    errors_answer,
+    flag_letters,
+    interface_row,
+    limit_of,
+    timestamp,
+    violations_answer,
+)
 from fastmip.runtime.engine_view import engine_facts, stage_rows
-from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.service import Answer, Arguments, Command, CommandError
-from fastmip.wire.addresses import AddressError, format_address, parse_address
+from fastmip.wire.addresses import format_address
 from fastmip.wire.codes import code_name
 
 if TYPE_CHECKING:
     from fastmip.agents.visitors import Visitor
     from fastmip.runtime.foreign_service import ForeignService
 
-DEFAULT_ROWS = 1000
 _SECOND = 1_000_000_000
 GAUGES = (VISITORS, PENDING)
-_FLAGS = ((0x80, "S"), (0x40, "B"), (0x20, "D"), (0x10, "M"), (0x08, "G"), (0x02, "T"))
-_ENCAPSULATIONS = {4: "ipip", 47: "gre", 55: "minimal"}
-_TRAFFIC = ("sent_packets", "sent_bytes", "received_packets", "received_bytes")
 _CODES = {counter: code_name(int(code)) for code, counter in CODE_COUNTERS.items()}
 
 
@@ -58,20 +64,22 @@ class ForeignCommands:
         }
 
     async def show_visitor(self, arguments: Arguments) -> Answer:
-        """Visitors in order of their home address, by the columns of faVisitorTable."""
+        """Visitors in order of their home address, after ``after``, by faVisitorTable's columns."""
         service = self._service
         now = clock.now()
         visitors = sorted(service.agent.visitors(), key=lambda visitor: visitor.home_address)
         if "home_address" in arguments:
-            wanted = _address(arguments)
+            wanted = address_of(arguments)
             visitors = [visitor for visitor in visitors if visitor.home_address == wanted]
-        limit = arguments.get("limit", DEFAULT_ROWS)
-        chosen = visitors[: limit if isinstance(limit, int) else DEFAULT_ROWS]
-        rows = [self._row(visitor, now.boot_ns) for visitor in chosen]
+        after = address_of(arguments, "after", -1)
+        chosen = (visitor for visitor in visitors if visitor.home_address > after)
+        shown = itertools.islice(chosen, limit_of(arguments))
+        rows = [self._row(visitor, now.boot_ns) for visitor in shown]
         return {
             "rows": rows,
             "summary": {
                 "visitors": service.agent.counters()[VISITORS],
+                "shown": len(rows),
                 "busy": service.agent.is_busy(),
             },
         }
@@ -92,8 +100,8 @@ class ForeignCommands:
             "remaining_s": "infinite"
             if endless
             else max(0, (visitor.expires_ns - now_ns) // _SECOND),
-            "flags": "".join(name for bit, name in _FLAGS if visitor.flags & bit),
-            "encapsulation": _ENCAPSULATIONS.get(tunnel.encapsulation, "?")
+            "flags": flag_letters(visitor.flags),
+            "encapsulation": ENCAPSULATIONS.get(tunnel.encapsulation, "?")
             + ("/udp" if tunnel.remote_port else ""),
             "delivery": _delivery(visitor),
             "revocable": visitor.revocable,
@@ -103,10 +111,10 @@ class ForeignCommands:
             row["nai"] = visitor.nai.decode("utf-8", "backslashreplace")
         if not visitor.colocated:
             for counts in self._service.engine.traffic(visitor.home_address):
-                row |= {name: counts[name] for name in _TRAFFIC}
+                row |= {name: counts[name] for name in TRAFFIC}
         return row
 
-    async def show_pending(self, _arguments: Arguments) -> Answer:
+    async def show_pending(self, arguments: Arguments) -> Answer:
         """Requests that wait for their home agents, oldest first."""
         now = clock.now()
         rows = [
@@ -117,14 +125,15 @@ class ForeignCommands:
                 "home_agent": format_address(pending.request.home_agent),
                 "care_of_address": format_address(pending.request.care_of_address),
                 "lifetime_s": pending.request.lifetime,
-                "flags": "".join(name for bit, name in _FLAGS if pending.request.flags & bit),
+                "flags": flag_letters(pending.request.flags),
                 "proven": pending.asker.proven_spi is not None,
                 "gives_up_in_s": round((pending.expires_ns - now.boot_ns) / 1e9, 1),
                 "identification": f"{pending.request.identification:016x}",
             }
-            for pending in self._service.agent.pending()
+            for pending in itertools.islice(self._service.agent.pending(), limit_of(arguments))
         ]
-        return {"rows": rows, "summary": {"pending": len(rows)}}
+        total = self._service.agent.counters()[PENDING]
+        return {"rows": rows, "summary": {"pending": total, "shown": len(rows)}}
 
     # counters
 
@@ -148,20 +157,13 @@ class ForeignCommands:
             if peak is not None:
                 row["code"] = _CODES.get(name, "")
                 row["most_in_a_minute"] = peak.most
-                row["when"] = _timestamp(peak.wall_ns)
+                row["when"] = timestamp(peak.wall_ns)
             rows.append(row)
         return {"rows": rows, "summary": {}}
 
     async def show_errors(self, _arguments: Arguments) -> Answer:
         """Every verdict and event of the engine that occurred, and the balance of verdicts."""
-        engine = self._service.engine
-        rows: list[dict[str, object]] = [
-            {"verdict": name, "packets": packets, "bytes": size}
-            for name, (packets, size) in engine.counters().items()
-            if packets
-        ]
-        rows += [{"event": name, "packets": n} for name, n in engine.events().items() if n]
-        return {"rows": rows, "summary": dict(engine.balance())}
+        return errors_answer(self._service.engine)
 
     async def show_runtime(self, _arguments: Arguments) -> Answer:
         """Cost of each stage of the engine, and what its port works on."""
@@ -175,36 +177,15 @@ class ForeignCommands:
 
     async def show_violation(self, _arguments: Arguments) -> Answer:
         """RFC 2006 mipSecViolationTable, latest peer last."""
-        pipeline = self._service.pipeline
-        rows = [
-            {
-                "mipSecViolatorAddress": format_address(peer),
-                "mipSecViolationCounter": row.count,
-                "mipSecRecentViolationSPI": row.latest.spi,
-                "mipSecRecentViolationTime": _timestamp(row.wall_ns),
-                "mipSecRecentViolationReason": row.latest.reason,
-                "home_address": format_address(row.latest.home_address),
-            }
-            for peer, row in pipeline.violations.items()
-        ]
         suppressed = self._service.agent.counters()[VIOLATIONS_SUPPRESSED]
-        total = pipeline.violations_noted + suppressed
-        return {"rows": rows, "summary": {"mipSecTotalViolations": total}}
+        return violations_answer(self._service.pipeline.violations, suppressed)
 
     async def show_interface(self, _arguments: Arguments) -> Answer:
         """The links of visitors and the tunnel device."""
         service = self._service
         rows: list[dict[str, object]] = []
         for name in (*service.section.interfaces, service.section.tunnel_device):
-            found = await service.kernel.interface(name)
-            row: dict[str, object] = {"interface": name, "state": "missing"}
-            if found is not None:
-                row |= {
-                    "state": "up" if found.is_up else "down",
-                    "mac": found.mac.hex(":"),
-                    "mtu": found.mtu_bytes,
-                    "rp_filter": read_sysctl(f"net/ipv4/conf/{name}/rp_filter"),
-                }
+            row = await interface_row(service.kernel, name)
             is_tunnel = name == service.section.tunnel_device
             row["role"] = "tunnel" if is_tunnel else "visitors"
             rows.append(row)
@@ -217,7 +198,7 @@ class ForeignCommands:
         service = self._service
         now = clock.now()
         if "home_address" in arguments:
-            home_address = _address(arguments)
+            home_address = address_of(arguments)
             if service.agent.visitor(home_address) is None:
                 raise CommandError(f"{format_address(home_address)} is no visitor here")
             effects = service.agent.clear_visitor(home_address, now)
@@ -242,14 +223,3 @@ def _delivery(visitor: Visitor) -> str:
     if not visitor.tunnel.reverse:
         return "triangular"
     return "encapsulating" if visitor.encapsulating else "direct"
-
-
-def _address(arguments: Arguments) -> int:
-    try:
-        return parse_address(str(arguments["home_address"]))
-    except AddressError as error:
-        raise CommandError(f"home_address: {error}") from None
-
-
-def _timestamp(wall_ns: int) -> str:
-    return datetime.fromtimestamp(wall_ns / 1e9, UTC).isoformat(timespec="seconds")

@@ -9,7 +9,6 @@ last, on the way out the other way round: what is decapsulated always has its ro
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
@@ -34,8 +33,9 @@ from fastmip.errors import EngineFull
 from fastmip.runtime import background, clock
 from fastmip.runtime.datagram_events import tell_datagram
 from fastmip.runtime.event_stream import EVENTS
-from fastmip.runtime.home_pipeline import LONGEST_SLEEP_S, VIOLATORS, ViolationRow
+from fastmip.runtime.home_pipeline import LONGEST_SLEEP_S
 from fastmip.runtime.logging import get_logger
+from fastmip.runtime.violations import ViolationTable
 from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ class ForeignPipeline:
         now: Callable[[], Now] = clock.now,
     ) -> None:
         self.agent = agent
-        self.violations: OrderedDict[int, ViolationRow] = OrderedDict()
-        self.violations_noted = 0
+        self.violations = ViolationTable(log)
         self._engine = engine
         self._tunnel = tunnel
         self._path_mtu = path_mtu
@@ -120,7 +119,7 @@ class ForeignPipeline:
             elif isinstance(effect, SendIcmp):
                 self._advertise(effect)
             elif isinstance(effect, Violation):
-                self._note(effect, now)
+                self.violations.note(effect, now)
             elif isinstance(effect, Event):
                 log.info(effect.name, **dict(effect.fields))
             else:
@@ -172,21 +171,6 @@ class ForeignPipeline:
     async def settle(self) -> None:
         """Wait until every visitor in the queue has been dealt with."""
         await self._queue.join()
-
-    def _note(self, violation: Violation, now: Now) -> None:
-        row = self.violations.pop(violation.peer, None)
-        count = 1 if row is None else row.count + 1
-        self.violations_noted += 1
-        self.violations[violation.peer] = ViolationRow(count, now.wall_ns, violation)
-        if len(self.violations) > VIOLATORS:
-            self.violations.popitem(last=False)
-        log.warning(
-            "security-violation",
-            reason=violation.reason,
-            home_address=format_address(violation.home_address),
-            peer=format_address(violation.peer),
-            spi=violation.spi,
-        )
 
     # time
 

@@ -155,6 +155,8 @@ class ForeignService:
         self._offered: frozenset[int] = frozenset()
         self._ours: frozenset[int] = frozenset()
         self._upkeep: Upkeep | None = None
+        self._planned: ForeignAgentPolicy
+        """Of the file that ``plan_reload`` looked at last."""
         self._running = False
 
     # start and stop
@@ -412,7 +414,7 @@ class ForeignService:
 
     # reload
 
-    def plan_reload(self, new: Config) -> list[str]:
+    async def plan_reload(self, new: Config) -> list[str]:
         """Changes of ``[foreign_agent]``. Raises ReloadRefused."""
         section = new.foreign_agent
         if section is None:
@@ -427,6 +429,7 @@ class ForeignService:
         if changed:
             names = ", ".join(changed)
             raise ReloadRefused(f"foreign_agent: {names} cannot change: restart instead")
+        self._planned = policy_of(new, self.links, await self._own_addresses())
         changes = []
         for name in type(section).__struct_fields__:
             before, after = getattr(self.section, name), getattr(section, name)
@@ -441,5 +444,4 @@ class ForeignService:
         self.config, self.section = new, _section(new)
         self._path_mtu.upper_bytes = self.section.path_mtu
         now = clock.now()
-        policy = policy_of(new, self.links, await self._own_addresses())
-        self.pipeline.carry_out(self.agent.set_policy(policy, now), now)
+        self.pipeline.carry_out(self.agent.set_policy(self._planned, now), now)

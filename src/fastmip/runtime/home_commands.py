@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastmip.agents.bindings import (
@@ -27,32 +26,30 @@ from fastmip.agents.peaks import SampledPeaks
 from fastmip.auth.mn_aaa import CHAP_SPI
 from fastmip.errors import ConfigError
 from fastmip.runtime import clock
+from fastmip.runtime.answers import (
+    ENCAPSULATIONS,
+    TRAFFIC,
+    address_of,
+    errors_answer,
+    flag_letters,
+    interface_row,
+    limit_of,
+    timestamp,
+    violations_answer,
+)
 from fastmip.runtime.config import load_host
 from fastmip.runtime.directory import delete_host, insert_host
 from fastmip.runtime.engine_view import engine_facts, stage_rows
 from fastmip.runtime.home_pipeline import PAUSE_ABOVE
-from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.service import Answer, Arguments, Command, CommandError
-from fastmip.wire.addresses import AddressError, format_address, parse_address
+from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
     from fastmip.runtime.home_service import HomeService
 
-DEFAULT_ROWS = 1000
-MAX_ROWS = 10_000
-"""Rows of one answer: more would hold the loop up; ask again with ``after``."""
 ACKNOWLEDGMENT_WAIT_S = 6.0
 """How long ``clear binding --revoke`` waits: three repetitions."""
-_TRAFFIC = ("sent_packets", "sent_bytes", "received_packets", "received_bytes")
 GAUGES = (BINDINGS, CACHED_NODES)
-_FLAGS = ((0x80, "S"), (0x40, "B"), (0x20, "D"), (0x10, "M"), (0x08, "G"), (0x02, "T"))
-_REASON_NUMBERS = {
-    "noMobilitySecurityAssociation": 1,
-    "badAuthenticator": 2,
-    "badIdentifier": 3,
-    "badSPI": 4,
-    "missingSecurityExtension": 5,
-}
 
 
 class _Ends(NamedTuple):
@@ -113,8 +110,8 @@ class HomeCommands:
                     "source_port": binding.source_port,
                     "lifetime_s": "infinite" if endless else binding.lifetime_s,
                     "remaining_s": "infinite" if endless else remaining_s,
-                    "flags": "".join(name for bit, name in _FLAGS if binding.flags & bit),
-                    "encapsulation": _ENCAPSULATIONS.get(binding.encapsulation, "?"),
+                    "flags": flag_letters(binding.flags),
+                    "encapsulation": ENCAPSULATIONS.get(binding.encapsulation, "?"),
                     "tunnel": _tunnel(binding),
                     "foreign_agent": _foreign_agent(binding),
                     "reverse_tunnel": binding.reverse,
@@ -130,13 +127,13 @@ class HomeCommands:
     def _bindings(self, arguments: Arguments) -> Iterator[Binding]:
         store = self._service.store
         if "home_address" in arguments:
-            row = store.load(_address(arguments))
+            row = store.load(address_of(arguments))
             found = [] if row is None else [(row.home_address, row.bindings)]
         else:
             found = store.query(
                 "SELECT home_address, bindings FROM node WHERE home_address > ?"
                 " AND bindings <> x'' ORDER BY home_address LIMIT ?",
-                (_address(arguments, "after", 0), _limit(arguments)),
+                (address_of(arguments, "after", 0), limit_of(arguments)),
             )
         for _, records in found:
             yield from unpack_bindings(records, boot=store.boot.id, anchor=store.boot.anchor)
@@ -162,12 +159,12 @@ class HomeCommands:
             tunnel = traffic.pop(binding.remote, None)
             if tunnel is not None:
                 counts = sums.setdefault(key, Counter())
-                counts.update({name: tunnel[name] for name in _TRAFFIC})
+                counts.update({name: tunnel[name] for name in TRAFFIC})
         rows: list[dict[str, object]] = [
             {
                 "local": format_address(key.local),
                 "remote": format_address(key.remote),
-                "encapsulation": _ENCAPSULATIONS.get(key.encapsulation, "?"),
+                "encapsulation": ENCAPSULATIONS.get(key.encapsulation, "?"),
                 "udp_port": key.udp_port,
                 "users": count,
                 "path_mtu": self._service.path_mtu_bytes(key.remote),
@@ -201,7 +198,7 @@ class HomeCommands:
             peak = None if name in GAUGES else self._peaks.get(name)
             if peak is not None:
                 row["most_in_a_minute"] = peak.most
-                row["when"] = _timestamp(peak.wall_ns)
+                row["when"] = timestamp(peak.wall_ns)
             rows.append(row)
         return {"rows": rows, "summary": {}}
 
@@ -212,14 +209,7 @@ class HomeCommands:
 
     async def show_errors(self, _arguments: Arguments) -> Answer:
         """Every verdict and event of the engine that occurred, and the balance of verdicts."""
-        engine = self._service.engine
-        rows: list[dict[str, object]] = [
-            {"verdict": name, "packets": packets, "bytes": size}
-            for name, (packets, size) in engine.counters().items()
-            if packets
-        ]
-        rows += [{"event": name, "packets": n} for name, n in engine.events().items() if n]
-        return {"rows": rows, "summary": dict(engine.balance())}
+        return errors_answer(self._service.engine)
 
     async def clear_traffic(self, _arguments: Arguments) -> Answer:
         """Let counters start from zero; gauges stay."""
@@ -244,23 +234,8 @@ class HomeCommands:
 
     async def show_violation(self, _arguments: Arguments) -> Answer:
         """RFC 2006 mipSecViolationTable, latest peer last."""
-        rows = [
-            {
-                "mipSecViolatorAddress": format_address(peer),
-                "mipSecViolationCounter": row.count,
-                "mipSecRecentViolationSPI": row.latest.spi,
-                "mipSecRecentViolationTime": _timestamp(row.wall_ns),
-                "mipSecRecentViolationIDLow": row.latest.identification & 0xFFFFFFFF,
-                "mipSecRecentViolationIDHigh": row.latest.identification >> 32,
-                "mipSecRecentViolationReason": row.latest.reason,
-                "reason_number": _REASON_NUMBERS.get(row.latest.reason, 6),
-                "home_address": format_address(row.latest.home_address),
-            }
-            for peer, row in self._service.pipeline.violations.items()
-        ]
-        counters = self._service.agent.counters()
-        total = self._service.pipeline.violations_noted + counters[VIOLATIONS_SUPPRESSED]
-        return {"rows": rows, "summary": {"mipSecTotalViolations": total}}
+        suppressed = self._service.agent.counters()[VIOLATIONS_SUPPRESSED]
+        return violations_answer(self._service.pipeline.violations, suppressed)
 
     async def show_interface(self, _arguments: Arguments) -> Answer:
         """The home link and the tunnel device."""
@@ -270,15 +245,7 @@ class HomeCommands:
             names.insert(0, service.section.interface)
         rows: list[dict[str, object]] = []
         for name in names:
-            found = await service.kernel.interface(name)
-            row: dict[str, object] = {"interface": name, "state": "missing"}
-            if found is not None:
-                row |= {
-                    "state": "up" if found.is_up else "down",
-                    "mac": found.mac.hex(":"),
-                    "mtu": found.mtu_bytes,
-                    "rp_filter": read_sysctl(f"net/ipv4/conf/{name}/rp_filter"),
-                }
+            row = await interface_row(service.kernel, name)
             row["role"] = "tunnel" if name == service.section.tunnel_device else "home link"
             rows.append(row)
         return {"rows": rows, "summary": {}}
@@ -287,7 +254,7 @@ class HomeCommands:
 
     async def show_host(self, arguments: Arguments) -> Answer:
         """Hosts that may register, without their security associations."""
-        entries = self._service.hosts.entries(_limit(arguments))
+        entries = self._service.hosts.entries(limit_of(arguments))
         hosts = {entry.home_address: entry.origin for entry in entries}
         rows = [{"home_address": format_address(a), "origin": o} for a, o in hosts.items()]
         return {"rows": rows, "summary": {"shown": len(rows)}}
@@ -305,7 +272,7 @@ class HomeCommands:
                 "direction": entry.direction,
                 "origin": entry.origin,
             }
-            for entry in self._service.hosts.entries(_limit(arguments))
+            for entry in self._service.hosts.entries(limit_of(arguments))
         ]
         rows += [
             {
@@ -356,7 +323,7 @@ class HomeCommands:
     async def host_remove(self, arguments: Arguments) -> Answer:
         """Remove a host from the directory and withdraw its bindings."""
         service = self._service
-        home_address = _address(arguments)
+        home_address = address_of(arguments)
         if service.hosts.is_static(home_address):
             raise CommandError(
                 f"{format_address(home_address)} stands in the configuration file: remove it"
@@ -379,7 +346,7 @@ class HomeCommands:
         service = self._service
         cleared, told = 0, list[int]()
         if not arguments.get("all"):
-            home_address = _address(arguments)
+            home_address = address_of(arguments)
             if not service.agent.bindings_of(home_address):
                 raise CommandError(f"{format_address(home_address)} has no binding")
             cleared = 1
@@ -428,9 +395,6 @@ class HomeCommands:
         return [home_address] if is_told else []
 
 
-_ENCAPSULATIONS = {4: "ipip", 47: "gre", 55: "minimal"}
-
-
 def _tunnel(binding: Binding) -> str:
     """``ip``, or the far end of a UDP tunnel."""
     if not binding.tunnel_port:
@@ -452,24 +416,3 @@ def _revocation(binding: Binding) -> str:
     if not binding.services & SERVICE_REVOCATION:
         return ""
     return "mobile-node" if binding.services & SERVICE_DIRECT else "foreign-agent"
-
-
-def _address(arguments: Arguments, name: str = "home_address", default: int | None = None) -> int:
-    text = arguments.get(name)
-    if text is None and default is not None:
-        return default
-    try:
-        return parse_address(str(text))
-    except AddressError:
-        raise CommandError(f"{name}: expected an IPv4 address, got {text!r}") from None
-
-
-def _limit(arguments: Arguments) -> int:
-    limit = arguments.get("limit", DEFAULT_ROWS)
-    if not isinstance(limit, int) or not 1 <= limit <= MAX_ROWS:
-        raise CommandError(f"limit: expected 1 to {MAX_ROWS}")
-    return limit
-
-
-def _timestamp(wall_ns: int) -> str:
-    return datetime.fromtimestamp(wall_ns / 1e9, UTC).isoformat(timespec="seconds")

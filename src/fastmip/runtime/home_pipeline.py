@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,7 +39,7 @@ from fastmip.runtime.datagram_events import tell_datagram
 from fastmip.runtime.event_stream import EVENTS
 from fastmip.runtime.home_log import RegistrationLog
 from fastmip.runtime.logging import get_logger
-from fastmip.wire.addresses import format_address
+from fastmip.runtime.violations import ViolationTable
 from fastmip.wire.codes import MessageType
 
 if TYPE_CHECKING:
@@ -53,8 +52,6 @@ PAUSE_ABOVE = 4096
 RESUME_BELOW = 1024
 LONGEST_SLEEP_S = 1.0
 """The loop's clock stands still while the machine is suspended, CLOCK_BOOTTIME does not."""
-VIOLATORS = 1024
-"""Peers remembered in the violation table."""
 
 log = get_logger("home-agent")
 
@@ -95,15 +92,6 @@ class Prepared:
         self.row = row
 
 
-@dataclasses.dataclass(slots=True)
-class ViolationRow:
-    """A row of RFC 2006's mipSecViolationTable."""
-
-    count: int
-    wall_ns: int
-    latest: Violation
-
-
 class HomePipeline:
     """Drives one home agent; every method runs in the event loop."""
 
@@ -119,9 +107,7 @@ class HomePipeline:
         now: Callable[[], Now] = clock.now,
     ) -> None:
         self.agent = agent
-        self.violations: OrderedDict[int, ViolationRow] = OrderedDict()
-        self.violations_noted = 0
-        """All of them, also of peers the table has forgotten."""
+        self.violations = ViolationTable(log)
         self.outstanding = 0
         """Commits handed to the store whose outcome is not known yet."""
         self._engine = engine
@@ -239,7 +225,7 @@ class HomePipeline:
             elif isinstance(effect, StartProxyArp | StopProxyArp | GratuitousArp):
                 self._move_arp(effect)
             elif isinstance(effect, Violation):
-                self._note(effect, now)
+                self.violations.note(effect, now)
             elif isinstance(effect, Event):
                 log.info(effect.name, **dict(effect.fields))
             else:
@@ -274,22 +260,6 @@ class HomePipeline:
             arp.stop_proxy(effect.home_address)
         else:
             arp.announce(effect.home_address, effect.mac)
-
-    def _note(self, violation: Violation, now: Now) -> None:
-        row = self.violations.pop(violation.peer, None)
-        count = 1 if row is None else row.count + 1
-        self.violations_noted += 1
-        self.violations[violation.peer] = ViolationRow(count, now.wall_ns, violation)
-        if len(self.violations) > VIOLATORS:
-            self.violations.popitem(last=False)
-        log.warning(
-            "security-violation",
-            home_address=format_address(violation.home_address),
-            peer=format_address(violation.peer),
-            spi=violation.spi,
-            identification=f"{violation.identification:016x}",
-            reason=violation.reason,
-        )
 
     # time
 

@@ -459,7 +459,7 @@ class HomeService:
 
     # reload
 
-    def plan_reload(self, new: Config) -> list[str]:
+    async def plan_reload(self, new: Config) -> list[str]:
         """Changes of ``[home_agent]`` and ``[engine]``. Raises ReloadRefused."""
         section = _section_or_refuse(new)
         changed = [
@@ -469,6 +469,7 @@ class HomeService:
             changed.append("[engine]")
         if changed:
             raise ReloadRefused(f"home_agent: {', '.join(changed)} cannot change: restart instead")
+        policy_of(new)  # whatever is wrong with it is heard now
         fields = [name for name in type(section).__struct_fields__ if name not in _PEERS]
         changes = [
             f"home_agent.{name}: {_shown(getattr(self.section, name))}"

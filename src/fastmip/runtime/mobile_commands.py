@@ -5,14 +5,13 @@ Rows are flat dictionaries of text and numbers; the key of the association never
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fastmip.runtime import clock
+from fastmip.runtime.answers import errors_answer, interface_row, violations_answer
 from fastmip.runtime.config import AaaConfig
 from fastmip.runtime.engine_view import engine_facts, stage_rows
 from fastmip.runtime.mobile_driver import handover_row
-from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.service import Answer, Arguments, Command, CommandError
 from fastmip.wire.addresses import format_address
 
@@ -111,12 +110,7 @@ class MobileCommands:
 
     async def show_errors(self, _arguments: Arguments) -> Answer:
         """Every verdict of the engine that has packets, and the balance of all."""
-        rows = [
-            {"verdict": name, "packets": packets, "bytes": size}
-            for name, (packets, size) in self._service.engine.counters().items()
-            if packets
-        ]
-        return {"rows": rows, "summary": dict(self._service.engine.balance())}
+        return errors_answer(self._service.engine)
 
     async def show_secure(self, _arguments: Arguments) -> Answer:
         """The mobility security associations, the home agent's first; never their keys."""
@@ -139,40 +133,15 @@ class MobileCommands:
     async def show_violation(self, _arguments: Arguments) -> Answer:
         """RFC 2006 mipSecViolationTable, latest peer last."""
         driver = self._service.driver
-        violations = {} if driver is None else driver.violations
-        rows: list[dict[str, object]] = [
-            {
-                "mipSecViolatorAddress": format_address(peer),
-                "mipSecViolationCounter": row.count,
-                "mipSecRecentViolationSPI": row.latest.spi,
-                "mipSecRecentViolationTime": datetime.fromtimestamp(
-                    row.wall_ns / 1e9, UTC
-                ).isoformat(timespec="seconds"),
-                "mipSecRecentViolationIDLow": row.latest.identification & 0xFFFFFFFF,
-                "mipSecRecentViolationIDHigh": row.latest.identification >> 32,
-                "mipSecRecentViolationReason": row.latest.reason,
-                "home_address": format_address(row.latest.home_address),
-            }
-            for peer, row in violations.items()
-        ]
-        total = sum(row.count for row in violations.values())
-        return {"rows": rows, "summary": {"mipSecTotalViolations": total}}
+        return violations_answer(None if driver is None else driver.violations)
 
     async def show_interface(self, _arguments: Arguments) -> Answer:
         """The links in their order of preference, and the tunnel device."""
         service = self._service
         rows: list[dict[str, object]] = []
         for name in (*service.section.interfaces, service.section.tunnel_device):
-            found = await service.kernel.interface(name)
+            row = await interface_row(service.kernel, name)
             link = service.watcher.state(name) if service.watcher is not None else None
-            row: dict[str, object] = {"interface": name, "state": "missing"}
-            if found is not None:
-                row |= {
-                    "state": "up" if found.is_up else "down",
-                    "mac": found.mac.hex(":"),
-                    "mtu": found.mtu_bytes,
-                    "rp_filter": read_sysctl(f"net/ipv4/conf/{name}/rp_filter"),
-                }
             if link is not None:
                 addresses = [f"{format_address(a)}/{n}" for a, n in link.addresses]
                 row |= {

@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import socket
 import struct
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -43,8 +42,8 @@ from fastmip.agents.effects import (
 from fastmip.errors import EngineFull, FastmipError
 from fastmip.runtime import background, clock
 from fastmip.runtime.arp import build_request
-from fastmip.runtime.home_pipeline import VIOLATORS, ViolationRow
 from fastmip.runtime.logging import get_logger
+from fastmip.runtime.violations import ViolationTable
 from fastmip.wire.addresses import format_address
 from fastmip.wire.codes import MOBILE_IP_PORT
 
@@ -142,7 +141,7 @@ class MobileDriver:
         home_broadcast: int = 0,
         now: Callable[[], Now] = clock.now,
     ) -> None:
-        self.violations: OrderedDict[int, ViolationRow] = OrderedDict()
+        self.violations = ViolationTable(log)
         self.first_packets: dict[int, int] = {}
         """``reply_ns`` of a handover -> when the first packet came through the new tunnel."""
         self.failures = 0
@@ -358,7 +357,7 @@ class MobileDriver:
 
     def _tell(self, word: Event | Violation) -> None:
         if isinstance(word, Violation):
-            self._note(word)
+            self.violations.note(word, self._now())
             return
         log.info(word.name, **dict(word.fields))
         if word.name == "handover":
@@ -420,21 +419,6 @@ class MobileDriver:
         except OSError as error:
             self.failures += 1
             log.warning("not-carried-out", what="gratuitous-arp", reason=str(error))
-
-    def _note(self, violation: Violation) -> None:
-        now = self._now()
-        row = self.violations.pop(violation.peer, None)
-        count = 1 if row is None else row.count + 1
-        self.violations[violation.peer] = ViolationRow(count, now.wall_ns, violation)
-        if len(self.violations) > VIOLATORS:
-            self.violations.popitem(last=False)
-        log.warning(
-            "security-violation",
-            peer=format_address(violation.peer),
-            spi=violation.spi,
-            identification=f"{violation.identification:016x}",
-            reason=violation.reason,
-        )
 
     # how long a handover really took
 

@@ -298,7 +298,7 @@ class MobileService:
 
     # reload
 
-    def plan_reload(self, new: Config) -> list[str]:
+    async def plan_reload(self, new: Config) -> list[str]:
         """Changes of ``[mobile_node]``. Raises ReloadRefused."""
         if new.mobile_node is None:
             raise ReloadRefused("[mobile_node] was removed: restart instead")

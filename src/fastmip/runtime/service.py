@@ -70,11 +70,12 @@ class Service(Protocol):
         the rows.
         """
 
-    def plan_reload(self, new: Config) -> list[str]:
-        """Changes the new configuration brings, one line each. Raises ReloadRefused.
+    async def plan_reload(self, new: Config) -> list[str]:
+        """Changes the new configuration brings, one line each. Raises ReloadRefused, ConfigError.
 
-        Changes nothing: the daemon asks every service before it applies anything.
+        Changes nothing: the daemon asks every service before it applies anything. Whatever can
+        stand against the file, on this machine too, is found here.
         """
 
     async def apply_reload(self, new: Config) -> None:
-        """Put a configuration into force that ``plan_reload`` accepted."""
+        """Put a configuration into force that ``plan_reload`` accepted last; never refuses."""

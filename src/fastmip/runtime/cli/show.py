@@ -37,7 +37,7 @@ SUBJECTS = {
     "handover": "Moves of the mobile node: from, to, how long.",
 }
 
-LIMITED = {"binding", "tunnel", "host", "secure", "visitor"}
+LIMITED = {"binding", "tunnel", "host", "secure", "visitor", "pending"}
 BY_ADDRESS = {"binding", "tunnel", "visitor"}
 MOBILE_NODE = "mobile-node"
 """``role`` of a mobile node's rows in an answer of both roles."""
