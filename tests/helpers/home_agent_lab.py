@@ -48,6 +48,8 @@ class HomeAgentLab:
         self.more: list[str] = []
         """Further tables of the file."""
         self.workers = 1
+        self.engine_settings = ""
+        """More lines of ``[engine]``."""
         self.max_bindings = 4096
         self.has_home_link = True
         self.net = Namespaces("ha", "rt", "hh", "cn", "away", "mn")
@@ -106,6 +108,7 @@ class HomeAgentLab:
             "[engine]",
             f"max_bindings = {self.max_bindings}",
             f"workers = {self.workers}",
+            self.engine_settings,
             "[home_agent]",
             f'address = "{HOME_AGENT}"',
             'home_network = "10.1.0.0/24"',

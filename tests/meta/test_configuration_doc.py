@@ -19,6 +19,7 @@ from fastmip.runtime.config import (
     ForeignAgentConfig,
     HomeAgentConfig,
     HostConfig,
+    MetricsConfig,
     MobileNodeConfig,
     SentExtensionConfig,
     VendorExtensionConfig,
@@ -39,6 +40,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[daemon]`": DaemonConfig,
     "`[engine]`": EngineConfig,
+    "`[metrics]`": MetricsConfig,
     "`[home_agent]`": HomeAgentConfig,
     "`[[home_agent.host]]`": HostConfig,
     "`[[home_agent.foreign_agent]]`": ForeignAgentConfig,
@@ -151,6 +153,7 @@ def test_every_table_of_the_file_is_documented() -> None:
         "home_agent",
         "foreign_agent",
         "advertisements",
+        "metrics",
         "mobile_node",
         "vendor_extensions",
     }

@@ -9,10 +9,11 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fastmip.runtime import daemon as daemon_module
-from fastmip.runtime.config import Config
+from fastmip.runtime.config import Config, EngineConfig
 from fastmip.runtime.daemon import Daemon
 from fastmip.runtime.notify import notify, watchdog_interval_s
 from fastmip.runtime.service import Command
@@ -93,11 +94,11 @@ async def test_a_wedged_worker_stops_the_feeding_and_aborts(
 ) -> None:
     aborted = asyncio.Event()
     monkeypatch.setattr(daemon_module, "watchdog_interval_s", lambda: 0.01)
-    monkeypatch.setattr(daemon_module, "WEDGED_S", 0.2)
     monkeypatch.setattr(daemon_module, "MISSED_S", 0.1)
     monkeypatch.setattr(os, "abort", aborted.set)
     role = Role()
-    process = Daemon(Config(), "fastmip.toml")
+    quick = msgspec.structs.replace(EngineConfig(), wedged_after=0.2)  # below what a file may say
+    process = Daemon(Config(engine=quick), "fastmip.toml")
     process._services.append(role)
     watching = asyncio.create_task(process._watch())
     manager.setblocking(False)

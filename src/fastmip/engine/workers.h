@@ -26,6 +26,7 @@
 #include "pipeline.h"
 
 #define WORKER_SLEEP_MS 400    /* longest time without a heartbeat */
+#define WORKER_END_S 10        /* longest wait for a thread that was asked to end */
 #define WORKER_ICMP_ROUNDS 16  /* rounds under load between looks at the ICMP socket */
 #define WORKER_OTHER_ROUNDS 8  /* rounds under load between looks at the second port */
 
@@ -211,12 +212,19 @@ static void worker_ask_stop(struct port_worker *p)
     if (write(p->stop_fd, &one, sizeof one) < 0) return; /* EAGAIN: already signalled */
 }
 
-/* Wait for the thread; blocks for at most the batch in hand. */
+/* Wait for the thread: for the batch in hand, or not at all. What does not end by then is wedged
+ * for good and still holds its memory: nothing but an abort is left. */
 static void worker_join(struct port_worker *p)
 {
     uint64_t spent;
+    struct timespec deadline;
     if (!p->joinable) return;
-    pthread_join(p->thread, NULL);
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += WORKER_END_S;
+    if (pthread_timedjoin_np(p->thread, NULL, &deadline) != 0) {
+        fprintf(stderr, "fastmip: a worker did not end within %d s: aborting\n", WORKER_END_S);
+        abort();
+    }
     p->joinable = 0;
     uring_close(&p->port.home_ring);
     if (read(p->stop_fd, &spent, sizeof spent) < 0) return; /* EAGAIN: nothing was signalled */

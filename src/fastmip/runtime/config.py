@@ -66,6 +66,15 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_bindings: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = 131072
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Threads that carry packets."""
+    wedged_after: Annotated[int, msgspec.Meta(ge=2, le=3600)] = 10
+    """Seconds without a worker's heartbeat until the daemon aborts to be restarted."""
+
+
+class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[metrics]``: counters for Prometheus. Without the table nothing listens."""
+
+    listen: str = "127.0.0.1:9434"
+    """Address and port of ``GET /metrics``."""
 
 
 class AaaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -293,6 +302,7 @@ class Config(
 
     daemon: DaemonConfig = msgspec.field(default_factory=DaemonConfig)
     engine: EngineConfig = msgspec.field(default_factory=EngineConfig)
+    metrics: MetricsConfig | None = None
     home_agent: HomeAgentConfig | None = None
     mobile_node: MobileNodeConfig | None = None
     foreign_agent: ForeignAgentRoleConfig | None = None

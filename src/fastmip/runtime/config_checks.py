@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from fastmip.auth.associations import ADVISED_WINDOW_S
 from fastmip.auth.mn_aaa import CHAP_SPI
 from fastmip.errors import ConfigError
+from fastmip.runtime.listen import check_metrics, is_loopback
 from fastmip.wire.nai import check_nai
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ _INTERFACE_NAME = re.compile(r"[!-.0-9;-~]+")
 def check_config(file: str, config: Config, *, file_is_private: bool, mode: int) -> None:
     """Check a whole file. ``file_is_private`` allows keys inside it; ``mode`` is its mode."""
     _check_daemon(file, config.daemon)
+    if config.metrics is not None:
+        check_metrics(file, config.metrics.listen)
     home_agent, mobile_node = config.home_agent, config.mobile_node
     if home_agent is None and mobile_node is None and config.foreign_agent is None:
         remedy = "no role: add a [home_agent], a [foreign_agent] or a [mobile_node] table"
@@ -89,6 +92,9 @@ def warnings(config: Config) -> list[str]:
         if association.replay == "timestamps" and association.replay_window <= ADVISED_WINDOW_S:
             remedy = f"should be greater than {ADVISED_WINDOW_S} (RFC 5944 5.7.1)"
             found.append(f"{path}.replay_window: {remedy}")
+    if config.metrics is not None and not is_loopback(config.metrics.listen):
+        remedy = "not a loopback address: let a firewall decide who may read it"
+        found.append(f"metrics.listen: {remedy}")
     return found
 
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ class ControlSocket:
 async def _stream(
     results: AsyncIterator[object], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Send results as they come, until the client closes or says anything more."""
+    """Send results as they come, until they end or the client closes or says anything more."""
     gone = asyncio.ensure_future(reader.read(1))
     try:
         while True:
@@ -155,11 +155,19 @@ async def _stream(
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
                 return
-            writer.write(_accept(following.result()))
+            try:
+                writer.write(_accept(following.result()))
+            except StopAsyncIteration:
+                return
+            except FastmipError as error:
+                writer.write(_refuse(str(error)))
+                return
             await writer.drain()
     finally:
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
+        if isinstance(results, AsyncGenerator):
+            await results.aclose()  # what it opened is closed now, not when it is collected
 
 
 def _accept(result: object) -> bytes:

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyroute2.netlink.exceptions import (  # type: ignore[import-untyped]  # no annotations
     NetlinkError,
@@ -41,6 +41,7 @@ from fastmip.runtime.journal import Journal
 from fastmip.runtime.logging import configure_logging, get_logger
 from fastmip.runtime.netlink import Kernel
 from fastmip.runtime.notify import notify, watchdog_interval_s
+from fastmip.runtime.observatory import COMMANDS, Observatory
 from fastmip.runtime.service import (
     Arguments,
     Command,
@@ -49,13 +50,15 @@ from fastmip.runtime.service import (
     Service,
     StartError,
 )
+from fastmip.runtime.watchdog import Heartbeats, WorkerKey
+
+if TYPE_CHECKING:
+    from fastmip.runtime.metrics_port import MetricsPort
 
 EXIT_FAILED = 1
 """The machine does not allow a start now; trying again may help."""
 EXIT_REFUSED = 3
 """The configuration was refused; trying again does not help (``fastmip.service``)."""
-WEDGED_S = 10.0
-"""A worker whose heartbeat stands still this long will never move again: abort."""
 MISSED_S = 4.0
 """Workers beat every second: after this long without a beat the watchdog is not fed."""
 SWITCH_INTERVAL_S = 0.0005
@@ -118,6 +121,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._failure: StartError | None = None
         self._services: list[Service] = []
+        self._observatory = Observatory(self._services)
         self._reloading = asyncio.Lock()
 
     async def run(self) -> int:
@@ -149,11 +153,13 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         control = ControlSocket(self._config.daemon.control_socket, self.dispatch)
         tasks: list[asyncio.Task[None]] = []
+        metrics: MetricsPort | None = None
         try:
             for service in self._build(kernel):
                 self._services.append(service)
                 await _start(service)
             await control.start()
+            metrics = self._open_metrics()
             tune_interpreter()
             tasks += [background.start(self._watch(), "watchdog")]
             tasks += [background.start(self._keep(), "upkeep")]
@@ -167,8 +173,23 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await control.stop()
+            if metrics is not None:
+                await metrics.close()
+            self._observatory.close()
             for service in reversed(self._services):
                 await _stop(service)
+
+    def _open_metrics(self) -> MetricsPort | None:
+        """Listen for Prometheus, if it is configured. Raises StartError."""
+        if self._config.metrics is None:
+            return None
+        from fastmip.runtime.metrics import MetricsPage  # noqa: PLC0415 - most daemons have none
+        from fastmip.runtime.metrics_port import MetricsPort  # noqa: PLC0415
+
+        page = MetricsPage(self._observatory.observed, self._began)
+        port = MetricsPort(self._config.metrics.listen, page.render)
+        port.open()
+        return port
 
     def _build(self, kernel: Kernel) -> list[Service]:
         config, file = self._config, self._file
@@ -216,23 +237,29 @@ class Daemon:
     async def _watch(self) -> None:
         """Feed the service manager's watchdog only while every worker moves."""
         interval_s = watchdog_interval_s()
-        seen: dict[tuple[str, int], tuple[int, float]] = {}
+        wedged_s = self._config.engine.wedged_after
+        hearts = Heartbeats(longest_step_s=2 * interval_s)
         while True:
             await asyncio.sleep(interval_s)
-            now = time.monotonic()
-            oldest_s = 0.0
-            for service in self._services:
-                for worker, beat in enumerate(service.heartbeats()):
-                    key = (service.name, worker)
-                    known = seen.get(key)
-                    if known is None or known[0] != beat:
-                        seen[key] = known = (beat, now)
-                    oldest_s = max(oldest_s, now - known[1])
-            if oldest_s >= WEDGED_S:
-                log.error("worker-wedged", seconds=round(oldest_s, 1), remedy="aborting to restart")
+            standing = hearts.look(time.monotonic(), self._beats())
+            if standing is not None and standing.seconds >= wedged_s:
+                log.error(
+                    "worker-wedged",
+                    role=standing.role,
+                    worker=standing.worker,
+                    seconds=round(standing.seconds, 1),
+                    remedy="aborting to be restarted",
+                )
                 os.abort()
-            if oldest_s < MISSED_S:
+            if standing is None or standing.seconds < min(MISSED_S, wedged_s):
                 notify(WATCHDOG=1, STATUS=self._status_line())
+
+    def _beats(self) -> dict[WorkerKey, int]:
+        return {
+            (service.name, worker): beat
+            for service in self._services
+            for worker, beat in enumerate(service.heartbeats())
+        }
 
     async def _keep(self) -> None:
         """Let every role look after itself; what only a restart mends ends the daemon."""
@@ -295,6 +322,8 @@ class Daemon:
         fixed = [name for name in _FIXED_DAEMON_KEYS if getattr(old, name) != getattr(fresh, name)]
         if fixed:
             raise ReloadRefused(f"daemon: {', '.join(fixed)} cannot change: restart instead")
+        if self._config.metrics != new.metrics:
+            raise ReloadRefused("[metrics] cannot change: restart instead")
         for role in ("home_agent", "foreign_agent", "mobile_node"):
             if (getattr(self._config, role) is None) != (getattr(new, role) is None):
                 raise ReloadRefused(f"[{role}] was added or removed: restart instead")
@@ -314,6 +343,8 @@ class Daemon:
             return {"changes": await self.reload(dry_run=bool(arguments.get("dry_run")))}
         if command == "debug":
             return _watch(arguments)
+        if command in COMMANDS:
+            return await self._observatory.answer(command, arguments)
         offered = [
             (_role(service), table[command])
             for service in self._services

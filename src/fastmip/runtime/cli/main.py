@@ -15,6 +15,7 @@ _HERE = "fastmip.runtime.cli"
 
 COMMANDS = {
     "bench": f"{_HERE}.bench:bench",
+    "capture": f"{_HERE}.capture:capture",
     "check": f"{_HERE}.daemon:check",
     "clear": f"{_HERE}.clear:clear",
     "debug": f"{_HERE}.debug:debug",
@@ -27,6 +28,8 @@ COMMANDS = {
     "run": f"{_HERE}.daemon:run",
     "show": f"{_HERE}.show:show",
     "status": f"{_HERE}.daemon:status",
+    "top": f"{_HERE}.top:top",
+    "trace": f"{_HERE}.trace:trace",
 }
 
 

@@ -14,6 +14,7 @@ from fastmip.runtime.cli.clear import Ipv4Address
 from fastmip.runtime.cli.client import ControlClient, control_options
 from fastmip.runtime.cli.groups import AbbreviatingGroup
 from fastmip.runtime.cli.render import json_option, print_result, rows_and_summary
+from fastmip.runtime.cli.trace import show_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,5 +136,6 @@ for _subject, _explanation in SUBJECTS.items():
     _made = _command(_subject, _explanation)
     show.add_command(_made)
     mobile.add_command(_made)
+show.add_command(show_trace)
 ip.add_command(mobile)
 show.add_command(ip)
