@@ -156,6 +156,25 @@ def test_an_error_behind_an_acceptance_gives_the_binding_back_rfc4636_5() -> Non
     assert world.node.counters()["mnRegRequestsDeniedByFA"] == 1
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        bytes((45, 2, 0, 0)),
+        bytes((45, 2, 0, 250)),
+        bytes((45, 2, 9, 66)),
+        bytes((45, 1, 0)),
+        bytes((45, 3, 0, 66, 66)),
+    ],
+    ids=["status 0", "unknown status", "unknown subtype", "too short", "too long"],
+)
+def test_a_status_nobody_knows_is_an_error_all_the_same_rfc4636_4(error: bytes) -> None:
+    world = visitor()
+    world.place(fa1(behind=error))
+    world.run(5)
+    assert world.state != "registered"
+    assert not any(route.gateway for route in world.of(RouteThroughTunnel))
+
+
 # -- challenges and authentication ---------------------------------------------------------------
 
 

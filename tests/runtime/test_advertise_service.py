@@ -114,11 +114,13 @@ async def test_a_link_may_be_silent_or_different() -> None:
         + '[[advertise]]\ninterface = "home0"\nenabled = false\n'
         + '[[advertise]]\ninterface = "air"\nmax_interval = 2.0\nbroadcast = true\n'
         + "routes_common_traffic = false\nprefix_lengths = false\nchallenge = true\n"
+        + "preference = -5\n"
     )
     [link] = found.values()
     assert (link.max_interval_s, link.min_interval_s, link.lifetime_s) == (2.0, 1.5, 6)
     assert link.destination == 0xFFFFFFFF
     assert (link.code, link.prefix_lengths, link.has_challenge) == (16, None, True)
+    assert [router.preference for router in link.routers] == [-5]
 
 
 async def test_a_home_link_needs_no_address_of_its_own() -> None:

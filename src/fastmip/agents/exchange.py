@@ -32,6 +32,7 @@ from fastmip.wire.codes import (
     FLAG_REVERSE_TUNNEL,
     FLAG_SIMULTANEOUS,
     ExtensionType,
+    ReplyCode,
     is_foreign_agent,
     is_gateway_foreign_agent,
 )
@@ -381,7 +382,8 @@ def read_reply(
     return ReadReply(
         reply,
         skipped,
-        foreign_error=complaint.status if complaint is not None else 0,
+        # A status of 0 is none: an error all the same (RFC 4636 4).
+        foreign_error=0 if complaint is None else complaint.status or ReplyCode.FA_UNSPECIFIED,
         challenge=challenge.challenge if challenge is not None else b"",
         udp_tunnel=_first(home, UdpTunnelReply),
         revocation=None if agent else _first(home, RevocationSupport),

@@ -155,7 +155,7 @@ class AdvertiseService:
             flags,
             lifetime_s,
             care_of,
-            tuple(map(RouterAddress, speakers)),
+            tuple(RouterAddress(speaker, table.preference) for speaker in speakers),
             tuple(speakers.values()) if table.prefix_lengths else None,
             table.max_interval,
             table.shortest_s,

@@ -129,6 +129,8 @@ class AdvertiseConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """Advertise only to those who ask."""
     prefix_lengths: bool = True
     """Tell the prefix of the link; on a link all agents do or none (RFC 5944 2.3)."""
+    preference: Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)] = 0
+    """Of our addresses among the default routers of the link (RFC 1256 4.1)."""
     routes_common_traffic: bool = True
     """False: ICMP code 16, a router for visitors only."""
     registration_required: bool | None = None
