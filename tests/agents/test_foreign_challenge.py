@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.agents.foreign_lab import (
+    AGENT,
     HOME_AGENT,
     LINK,
     MOBILE_FOREIGN,
@@ -20,6 +21,8 @@ from tests.agents.foreign_lab import (
     short,
     sign_mobile_foreign,
 )
+
+from fastmip.agents.foreign_policy import ForeignLink
 
 AAA_KEY = bytes(16)
 
@@ -291,3 +294,21 @@ def test_the_challenge_of_a_reply_is_good_under_either_name() -> None:
     fresh = passed.data[len(inner) + 2 :]
     bench.tick(2)
     assert bench.denial(with_aaa(request(identification(), before=NAI), fresh)) is None
+
+
+@pytest.mark.parametrize("is_general", [True, False])
+def test_a_challenge_is_demanded_where_it_is_advertised_rfc4721_3_2(is_general: bool) -> None:
+    links = (
+        ForeignLink(LINK, AGENT, (AGENT,), has_challenge=True),
+        ForeignLink("air1", AGENT, (AGENT,), has_challenge=False),
+        ForeignLink("air2", AGENT, (AGENT,)),
+    )
+    bench = Bench(links=links, has_challenge=is_general)
+    macs = (bytes((2, 0, 0, 0, 3, number)) for number in range(9))
+    codes = {
+        link.interface: bench.denial(
+            request(identification()), interface=link.interface, mac=next(macs)
+        )
+        for link in links
+    }
+    assert codes == {LINK: 105, "air1": None, "air2": 105 if is_general else None}

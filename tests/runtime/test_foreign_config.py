@@ -28,6 +28,17 @@ def test_a_foreign_agent_needs_its_links_only() -> None:
     assert section.max_lifetime_s == 1800
 
 
+def test_a_link_demands_the_challenges_it_advertises() -> None:
+    config = read(
+        MINIMAL.replace('"air"', '"air", "out"')
+        + '[[advertise]]\ninterface = "out"\nchallenge = true\n'
+    )
+    links = (ForeignLink("air", 1, (1,)), ForeignLink("out", 2, (2,)))
+    policy = policy_of(config, links, frozenset({1, 2}))
+    assert not policy.demands_challenge("air")
+    assert policy.demands_challenge("out")
+
+
 def test_the_policy_follows_the_file() -> None:
     config = read(
         MINIMAL

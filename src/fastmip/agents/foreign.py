@@ -217,7 +217,7 @@ class ForeignAgent:
 
     def _offer(self, asker: Asker, given: int = 0) -> bytes | None:
         """A challenge this node can use next (RFC 4721 3.3)."""
-        if not self._policy.has_challenge:
+        if not self._policy.demands_challenge(asker.key.interface):
             return None
         return self._challenges.offer(asker.key.interface, asker.holder, given)
 

@@ -74,6 +74,8 @@ class ForeignLink:
     """Offered there; the first is the source of relayed requests that bring their own."""
     prefixes: tuple[Prefix, ...] = ()
     """Of its subnets: whose hosts are there themselves, and are nobody's visitors."""
+    has_challenge: bool | None = None
+    """Whether challenges are advertised there; None: as the policy says."""
 
 
 def _nobody(_address: int) -> AssociationSet | None:
@@ -140,6 +142,12 @@ class ForeignAgentPolicy:
     def __post_init__(self) -> None:
         """Derive what every request asks for."""
         object.__setattr__(self, "by_interface", {link.interface: link for link in self.links})
+
+    def demands_challenge(self, interface: str) -> bool:
+        """Whether strangers on a link must answer a challenge advertised there."""
+        link = self.by_interface.get(interface)
+        told = None if link is None else link.has_challenge
+        return self.has_challenge if told is None else told
 
     def is_local_host(self, home_address: int, home_agent: int) -> bool:
         """Whether a home address belongs on one of our links, so that nobody may visit with it.
@@ -317,7 +325,7 @@ class ForeignCase:
 
     @property
     def encapsulation(self) -> int:
-        """What the home agent will choose: minimal before GRE before IP-in-IP."""
+        """What the home agent is asked for; see the rung for both M and G."""
         if self.request.flags & FLAG_MINIMAL:
             return MINIMAL
         return GRE if self.request.flags & FLAG_GRE else IP_IN_IP
@@ -380,7 +388,7 @@ def mobile_node(case: ForeignCase) -> Refusal | None:
 def challenge(case: ForeignCase) -> Refusal | None:
     """The challenge (RFC 4721 3.2): 104, 105, 106, or silence without a proof behind it."""
     if not case.challenges:
-        missing = case.policy.has_challenge and case.associations is None
+        missing = case.policy.demands_challenge(case.link.interface) and case.associations is None
         return MISSING_CHALLENGE if missing else None
     found = case.challenges[0]
     if not _is_proven(case, found.offset):
@@ -427,16 +435,17 @@ def lifetime(case: ForeignCase) -> Refusal | None:
 
 
 def encapsulation(case: ForeignCase) -> Refusal | None:
-    """An encapsulation not offered (RFC 3024 4.2.1): 72. A co-located node does its own."""
+    """An encapsulation not offered (RFC 3024 4.2.1): 72. A co-located node does its own.
+
+    With M and G both the home agent takes either and tells nobody which: our end would take half
+    of all tunnels for forged ones. The node hears so, and asks for one.
+    """
     request = case.request
     if case.is_colocated or not request.lifetime:
         return None
-    wanted = {IP_IN_IP}
-    if request.flags & FLAG_MINIMAL:
-        wanted = {MINIMAL}
-    if request.flags & FLAG_GRE:
-        wanted = {GRE} if wanted == {IP_IN_IP} else {MINIMAL, GRE}
-    return None if wanted <= case.policy.encapsulations else NO_ENCAPSULATION
+    is_either = request.flags & FLAG_MINIMAL and request.flags & FLAG_GRE
+    is_offered = case.encapsulation in case.policy.encapsulations
+    return None if is_offered and not is_either else NO_ENCAPSULATION
 
 
 def delivery_style(case: ForeignCase) -> Refusal | None:

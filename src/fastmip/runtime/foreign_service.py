@@ -12,6 +12,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastmip.agents.effects import Arrival
@@ -87,8 +88,9 @@ def policy_of(
         return by_nai.get(nai) if found is None and nai is not None else found
 
     home = config.home_agent
+    told = {item.interface: item.challenge for item in config.advertisements}
     return ForeignAgentPolicy(
-        links=links,
+        links=tuple(replace(link, has_challenge=told.get(link.interface)) for link in links),
         own=own,
         home_agents=frozenset() if home is None else frozenset({int(home.address)}),
         encapsulations=frozenset(_PROTOCOLS[name] for name in section.encapsulations),
