@@ -54,6 +54,20 @@ class FakeMachine:
     features: dict[str, bool] | None = field(default_factory=lambda: {"rx-gro": False})
     rules: str | None = field(default_factory=lambda: json.dumps(RULES))
     sqlite: tuple[int, ...] = (3, 40, 1)
+    driver_name: str | None = "ice"
+    attached: str | None = None
+    bpf: str | None = None
+
+    def driver(self, interface: str) -> str | None:
+        assert interface
+        return self.driver_name
+
+    def xdp_program(self, interface: str) -> str | None:
+        assert interface
+        return self.attached
+
+    def bpf_error(self) -> str | None:
+        return self.bpf
 
     def read(self, path: str) -> str | None:
         return self.files.get(path)
@@ -300,3 +314,69 @@ def test_a_foreign_agent_forwards_too() -> None:
         subject = Subject(is_home_agent=False, is_foreign_agent=is_foreign_agent)
         found = [f.status for f in diagnose(machine, subject) if f.check == "ip-forward"]
         assert found == statuses
+
+
+XDP = Subject(interfaces=("eth0",), io="xdp", io_interfaces=("eth0",))
+BPF_HELD = "CapEff:\t000000c000003400\n"
+
+
+def io_of(machine: FakeMachine, subject: Subject = XDP) -> Finding:
+    """The first finding about io, of a machine whose daemon may load programs."""
+    machine.files["/proc/self/status"] = BPF_HELD
+    return found(machine, "io", subject)[0]
+
+
+def test_xdp_is_chosen_where_nothing_is_against_it(machine: FakeMachine) -> None:
+    finding = io_of(machine)
+    assert finding.status == OK
+    assert "would choose xdp: eth0: ice runs XDP natively (zero-copy), MTU 1500" in finding.detail
+    assert "(configured: xdp)" in finding.detail
+    machine.driver_name = "veth"
+    assert "copy mode" in io_of(machine).detail
+    [_, note] = found(machine, "io", XDP)
+    assert note.status == WARN
+    assert "ethtool -K PEER tx off" in note.detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"driver_name": "r8169"}, "driver r8169 runs no XDP itself"),
+        ({"driver_name": None}, "its driver is not known"),
+        ({"attached": "katran"}, "XDP program katran is attached"),
+        ({"bpf": "libbpf.so.1 is missing"}, "libbpf.so.1 is missing"),
+        ({"features": {"rx-lro": True}}, "LRO is on"),
+    ],
+)
+def test_what_is_against_xdp_is_told(
+    machine: FakeMachine, changes: dict[str, Any], reason: str
+) -> None:
+    for name, value in changes.items():
+        setattr(machine, name, value)
+    finding = io_of(machine)
+    assert finding.status == FAIL
+    assert "would choose kernel" in finding.detail
+    assert reason in finding.detail
+    assert "kernel" in finding.remedy
+    assert io_of(machine, HOME_AGENT._replace(io_interfaces=("eth0",))).status == OK
+
+
+def test_old_kernels_and_missing_capabilities_are_against_xdp(machine: FakeMachine) -> None:
+    machine.files["/proc/sys/kernel/osrelease"] = "5.10.0\n"
+    [finding] = found(machine, "io", XDP)
+    assert "Linux before 5.18; CAP_BPF is missing" in finding.detail
+
+
+def test_our_own_program_is_no_obstacle(machine: FakeMachine) -> None:
+    machine.attached = "fastmip_xdp"
+    assert io_of(machine).status == OK
+
+
+def test_without_interfaces_the_doctor_says_what_it_needs(machine: FakeMachine) -> None:
+    assert "give the configuration file" in io_of(machine, Subject()).detail
+
+
+def test_large_frames_go_by_the_kernel(machine: FakeMachine) -> None:
+    machine.files["/sys/class/net/eth0/mtu"] = "9000\n"
+    io_of(machine)
+    assert any("above 1500" in finding.detail for finding in found(machine, "io", XDP))

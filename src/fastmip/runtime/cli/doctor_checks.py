@@ -12,6 +12,8 @@ import os
 import platform
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastmip.runtime.cli.doctor_io import choose_io
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -58,6 +60,9 @@ class Subject(NamedTuple):
     uses_timestamps: bool = True
     state_dir: str = "/var/lib/fastmip"
     control_socket: str = "/run/fastmip/control.sock"
+    io: str = "kernel"
+    io_interfaces: tuple[str, ...] = ()
+    """Interfaces of the configuration that carry packets of a tunnel's either side."""
 
     @classmethod
     def of(cls, config: Config) -> Subject:
@@ -88,6 +93,8 @@ class Subject(NamedTuple):
             uses_timestamps=not associations or any(a.replay == "timestamps" for a in associations),
             state_dir=str(config.daemon.state_dir),
             control_socket=str(config.daemon.control_socket),
+            io=config.engine.io,
+            io_interfaces=tuple(dict.fromkeys(interfaces)),
         )
 
 
@@ -313,14 +320,27 @@ def processor(machine: Machine, _subject: Subject) -> Iterator[Finding]:
 def kernel(machine: Machine, _subject: Subject) -> Iterator[Finding]:
     """Newer kernels hand over UDP super-frames."""
     release = (machine.read("/proc/sys/kernel/osrelease") or "").strip()
-    parts = release.split(".")
-    try:
-        version = (int(parts[0]), int(parts[1]))
-    except (IndexError, ValueError):
+    version = _kernel_version(machine)
+    if version is None:
         yield Finding("kernel", WARN, "version unknown", "run uname -r")
         return
     extra = "" if version >= USO_KERNEL else ": UDP super-frames need 6.2"
     yield Finding("kernel", OK, f"Linux {release}{extra}")
+
+
+def packet_io(machine: Machine, subject: Subject) -> Iterator[Finding]:
+    """Which ``engine.io`` suits this machine, and why; a configured one must be possible."""
+    version = _kernel_version(machine)
+    held = int(_status_field(machine, "CapEff") or "0", 16)
+    choice = choose_io(machine, subject.io_interfaces, held=held, kernel=version or ())
+    detail = f"would choose {choice.io}: {'; '.join(choice.reasons)}"
+    if subject.io == "xdp" and choice.io == "kernel":
+        yield Finding("io", FAIL, detail, 'mend that, or set engine.io = "kernel"')
+        return
+    yield Finding("io", OK, f"{detail} (configured: {subject.io})")
+    if subject.io == "xdp":
+        for note in choice.notes:
+            yield Finding("io", WARN, note, "docs/deployment.md says more")
 
 
 def store(machine: Machine, subject: Subject) -> Iterator[Finding]:
@@ -355,8 +375,17 @@ CHECKS: tuple[Callable[[Machine, Subject], Iterator[Finding]], ...] = (
     huge_pages,
     processor,
     kernel,
+    packet_io,
     store,
 )
+
+
+def _kernel_version(machine: Machine) -> tuple[int, int] | None:
+    parts = (machine.read("/proc/sys/kernel/osrelease") or "").strip().split(".")
+    try:
+        return int(parts[0]), int(parts[1])
+    except (IndexError, ValueError):
+        return None
 
 
 def _number(machine: Machine, path: str) -> int | None:

@@ -15,8 +15,13 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from fastmip.errors import FastmipError
+from fastmip.runtime import libbpf
+
 # linux/ethtool.h, linux/sockios.h
 _SIOCETHTOOL = 0x8946
+_ETHTOOL_GDRVINFO = 0x3
+_DRVINFO_LEN = 196
 _ETHTOOL_GSTRINGS = 0x1B
 _ETHTOOL_GSSET_INFO = 0x37
 _ETHTOOL_GFEATURES = 0x3A
@@ -51,6 +56,15 @@ class Machine(Protocol):
 
     def offloads(self, interface: str) -> dict[str, bool] | None:
         """Offload features of an interface by their kernel names."""
+
+    def driver(self, interface: str) -> str | None:
+        """Driver of an interface, as ``ethtool -i`` names it."""
+
+    def xdp_program(self, interface: str) -> str | None:
+        """XDP program that is attached to an interface."""
+
+    def bpf_error(self) -> str | None:
+        """Why XDP programs cannot be loaded here, in one line; None when nothing is missing."""
 
     def ruleset(self) -> str | None:
         """The nftables rule set as JSON."""
@@ -102,6 +116,32 @@ class LinuxMachine:
                 return _features(query, interface, names)
         except OSError:
             return None
+
+    def driver(self, interface: str) -> str | None:
+        """Ask through SIOCETHTOOL, as ``ethtool -i`` does."""
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
+                command = bytearray(struct.pack("=I", _ETHTOOL_GDRVINFO) + bytes(_DRVINFO_LEN - 4))
+                answer = _ethtool(query, interface, command)
+        except OSError:
+            return None
+        return bytes(answer[4:36]).partition(b"\0")[0].decode("ascii", "replace") or None
+
+    def xdp_program(self, interface: str) -> str | None:
+        """Ask by libbpf; None also without it."""
+        try:
+            return libbpf.xdp_program_of(socket.if_nametoindex(interface))
+        except (OSError, FastmipError):
+            return None
+
+    def bpf_error(self) -> str | None:
+        """Look for the library and for the object that was built with the package."""
+        try:
+            libbpf.library()
+            libbpf.read_object("fastmip_xdp")
+        except FastmipError as error:
+            return str(error)
+        return None
 
     def ruleset(self) -> str | None:
         """Ask ``nft``; None when it is not installed or not permitted."""
