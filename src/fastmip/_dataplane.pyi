@@ -137,6 +137,9 @@ class BindingCache:
     def use_scalar_loops(self, is_scalar: bool) -> None:
         """Choose the scalar twin of the fast loops."""
 
+def xdp_counter_names() -> list[tuple[str, str]]:
+    """Every counter of the XDP port in order: (name, sentence)."""
+
 @disjoint_base
 class Egress:
     """Next hops of one side's destinations (engine/egress.h): what ``runtime.route_mirror``
@@ -175,8 +178,8 @@ class Egress:
         """Look 32-bit addresses up: (ns, known)."""
 
 @disjoint_base
-class Engine(BindingCache):
-    """The binding cache, its workers and its counters."""
+class KernelEngine(BindingCache):
+    """The binding cache with workers on kernel ports."""
 
     # workers
     def attach_kernel(
@@ -211,6 +214,36 @@ class Engine(BindingCache):
         or read)."""
     def port_counters(self) -> dict[str, int]:
         """Counter name -> packets, summed over the kernel ports."""
+
+@disjoint_base
+class Engine(KernelEngine):
+    """The binding cache, its workers and its counters."""
+
+    # AF_XDP beside the kernel ports
+    def attach_xdp(self, worker: int, sockets: int) -> None:
+        """Let up to so many AF_XDP sockets feed a worker beside its kernel port; 8 MiB each.
+
+        Raises OSError; ValueError for a worker without kernel port, or a number out of range.
+        """
+    def open_xdp(
+        self, worker: int, *, outlet: int, ifindex: int, queue: int, copy: bool = False
+    ) -> int:
+        """Open a socket on one queue of an interface; returns its descriptor for the XSKMAP.
+
+        ``outlet``: the interface's number in the mirror of routes (``Hop.port``), below 64.
+        ``copy``: no zero-copy, even if the driver could. Workers stand still meanwhile. The engine
+        closes the descriptor. Raises OSError: EBUSY also shortly after a socket was closed there.
+        """
+    def close_xdp(self, ifindex: int) -> int:
+        """Close all sockets on an interface while workers stand still; how many there were."""
+    def xdp_sockets(self) -> list[dict[str, int | str]]:
+        """Per socket: worker, ifindex, queue, mode (copy zero-copy), state (open gone), frames
+        the kernel has (receiving sending), what it dropped (dropped ring_full no_frame invalid)."""
+    def xdp_frames(self) -> list[dict[str, int]]:
+        """Per worker: frames, and where they are (free engine receiving sending). The parts make
+        up the whole, exactly so only while the worker stands still."""
+    def xdp_counters(self) -> dict[str, int]:
+        """Counter name -> packets, summed over workers; empty without AF_XDP sockets."""
 
 @disjoint_base
 class MemoryPort:

@@ -71,6 +71,7 @@ cdef object _outcome(fm_outcome outcome):
 include "engine/bindings.pxi"
 include "engine/egress.pxi"
 include "engine/kernel.pxi"
+include "engine/xdp.pxi"
 include "engine/memory.pxi"
 include "engine/replay.pxi"
 include "engine/pcap.pxi"

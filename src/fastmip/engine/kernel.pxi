@@ -17,8 +17,8 @@ def port_counter_names():
             for number in range(PORT_COUNTER_COUNT)]
 
 
-cdef class Engine(BindingCache):
-    """The binding cache, its workers and its counters."""
+cdef class KernelEngine(BindingCache):
+    """The binding cache with workers on kernel ports."""
 
     cdef port_worker *threads[FM_WORKERS_MAX]
     cdef uint32_t attached

@@ -24,6 +24,7 @@
 
 #include "kernel_worker.h"
 #include "pipeline.h"
+#include "xdp_port.h"
 
 #define WORKER_SLEEP_MS 400    /* longest time without a heartbeat */
 #define WORKER_END_S 10        /* longest wait for a thread that was asked to end */
@@ -35,6 +36,7 @@ enum worker_state { WORKER_READY, WORKER_RUNNING, WORKER_STOPPED, WORKER_FAILED 
 /* Fields shared with the control thread are written by the worker with relaxed stores. */
 struct port_worker {
     struct kernel_port port;      /* every worker has one */
+    struct xdp_port *xdp;         /* or NULL */
     struct port ports[PORTS_MAX]; /* it receives from these, and sends through the first */
     uint32_t port_count;
     struct fm_worker *pipeline;
@@ -178,6 +180,24 @@ static struct port_worker *worker_new(struct fm_worker *pipeline,
     return NULL;
 }
 
+/* Let AF_XDP sockets feed a worker, too, which stands still; 0, or -1 with errno. */
+static int worker_add_xdp(struct port_worker *p, uint32_t sockets)
+{
+    if (p->xdp || p->joinable) {
+        errno = EBUSY;
+        return -1;
+    }
+    struct xdp_port *x = (struct xdp_port *)calloc(1, sizeof *x);
+    if (!x || xdp_port_init(x, &p->port, p->pipeline->engine, sockets)) {
+        free(x);
+        return -1;
+    }
+    p->xdp = x;
+    p->ports[p->port_count++] = p->ports[0];
+    p->ports[0] = (struct port){&xdp_functions, x};
+    return 0;
+}
+
 /* 0 or an errno. Signals stay with the threads that can run Python handlers. */
 static int worker_start(struct port_worker *p, int number)
 {
@@ -233,6 +253,8 @@ static void worker_join(struct port_worker *p)
 static void worker_free(struct port_worker *p)
 {
     if (!p) return;
+    if (p->xdp) xdp_port_free(p->xdp);
+    free(p->xdp);
     kernel_port_free(&p->port);
     close(p->stop_fd);
     free(p);
