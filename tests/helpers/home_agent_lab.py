@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ class HomeAgentLab:
         self.more: list[str] = []
         """Further tables of the file."""
         self.workers = 1
-        self.engine_settings = ""
-        """More lines of ``[engine]``."""
+        self.engine_settings = os.environ.get("FASTMIP_TEST_ENGINE", "")
+        """More lines of ``[engine]``; the variable runs tests with others."""
         self.max_bindings = 4096
         self.has_home_link = True
         self.net = Namespaces("ha", "rt", "hh", "cn", "away", "mn")
@@ -192,6 +193,10 @@ class HomeAgentLab:
         """Packets of a verdict of ``show errors``, 0 when there were none."""
         rows = self.ask("show errors")["rows"]
         return int({row.get("verdict"): row["packets"] for row in rows}.get(name, 0))
+
+    def at_end(self, what: Callable[[], object]) -> None:
+        """Do this when the lab ends."""
+        self._stack.callback(what)
 
     # the mobile node, by hand
 

@@ -197,7 +197,8 @@ static inline uint32_t xdp_read(struct xdp_port *x, uint32_t number, uint32_t ro
     if (n > room) n = room;
     if (!n) return 0;
     for (uint32_t i = 0; i < n; i++)
-        __builtin_prefetch(u->memory + entries[(s->rx.at + i) & (XDP_RING - 1)].addr);
+        __builtin_prefetch((const void *)((uintptr_t)u->memory +
+                                          entries[(s->rx.at + i) & (XDP_RING - 1)].addr));
     for (uint32_t i = 0; i < n; i++) {
         const struct xdp_desc *e = &entries[s->rx.at++ & (XDP_RING - 1)];
         uint64_t frame = e->addr >> XDP_FRAME_SHIFT;

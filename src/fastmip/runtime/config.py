@@ -20,7 +20,7 @@ import msgspec
 from fastmip.auth import associations as auth
 from fastmip.auth.mn_aaa import CHAP_SPI, AaaSecret, ChapKey
 from fastmip.errors import ConfigError
-from fastmip.runtime import config_checks, config_messages, foreign_checks
+from fastmip.runtime import config_checks, config_messages, engine_checks, foreign_checks
 from fastmip.runtime.config_types import (
     Address,
     Algorithm,
@@ -61,8 +61,10 @@ class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[engine]``: the packet engine. A change needs a restart."""
 
-    io: Literal["kernel"] = "kernel"
-    """Where packets come from: TUN device and raw sockets."""
+    io: Literal["kernel", "xdp"] = "kernel"
+    """Where packets come from: TUN device and raw sockets, or AF_XDP beside them."""
+    interfaces: tuple[str, ...] = ()
+    """Those that carry XDP."""
     max_bindings: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = 131072
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Threads that carry packets."""
@@ -331,6 +333,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     config = convert(file, document, Config)
     config_checks.check_config(file, config, file_is_private=not mode & OTHERS, mode=mode)
     foreign_checks.check_foreign(file, config, file_is_private=not mode & OTHERS, mode=mode)
+    engine_checks.check_engine(file, config)
     return _with_keys(file, config)
 
 
@@ -342,6 +345,7 @@ def check_text(file: str, text: str) -> Config:
     config: Config = convert(file, parse_toml(file, text.encode()), Config)
     config_checks.check_config(file, config, file_is_private=True, mode=0o600)
     foreign_checks.check_foreign(file, config, file_is_private=True, mode=0o600)
+    engine_checks.check_engine(file, config)
     return config
 
 

@@ -187,6 +187,8 @@ class HomeCommands:
         if service.port is not None:
             found |= {f"port-434-{name}": n for name, n in service.port.counters.items()}
         found |= {f"io-{name}": n for name, n in service.engine.port_counters().items()}
+        if service.tunnel is not None and service.tunnel.xdp is not None:
+            found |= {f"io-{name}": n for name, n in service.tunnel.xdp.counters().items()}
         return found
 
     async def show_traffic(self, _arguments: Arguments) -> Answer:
@@ -227,7 +229,7 @@ class HomeCommands:
             "engine_bindings": service.engine.bindings(),
             "engine_bytes": service.engine.memory_bytes(),
             "workers": service.config.engine.workers,
-            **({} if service.tunnel is None else service.tunnel.port.facts()),
+            **({} if service.tunnel is None else service.tunnel.facts()),
             **engine_facts(service.engine),
         }
         return {"rows": rows, "summary": summary}
@@ -248,6 +250,8 @@ class HomeCommands:
             row = await interface_row(service.kernel, name)
             row["role"] = "tunnel" if name == service.section.tunnel_device else "home link"
             rows.append(row)
+        if service.tunnel is not None and service.tunnel.xdp is not None:
+            _add_xdp(rows, service.tunnel.xdp.rows())
         return {"rows": rows, "summary": {}}
 
     # hosts
@@ -416,3 +420,13 @@ def _revocation(binding: Binding) -> str:
     if not binding.services & SERVICE_REVOCATION:
         return ""
     return "mobile-node" if binding.services & SERVICE_DIRECT else "foreign-agent"
+
+
+def _add_xdp(rows: list[dict[str, object]], more: Sequence[dict[str, object]]) -> None:
+    """Put what AF_XDP tells of an interface into its row, or behind the others."""
+    known = {row["interface"]: row for row in rows}
+    for row in more:
+        if row["interface"] in known:
+            known[row["interface"]] |= row
+        else:
+            rows.append({**row, "role": "xdp"})

@@ -25,6 +25,7 @@ from fastmip.agents.hosts import HomeAgentPolicy, Host, Prefix, ReverseTunnel
 from fastmip.errors import ConfigError, EngineFull, StoreError
 from fastmip.runtime import clock
 from fastmip.runtime.arp import ArpResponder
+from fastmip.runtime.bpf import OWN_MAX
 from fastmip.runtime.broadcast import BroadcastTap
 from fastmip.runtime.control_hub import ControlHub, RolePort
 from fastmip.runtime.control_port import ControlPort
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from fastmip._dataplane import Engine
     from fastmip.runtime.config import Config, HomeAgentConfig
     from fastmip.runtime.netlink import Kernel
+    from fastmip.runtime.xdp_port import XdpPort
 
 STORE_NAME = "fastmip.db"
 NEEDS_RESTART = (
@@ -189,6 +191,7 @@ class HomeService:
             home_network=str(self.section.home_network),
             fwmark=self._fwmark,
             protocols=[_ENCAPSULATIONS[name] for name in self.section.encapsulations],
+            xdp=await self._xdp_port(),
         )
         workers = self.config.engine.workers
         self.port, udp_port = self._make_port(workers)
@@ -216,6 +219,25 @@ class HomeService:
             address=format_address(self.section.address),
             restored_bindings=self.restored,
             seconds=round(self.restore_s, 3),
+        )
+
+    async def _xdp_port(self) -> XdpPort | None:
+        """AF_XDP sockets, if the configuration wants them."""
+        if self.config.engine.io != "xdp":
+            return None
+        from fastmip.runtime.egress_routes import Flow  # noqa: PLC0415 - of io = "xdp" only
+        from fastmip.runtime.xdp_port import XdpPort  # noqa: PLC0415
+
+        address, network = int(self.section.address), self.section.home_network
+        home = (int(network.network_address), network.prefixlen)
+        addresses = {found for _, found, _ in await self.kernel.all_addresses()}
+        own = [address, *sorted(addresses - {address})]
+        return XdpPort(
+            self.config.engine.interfaces,
+            own=own[:OWN_MAX],
+            home_networks=[home],
+            outer=Flow(source=(address, 32), mark=self._fwmark),
+            inner=Flow(source=home, iif=self.section.tunnel_device),
         )
 
     def _start_tap(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -395,6 +417,8 @@ class HomeService:
         self._commands.look_at_counters()
         if self._upkeep is not None:
             await self._upkeep.look()
+            if self.tunnel is not None and self.tunnel.xdp is not None:
+                await self.tunnel.xdp.keep()
 
     def _watches(self) -> list[Watch]:
         address, home_link = int(self.section.address), self.section.interface

@@ -22,6 +22,7 @@ from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
     from fastmip._dataplane import Engine
+    from fastmip.runtime.xdp_port import XdpPort
 
 FIRST_TABLE = 1434
 PRIORITY = 1434
@@ -44,8 +45,11 @@ class HomeTunnel:
         home_network: str,
         fwmark: int = 0,
         protocols: Sequence[int] = (devices.IPIP,),
+        xdp: XdpPort | None = None,
     ) -> None:
         self.device = device
+        self.xdp = xdp
+        """None: ``io = "kernel"``."""
         self.port = EnginePort(device, address=address, fwmark=fwmark or None, protocols=protocols)
         self._kernel = kernel
         self._address = address
@@ -62,6 +66,8 @@ class HomeTunnel:
         if found is None:
             raise StartError(f"{self.device}: the device vanished while it was configured")
         await self._kernel.set_link(found.index, txqlen=devices.TUN_QUEUE_LENGTH, state="up")
+        if self.xdp is not None:
+            await self.xdp.open(engine, workers)
 
     async def attract(self, home_interface: str | None) -> None:
         """Lead the home network's traffic to the engine; call it when workers run."""
@@ -103,16 +109,26 @@ class HomeTunnel:
         if await self._kernel.apply(change):
             self._changes.append(change)
 
+    def facts(self) -> dict[str, object]:
+        """What ``show runtime`` tells of it."""
+        if self.xdp is None:
+            return {"io": "kernel", **self.port.facts()}
+        return {"io": "xdp", **self.port.facts(), **self.xdp.facts()}
+
     def changes(self) -> list[Rule | Route | Address]:
         """What leads traffic to the engine now."""
         return list(self._changes)
 
     async def release(self) -> None:
         """Stop attracting traffic."""
+        if self.xdp is not None:
+            await self.xdp.release()
         for change in reversed(self._changes):
             await self._kernel.undo(change)
         self._changes.clear()
 
     def close(self) -> None:
         """Close all descriptors, after the engine stopped; the device goes with them."""
+        if self.xdp is not None:
+            self.xdp.close()
         self.port.close()
