@@ -9,12 +9,13 @@ import ctypes
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet import GRE, ICMP, IP, TCP, UDP
-from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.l2 import ARP, GRE, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from tests.helpers.c_probe import compile_probe
 
@@ -32,7 +33,7 @@ def word(address: str) -> int:
 
 
 class Port:
-    """An XDP port with two sockets; ``tun`` and ``raw`` are the kernel's ends of its kernel port."""
+    """An XDP port with two sockets; ``tun`` and ``raw`` are the far ends of its kernel port."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
@@ -122,11 +123,11 @@ def port(library: ctypes.CDLL) -> Iterator[Port]:
     made.close()
 
 
-def data(source: str, destination: str, size: int = 20, **fields: object) -> Packet:
+def data(source: str, destination: str, size: int = 20, **fields: Any) -> Packet:
     return IP(src=source, dst=destination, **fields) / UDP(sport=7, dport=9) / Raw(bytes(size))
 
 
-def tunnelled(inner: Packet, **fields: object) -> Packet:
+def tunnelled(inner: Packet, **fields: Any) -> Packet:
     return IP(src=CARE_OF, dst=AGENT, **fields) / inner
 
 
@@ -137,7 +138,9 @@ def test_a_packet_for_a_node_away_leaves_in_its_tunnel(port: Port) -> None:
     outer = IP(left)
     assert (outer.src, outer.dst, outer.proto) == (AGENT, CARE_OF, 4)
     assert bytes(outer[IP].payload) == bytes(data(CORRESPONDENT, NODE, ttl=39))
-    assert port.verdict("encapsulated") == port.count("xdp-sent") == port.count("xdp-read-home") == 1
+    assert (
+        port.verdict("encapsulated") == port.count("xdp-sent") == port.count("xdp-read-home") == 1
+    )
     assert port.count("xdp-sent-copied") == 0
 
 
@@ -351,7 +354,9 @@ FRAMES = [
 
 @settings(max_examples=60)
 @given(actions=ACTIONS)
-def test_no_order_of_events_leaks_a_frame(library: ctypes.CDLL, actions: list[tuple]) -> None:
+def test_no_order_of_events_leaks_a_frame(
+    library: ctypes.CDLL, actions: list[tuple[Any, ...]]
+) -> None:
     port = Port(library)
     try:
         for what, *more in actions:

@@ -38,6 +38,12 @@ def test_kernel_port_counters_agree() -> None:
     ]
 
 
+def test_xdp_port_counters_agree() -> None:
+    assert [tuple(row) for row in rows("XDP port")] == [
+        (f"`{name}`", sentence) for name, sentence in _dataplane.xdp_counter_names()
+    ]
+
+
 def test_xdp_counters_agree() -> None:
     assert [tuple(row) for row in rows("XDP program")] == [
         (f"`{name}`", sentence) for name, sentence in (*OUTCOMES, REFUSED)

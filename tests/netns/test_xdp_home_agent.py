@@ -99,7 +99,7 @@ def assert_no_frame_is_lost(lab: HomeAgentLab) -> None:
     def is_complete() -> bool:
         told = summary(lab)
         places = ("free", "engine", "receiving", "sending")
-        return sum(told[f"xdp_frames_{place}"] for place in places) == told["xdp_frames"]
+        return sum(int(told[f"xdp_frames_{place}"]) for place in places) == int(told["xdp_frames"])
 
     wait_for("the books to agree", is_complete, 10)
     assert lab.counter("io-xdp-strange-frames") == 0

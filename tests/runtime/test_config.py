@@ -230,7 +230,7 @@ def test_a_key_may_stand_in_a_private_file(directory: Path) -> None:
             "path_mtu = 1500.0\ninterface =",
             "home_agent.path_mtu: expected an integer from 576 to 65535, got float",
         ),
-        ("[home_agent]", '[engine]\nio = "xdp"\n[home_agent]', 'engine.io: expected "kernel"'),
+        ("[home_agent]", '[engine]\nio = "usb"\n[home_agent]', 'engine.io: expected "kernel"'),
         ("[home_agent]", "[[engine]]\n[home_agent]", "engine: expected a table, got array"),
         # meaning
         (
@@ -354,6 +354,36 @@ def test_a_key_may_stand_in_a_private_file(directory: Path) -> None:
             '[[home_agent.host]]\nhome_address = "10.1.0.6"\n'
             '[[home_agent.host.association]]\nspi=256\nkey_file="mn.key"\n[home_agent]',
             "engine.max_bindings: set it to at least 2, the number of hosts",
+        ),
+        (
+            "[home_agent]",
+            '[engine]\nio = "xdp"\n[home_agent]',
+            'engine.interfaces: io = "xdp" needs the interfaces that carry tunnels',
+        ),
+        (
+            "[home_agent]",
+            '[engine]\ninterfaces = ["eth0"]\n[home_agent]',
+            'engine.interfaces: is for io = "xdp" only: set engine.io to it',
+        ),
+        (
+            "[home_agent]",
+            '[engine]\nio = "xdp"\ninterfaces = ["eth0", "eth1", "eth0"]\n[home_agent]',
+            "engine.interfaces[2]: eth0 is named twice: remove one",
+        ),
+        (
+            "[home_agent]",
+            '[engine]\nio = "xdp"\ninterfaces = ["eth 0"]\n[home_agent]',
+            "engine.interfaces[0]: ",
+        ),
+        (
+            "[home_agent]",
+            '[engine]\nio = "xdp"\ninterfaces = ["fmha0"]\n[home_agent]',
+            "engine.interfaces: fmha0 is the tunnel device: name its carriers instead",
+        ),
+        (
+            "[home_agent]",
+            f'[engine]\nio = "xdp"\ninterfaces = {[f"e{i}" for i in range(17)]}\n[home_agent]',
+            "engine.interfaces: 17 interfaces: XDP has room for 16",
         ),
     ],
 )

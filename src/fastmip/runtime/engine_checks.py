@@ -30,13 +30,17 @@ def check_engine(file: str, config: Config) -> None:
             raise ConfigError(file, "engine.interfaces", remedy)
         return
     if not names:
-        remedy = 'io = "xdp" needs the interfaces that carry tunnels and the home network: name them'
+        remedy = (
+            'io = "xdp" needs the interfaces that carry tunnels and the home network: name them'
+        )
         raise ConfigError(file, "engine.interfaces", remedy)
     if config.home_agent is None or config.foreign_agent is not None:
         remedy = 'xdp is for a home agent without a foreign agent: set "kernel"'
         raise ConfigError(file, "engine.io", remedy)
     if config.home_agent.tunnel_device in names:
-        remedy = f"{config.home_agent.tunnel_device} is the tunnel device: name its carriers instead"
+        remedy = (
+            f"{config.home_agent.tunnel_device} is the tunnel device: name its carriers instead"
+        )
         raise ConfigError(file, "engine.interfaces", remedy)
     if config.mobile_node is not None:
         remedy = 'xdp is for a home agent without a mobile node: set "kernel"'
