@@ -215,7 +215,6 @@ class KernelEngine(BindingCache):
     def port_counters(self) -> dict[str, int]:
         """Counter name -> packets, summed over the kernel ports."""
 
-@disjoint_base
 class Engine(KernelEngine):
     """The binding cache, its workers and its counters."""
 

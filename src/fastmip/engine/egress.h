@@ -117,7 +117,7 @@ FM_INLINE int64_t egress_find(const struct fm_egress *e, uint64_t key, uint64_t 
         if (held != key)
             continue;
         *word = __atomic_load_n(&n->word, __ATOMIC_ACQUIRE);
-        return __atomic_load_n(&n->key, __ATOMIC_RELAXED) == key ? slot : -1;
+        return __atomic_load_n(&n->key, __ATOMIC_RELAXED) == key ? (int64_t)slot : -1;
     }
     return -1;
 }
