@@ -38,7 +38,9 @@ cdef class Engine(KernelEngine):
                 continue
             port = self._standing(<int>worker)
             for number in range(XDP_SOCKETS_MAX):
-                if port.sockets[number].fd >= 0 and port.sockets[number].ifindex == <uint32_t>ifindex:
+                if port.sockets[number].fd < 0:
+                    continue
+                if port.sockets[number].ifindex == <uint32_t>ifindex:
                     xdp_port_close(port, number)
                     closed += 1
         return closed
