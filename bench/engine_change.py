@@ -3,7 +3,8 @@
 ``engine.insert``: bindings published per second, as a start from the store does it, while a worker
 encapsulates as fast as it can; ``engine.insert.moves`` likewise for bindings that exist and get
 another care-of address, so that lines wait for the worker before they are used again. No packet
-may miss its binding meanwhile. ``engine.decap.tunnels.N``: decapsulation with N tunnels beside one with one.
+may miss its binding meanwhile. ``engine.decap.tunnels.N``: decapsulation with N tunnels beside
+one with one.
 """
 
 from __future__ import annotations

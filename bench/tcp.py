@@ -6,8 +6,8 @@
 ``tcp.ref`` goes from the care-of address to the correspondent, forwarded by the home agent's
 kernel; ``tcp.kernel`` from the home address through the tunnel, decapsulated by a worker on its
 kernel port; ``tcp.kernel.down`` the other way. All in the same namespaces, in turns. The node's
-end of the tunnel is a program in its kernel (``node_tunnel.bpf.c``), because a node is another machine in
-life: what is measured is the home agent. TCP segmentation offload is on everywhere, as everywhere.
+end of the tunnel is a program in its kernel (``node_tunnel.bpf.c``), because a node is another
+machine in life: what is measured is the home agent. TCP segmentation offload is on everywhere.
 """
 
 from __future__ import annotations
