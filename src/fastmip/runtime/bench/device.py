@@ -56,6 +56,7 @@ KINDS: Mapping[str, int] = MappingProxyType({"ipip": 4, "gre": 47, "minimal": 55
 """Name of a tunnel -> IP protocol number."""
 _UDP_PORT = 5434
 _START_S = 120.0
+REAL_TIME_PRIORITY = 10
 
 WIRE = Topology(
     nodes=("load", "ha", "ref", "sink"),
@@ -160,9 +161,11 @@ class WireLab(Lab):
             os.close(there)
             os.close(here)
 
-    def command_in(self, node: str, cpu: int) -> list[str]:
+    def command_in(self, node: str, cpu: int, *, real_time: bool = False) -> list[str]:
         """The beginning of a command in a machine, on one CPU."""
-        return ["nsenter", f"--net=/run/netns/{self.ns(node)}", "taskset", "-c", str(cpu)]
+        priority = ["chrt", "-f", str(REAL_TIME_PRIORITY)] if real_time else []
+        inside = ["nsenter", f"--net=/run/netns/{self.ns(node)}"]
+        return [*inside, "taskset", "-c", str(cpu), *priority]
 
 
 def _setns(fd: int) -> None:
@@ -227,11 +230,14 @@ class HomeAgent:
             if (task / "comm").read_text().startswith("fastmip-"):
                 yield task
 
-    def pin(self, cpus: Sequence[int]) -> None:
+    def pin(self, cpus: Sequence[int], *, real_time: bool = False) -> None:
         """Give each worker a CPU of these, in turn."""
         for number, task in enumerate(sorted(self._workers(), key=lambda path: int(path.name))):
             cpu = cpus[number % len(cpus)]
             os.sched_setaffinity(int(task.name), {cpu})
+            if real_time:
+                priority = os.sched_param(REAL_TIME_PRIORITY)
+                os.sched_setscheduler(int(task.name), os.SCHED_FIFO, priority)
             self.cpus.append(cpu)
 
     def cpu_seconds(self) -> float:
@@ -247,7 +253,9 @@ class HomeAgent:
 
 
 @contextmanager
-def home_agent(lab: WireLab, setting: Setting, cpus: Sequence[int]) -> Iterator[HomeAgent]:
+def home_agent(
+    lab: WireLab, setting: Setting, cpus: Sequence[int], *, real_time: bool = False
+) -> Iterator[HomeAgent]:
     """Run the daemon in its machine with all its bindings. Raises BpfError with its last words."""
     with ExitStack() as stack:
         folder = lab.directory / f"{setting.io}-{setting.kind}-{setting.bindings}-{time.time_ns()}"
@@ -277,5 +285,5 @@ def home_agent(lab: WireLab, setting: Setting, cpus: Sequence[int]) -> Iterator[
                     raise BpfError(f"the daemon did not start: {' '.join(words)}") from None
                 time.sleep(0.02)
         agent = HomeAgent(setting, process.pid, client)
-        agent.pin(cpus)
+        agent.pin(cpus, real_time=real_time)
         yield agent

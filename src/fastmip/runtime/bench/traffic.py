@@ -23,8 +23,8 @@ _HEADERS = _ETHERNET + 20 + 8
 _MARK_AT, _NUMBER_AT, _TIME_AT, _STAMP_END = _HEADERS, _HEADERS + 8, _HEADERS + 16, _HEADERS + 24
 _TUNNEL_OVERHEADS = (20, 0, 24, 28, 12, 8, 32)
 """IP in IP, none, GRE with and without key, minimal with and without source, in UDP."""
-CATCH_UP_NS = 1_000_000
-"""Time lost to others is made up for if it was no longer."""
+CATCH_UP_NS = 50_000
+"""Time lost to others is made up for if it was no longer: a longer burst is no steady rate."""
 
 _KTIME, _RANDOM, _ADJUST_TAIL, _LOOKUP = 5, 7, 65, 1
 

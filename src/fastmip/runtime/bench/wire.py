@@ -61,8 +61,10 @@ class Plan:
     """Of one burst of load."""
     search: Search = field(default_factory=lambda: Search(trials=3, resolution=0.05))
     search_seconds: float = 0.3
-    latency: bool = True
     loss: bool = True
+    """Search the loss-free rate, and take latencies at shares of it."""
+    real_time: bool = False
+    """Load and workers before everything else on the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class WireBench(ExitStack):
         super().__enter__()
         try:
             self.lab = self.enter_context(WireLab())
-            command = self.lab.command_in("load", self.load_cpu)
+            command = self.lab.command_in("load", self.load_cpu, real_time=self.plan.real_time)
             self._generator = self.enter_context(Generator(command))
             with self.lab.inside("sink"):
                 self._sinks = {
@@ -206,7 +208,9 @@ class WireBench(ExitStack):
     @contextmanager
     def device(self, setting: Setting) -> Iterator[HomeAgent]:
         """A home agent of that setting, running."""
-        with home_agent(self.lab, setting, self.worker_cpus) as agent:
+        with home_agent(
+            self.lab, setting, self.worker_cpus, real_time=self.plan.real_time
+        ) as agent:
             yield agent
 
     def measure(
@@ -258,8 +262,6 @@ class WireBench(ExitStack):
 
         found = loss_free(trial, 1.1e6 * result.delivered, self.plan.search)
         result.loss_free, result.trials = found.rate / 1e6, found.trials
-        if not self.plan.latency:
-            return
         for share in LOAD_SHARES:
             tell(f"{result.name} {result.size}: latency at {share:.0%}")
             rate = share * found.rate

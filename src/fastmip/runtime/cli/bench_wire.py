@@ -112,6 +112,11 @@ def _sizes(
     show_default=True,
     help="Of a trial; RFC 2544 says 60.",
 )
+@click.option(
+    "--real-time",
+    is_flag=True,
+    help="Load and workers before everything else here; others stand still during a burst.",
+)
 @click.option("--no-loss", is_flag=True, help="Rates at overload only: no search, no latencies.")
 @click.option(
     "--output",
@@ -130,6 +135,7 @@ def wire(
     trials: int,
     trial_seconds: float,
     *,
+    real_time: bool,
     no_loss: bool,
     output: Path | None,
     as_json: bool,
@@ -141,7 +147,8 @@ def wire(
     Takes root.
     """
     _require_all()
-    plan = Plan(rounds, seconds, Search(trials, resolution=0.05), trial_seconds, loss=not no_loss)
+    search = Search(trials, resolution=0.05)
+    plan = Plan(rounds, seconds, search, trial_seconds, loss=not no_loss, real_time=real_time)
     settings = [
         Setting(io, count, kind, workers) for io in ios for count in bindings for kind in kinds
     ]
