@@ -234,6 +234,8 @@ static inline void port_read_tunnel(struct kernel_port *k)
     k->received = k->taken = 0;
     for (uint32_t i = 0; i < inputs && !k->received; i++) {
         k->input = (k->input + 1) % inputs;
+        uint32_t number = k->input < k->fds.raw_count ? PORT_IN_RAW + k->input : PORT_IN_UDP;
+        if (port_is_silent(k, number)) continue;
         if (k->input < k->fds.raw_count) {
             k->received = port_read_slots(k, k->fds.raw_fd[k->input], k->rx, PORT_RAW,
                                           PORT_TUNNEL_READ, PORT_TUNNEL_READ_ERRORS);
@@ -242,6 +244,7 @@ static inline void port_read_tunnel(struct kernel_port *k)
             k->received = port_read_slots(k, k->udp.fd, k->udp.rx, PORT_UDP, PORT_UDP_READ,
                                           PORT_UDP_READ_ERRORS);
         }
+        if (k->received < FM_BATCH) k->skips[number] = PORT_SKIPS;
     }
 }
 

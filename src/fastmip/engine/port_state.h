@@ -35,8 +35,13 @@
 #define PORT_ERRORS_MAX 1000 /* errors in a row that make a descriptor count as failed */
 
 #define PORT_RAW_MAX 3       /* protocols 4, 47 and 55 */
+#define PORT_SKIPS 2         /* times a silent input is not asked: a turn that works, one that ends */
 
 _Static_assert(URING_DEPTH == FM_BATCH, "a slot for each read");
+
+/* Inputs, in the order in which they are polled. */
+enum port_source_number { PORT_IN_TUN, PORT_IN_ICMP, PORT_IN_UDP, PORT_IN_RAW };
+#define PORT_IN_COUNT (PORT_IN_RAW + PORT_RAW_MAX)
 
 enum port_descriptor { PORT_NONE, PORT_TUN, PORT_RAW, PORT_ICMP, PORT_UDP };
 
@@ -71,6 +76,7 @@ struct kernel_port {
     int is_home_busy; /* the last batch took a full batch of reads */
     uint32_t arena_used;
     struct super_frame home_super, tunnel_super;
+    uint8_t skips[PORT_IN_COUNT]; /* how often an input is still not asked: it was empty just now */
     uint32_t received, taken; /* of the last recvmmsg */
     uint32_t input;           /* which tunnel socket that was: raw ones, then UDP */
     struct mmsghdr rx[FM_BATCH], tx[FM_BATCH];
@@ -90,6 +96,15 @@ struct kernel_port {
 static inline void port_count(struct kernel_port *k, enum port_counter which, uint64_t more)
 {
     __atomic_store_n(&k->counters[which], k->counters[which] + more, __ATOMIC_RELAXED);
+}
+
+/* An input that was empty just now, or of which poll said so, is not asked before the next sleep
+ * unless that is long in coming: under light load most calls would be for nothing. */
+static inline int port_is_silent(struct kernel_port *k, uint32_t input)
+{
+    if (!k->skips[input]) return 0;
+    k->skips[input]--;
+    return 1;
 }
 
 static inline void port_fail(struct kernel_port *k, enum port_descriptor which, int error)
