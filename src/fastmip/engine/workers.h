@@ -30,6 +30,10 @@
 #define WORKER_END_S 10        /* longest wait for a thread that was asked to end */
 #define WORKER_ICMP_ROUNDS 16  /* rounds under load between looks at the ICMP socket */
 #define WORKER_OTHER_ROUNDS 8  /* rounds under load between looks at the second port */
+#define WORKER_SPIN_NS 40000u     /* asking on before sleeping */
+#define WORKER_NO_SPIN_NS 100000000u /* not asking on where another thread wants the CPU */
+#define WORKER_TURN_NS 150000u /* a turn takes no longer, but for its packets */
+#define WORKER_PACKET_NS 20000u
 
 enum worker_state { WORKER_READY, WORKER_RUNNING, WORKER_STOPPED, WORKER_FAILED };
 
@@ -48,6 +52,8 @@ struct port_worker {
     uint64_t heartbeat;  /* rounds */
     uint64_t batches;    /* rounds' batches that held packets */
     uint64_t sleeps;     /* times in poll */
+    int is_spin_worth;   /* the last sleep was shorter than a spin */
+    uint64_t spin_from_ns; /* not before */
     struct fm_desc batch[FM_BATCH];
     struct fm_out out;
 };
@@ -123,11 +129,35 @@ static void worker_sleep(struct port_worker *p)
         polled += count[i] = p->ports[i].does->polled(p->ports[i].self, fds + polled);
     worker_add(&p->sleeps);
     fm_worker_offline(p->pipeline);
+    uint64_t start = worker_now();
     int ready = poll(fds, polled, WORKER_SLEEP_MS);
     fm_worker_online(p->pipeline);
+    p->is_spin_worth = ready > 0 && worker_now() - start < WORKER_SPIN_NS;
     if (ready <= 0) return;
     for (uint32_t i = 0, at = 1; i < p->port_count; at += count[i++])
         p->ports[i].does->woken(p->ports[i].self, fds + at, count[i]);
+}
+
+/* Ask on for a moment before sleeping, where that would have been enough the last time: to sleep
+ * and be woken costs more than to ask, and three times the latency. Without traffic sleeps are
+ * long, and there is no spinning; nor is there for a while where a turn took so long that another
+ * thread must want this CPU. Packets received. */
+static uint32_t worker_spin(struct port_worker *p)
+{
+    uint64_t start = worker_now(), before = start;
+    if (!p->is_spin_worth || start < p->spin_from_ns) return 0;
+    while (!__atomic_load_n(&p->stop, __ATOMIC_ACQUIRE) && !worker_has_failed(p)) {
+        uint32_t moved = worker_turn(p);
+        uint64_t now = worker_now();
+        worker_add(&p->heartbeat);
+        if (now - before > WORKER_TURN_NS + moved * WORKER_PACKET_NS)
+            p->spin_from_ns = now + WORKER_NO_SPIN_NS;
+        if (moved) return moved;
+        if (now - start > WORKER_SPIN_NS || now < p->spin_from_ns) break;
+        before = now;
+    }
+    p->is_spin_worth = 0;
+    return 0;
 }
 
 /* What a port took from the kernel is carried before its worker ends. */
@@ -147,7 +177,7 @@ static void *worker_main(void *argument)
     while (!__atomic_load_n(&p->stop, __ATOMIC_ACQUIRE) && !worker_has_failed(p)) {
         uint32_t moved = worker_turn(p);
         worker_add(&p->heartbeat);
-        if (!moved && !worker_has_failed(p)) worker_sleep(p);
+        if (!moved && !worker_spin(p) && !worker_has_failed(p)) worker_sleep(p);
     }
     worker_finish(p);
     fm_worker_offline(p->pipeline);
