@@ -23,6 +23,23 @@ HEADER = ["Section", "Nos.", "Level", "Requirement", "Status", "Code", "Test"]
 LEVELS = {"MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "MAY", "-"}
 PROVEN = {"met", "partly"}
 OPEN = {"planned", "declined", "not applicable"}
+PROTOCOL = (
+    5944,
+    1256,
+    2003,
+    2004,
+    2784,
+    2890,
+    2794,
+    3024,
+    3115,
+    3519,
+    3543,
+    3846,
+    4064,
+    4636,
+    4721,
+)
 COMPILED = {".h", ".pyx", ".pxd", ".pxi", ".c"}
 
 
@@ -136,6 +153,10 @@ def test_row_is_true(row: Row) -> None:
     if row.status in PROVEN:
         assert row.code, "a met requirement names its code"
         assert row.tests, "a met requirement names its test"
+
+
+def test_every_rfc_of_the_protocol_is_counted() -> None:
+    assert set(map(str, PROTOCOL)) <= COUNTED
 
 
 @pytest.mark.parametrize("rfc", sorted(COUNTED))
