@@ -364,6 +364,15 @@ def test_136_moves_to_the_home_agent_named_rfc5944_3_6_2_3() -> None:
     assert world.sent()[1].home_agent == HOME_AGENT + 7
 
 
+@pytest.mark.parametrize("ahead_s", [-5000, 5000])
+def test_136_tells_the_time_too_rfc5944_3_6_2_3(ahead_s: int) -> None:
+    world, ident = waiting()
+    told = (((ident >> 32) + ahead_s) << 32) | (ident & 0xFFFFFFFF)
+    world.hear(build_reply(136, 0, HOME, HOME_AGENT + 7, told))
+    world.run(1.5)
+    assert abs((world.sent()[1].identification >> 32) - (ident >> 32) - ahead_s) <= 3
+
+
 def test_138_sets_the_t_bit_and_137_clears_it_rfc3024_4_1() -> None:
     world = World(reverse_tunnel=False)
     world.reachable = False

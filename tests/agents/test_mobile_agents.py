@@ -22,7 +22,9 @@ from tests.agents.mobile_world import (
 from tests.agents.paper_foreign_agent import B as BUSY
 from tests.agents.paper_foreign_agent import (
     F,
+    G,
     H,
+    M,
     R,
     T,
 )
@@ -385,6 +387,23 @@ def test_encapsulating_delivery_is_a_tunnel_to_the_agent_rfc3024_5_2() -> None:
     routes = len(world.of(RouteThroughTunnel))
     world.run(30)
     assert len(world.of(RouteThroughTunnel)) == routes
+
+
+def test_encapsulating_delivery_is_asked_for_with_t_alone_rfc3024_3_3() -> None:
+    agent = fa1()
+    registered(agent, encapsulating_delivery=True, reverse_tunnel=False)
+    assert kinds_behind_home(agent.requests[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "asked"),
+    [(47, G, 0x08), (47, M, 0), (55, M, 0x10), (55, G, 0), (47, 0, 0)],
+)
+def test_only_an_advertised_encapsulation_is_asked_for_rfc5944_3_6_1_2(
+    wanted: int, offered: int, asked: int
+) -> None:
+    world = registered(fa1(flags=F | T | offered), encapsulation=wanted)
+    assert world.sent()[0].flags & 0x18 == asked
 
 
 def test_79_falls_back_to_direct_delivery_rfc3024_3_4() -> None:
