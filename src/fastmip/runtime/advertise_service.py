@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fastmip.agents.advertiser import ALL_HOSTS, AdvertisedLink, Advertiser
-from fastmip.agents.effects import Arrival, Effect, SendIcmp
+from fastmip.agents.effects import Arrival, Effect, Now, SendIcmp
 from fastmip.runtime import clock
+from fastmip.runtime.alarm import Alarm
 from fastmip.runtime.discovery_socket import DiscoverySocket, Listener
 from fastmip.runtime.foreign_config import AdvertiseConfig
-from fastmip.runtime.home_pipeline import LONGEST_SLEEP_S
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.service import Answer, Arguments, Command, ReloadRefused
 from fastmip.wire.addresses import LIMITED_BROADCAST, format_address
@@ -81,7 +81,7 @@ class AdvertiseService:
         self._foreign = foreign
         self._socket = DiscoverySocket(Listener.AGENT, self._receive)
         self._advertiser: Advertiser | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._next_deadline, self._ring)
         self._planned: list[AdvertisedLink] = []
         """Of the file that ``plan_reload`` looked at last."""
 
@@ -107,7 +107,7 @@ class AdvertiseService:
                 links, random=draw, now=now, is_busy=agent.is_busy, challenges=agent.window
             )
         log.info("advertising", links=", ".join(link.interface for link in links))
-        self._on_timer()
+        self._alarm.set()
 
     async def _link(self, name: str, config: Config) -> AdvertisedLink:
         """What is advertised on a link, from the file and the address it has."""
@@ -169,9 +169,7 @@ class AdvertiseService:
 
     async def stop(self) -> None:
         """Say good-bye and be silent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.stop()
         if self._advertiser is not None:
             self._carry_out(self._advertiser.shut_down())
             self._advertiser = None
@@ -192,7 +190,7 @@ class AdvertiseService:
         if self._advertiser is not None:
             now = clock.now()
             self._carry_out(self._advertiser.receive_solicitation(data, arrival, now))
-            self._arm()
+            self._alarm.set()
 
     def notify(
         self, interface: str, home_address: int, mac: bytes, *, busy: bool = False
@@ -200,7 +198,9 @@ class AdvertiseService:
         """See ``Advertiser.notify``; nothing before the start and after the end."""
         if self._advertiser is None:
             return []
-        return self._advertiser.notify(interface, home_address, mac, busy=busy)
+        effects = self._advertiser.notify(interface, home_address, mac, busy=busy)
+        self._alarm.set()
+        return effects
 
     def send(self, effect: SendIcmp) -> None:
         """Send an advertisement an agent asked for."""
@@ -211,20 +211,12 @@ class AdvertiseService:
             if isinstance(effect, SendIcmp):
                 self._socket.send(effect)
 
-    def _on_timer(self) -> None:
-        self._timer = None
-        if self._advertiser is not None:
-            self._carry_out(self._advertiser.handle_timer(clock.now()))
-            self._arm()
+    def _next_deadline(self) -> int | None:
+        return None if self._advertiser is None else self._advertiser.next_deadline()
 
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        deadline = None if self._advertiser is None else self._advertiser.next_deadline()
-        delay_s = LONGEST_SLEEP_S
-        if deadline is not None:
-            delay_s = min(delay_s, max(0.0, (deadline - clock.boot_ns()) / 1e9))
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+    def _ring(self, now: Now) -> None:
+        if self._advertiser is not None:
+            self._carry_out(self._advertiser.handle_timer(now))
 
     # seeing it
 
@@ -315,4 +307,4 @@ class AdvertiseService:
                 self._socket.add(name)
             except OSError as error:  # it has gone since; ``keep`` listens when it is back
                 log.warning("link-not-heard", interface=name, reason=error.strerror)
-        self._arm()
+        self._alarm.set()

@@ -31,9 +31,9 @@ from fastmip.agents.effects import (
 )
 from fastmip.errors import EngineFull
 from fastmip.runtime import background, clock
+from fastmip.runtime.alarm import Alarm
 from fastmip.runtime.datagram_events import tell_datagram
 from fastmip.runtime.event_stream import EVENTS
-from fastmip.runtime.home_pipeline import LONGEST_SLEEP_S
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.violations import ViolationTable
 from fastmip.wire.addresses import format_address
@@ -78,13 +78,13 @@ class ForeignPipeline:
         self._port: Sender | None = None
         self._queue: asyncio.Queue[InstallVisitor | RemoveVisitor] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(agent.next_deadline, self._ring, now)
 
     def start(self, port: Sender) -> None:
         """Send by this port and begin to carry out."""
         self._port = port
         self._worker = background.start(self._work(), "visitors")
-        self._arm()
+        self._alarm.set()
 
     # in
 
@@ -95,8 +95,8 @@ class ForeignPipeline:
             if EVENTS.is_watched:
                 link = arrival.interface
                 tell_datagram("datagram-received", data, arrival.source, interface=link)
-            self.carry_out(self.agent.receive_datagram(data, arrival, now), now)
-        self._arm()
+            self._carry_out(self.agent.receive_datagram(data, arrival, now), now)
+        self._alarm.set()
 
     def report(self, quoted: bytes, destination: Endpoint, icmp_type: int, code: int) -> None:
         """An ICMP error about something we sent."""
@@ -108,6 +108,13 @@ class ForeignPipeline:
 
     def carry_out(self, effects: Iterable[Effect], now: Now) -> None:
         """Carry effects out; visitors are queued."""
+        self._carry_out(effects, now)
+        self._alarm.set()
+
+    def _ring(self, now: Now) -> None:
+        self._carry_out(self.agent.handle_timer(now), now)
+
+    def _carry_out(self, effects: Iterable[Effect], now: Now) -> None:
         for effect in effects:
             if isinstance(effect, SendDatagram):
                 if self._port is not None:
@@ -153,7 +160,6 @@ class ForeignPipeline:
         self.carry_out(
             self.agent.visitor_installed(effect.token, home_address, is_carried, now), now
         )
-        self._arm()
 
     async def _remove(self, home_address: int) -> None:
         self._engine.remove(home_address)
@@ -172,31 +178,9 @@ class ForeignPipeline:
         """Wait until every visitor in the queue has been dealt with."""
         await self._queue.join()
 
-    # time
-
-    def _arm(self) -> None:
-        """Wake up for the next deadline; the sleep is short, for the machine may be suspended."""
-        if self._timer is not None:
-            self._timer.cancel()
-        deadline = self.agent.next_deadline()
-        delay_s = LONGEST_SLEEP_S
-        if deadline is not None:
-            delay_s = min(delay_s, max(0.0, (deadline - self._now().boot_ns) / 1e9))
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        now = self._now()
-        deadline = self.agent.next_deadline()
-        if deadline is not None and deadline <= now.boot_ns:
-            self.carry_out(self.agent.handle_timer(now), now)
-        self._arm()
-
     async def stop(self) -> None:
         """Carry out nothing more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.stop()
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)

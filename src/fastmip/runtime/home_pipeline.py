@@ -11,7 +11,6 @@ Nothing here waits: the event loop goes on with the next batch while the disk wo
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -35,6 +34,7 @@ from fastmip.agents.effects import (
 )
 from fastmip.errors import EngineFull
 from fastmip.runtime import clock
+from fastmip.runtime.alarm import Alarm
 from fastmip.runtime.datagram_events import tell_datagram
 from fastmip.runtime.event_stream import EVENTS
 from fastmip.runtime.home_log import RegistrationLog
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 PAUSE_ABOVE = 4096
 """Commits waiting for the disk at which we stop reading requests."""
 RESUME_BELOW = 1024
-LONGEST_SLEEP_S = 1.0
-"""The loop's clock stands still while the machine is suspended, CLOCK_BOOTTIME does not."""
 
 log = get_logger("home-agent")
 
@@ -120,7 +118,7 @@ class HomePipeline:
         self._log = RegistrationLog()
         self._prepared: list[Prepared] = []
         self._paused = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(agent.next_deadline, self._ring, now)
 
     def use_port(self, port: Port) -> None:
         """Send replies here."""
@@ -205,8 +203,8 @@ class HomePipeline:
             elif not self._paused and self.outstanding > PAUSE_ABOVE:
                 self._paused = True
                 self._port.pause()
-        if self._timer is None:
-            self._arm()
+        if not self._alarm.is_set:
+            self._alarm.set()
 
     # out
 
@@ -263,25 +261,10 @@ class HomePipeline:
 
     # time
 
-    def _arm(self) -> None:
-        deadline = self.agent.next_deadline()
-        if deadline is None:
-            return
-        delay_s = min(max(0.0, (deadline - self._now().boot_ns) / 1e9), LONGEST_SLEEP_S)
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        now = self._now()
-        deadline = self.agent.next_deadline()
-        if deadline is not None and deadline <= now.boot_ns:
-            self.carry_out(self.agent.handle_timer(now), now)
+    def _ring(self, now: Now) -> None:
+        self.carry_out(self.agent.handle_timer(now), now)
         self.flush()
-        if self._timer is None:
-            self._arm()
 
     def stop(self) -> None:
         """Look at the clock no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.stop()
