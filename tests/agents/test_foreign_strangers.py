@@ -21,6 +21,7 @@ from tests.agents.foreign_lab import (
     reply,
     request,
     short,
+    sign_foreign_home,
     sign_mobile_foreign,
 )
 
@@ -89,6 +90,22 @@ def test_the_proof_of_one_node_takes_nothing_of_another() -> None:
     bench.ask(sign_mobile_foreign(data), mac=OTHER_MAC, source=Endpoint(0, 434))
     bench.answer(reply(number, home_agent=STRANGER, before=NAI), source=STRANGER)
     assert visitor_of(bench) == (MAC, HOME_AGENT)
+
+
+def test_a_home_agent_that_proves_itself_takes_its_node_s_address_back_rfc5944_3_5_4() -> None:
+    bench = Bench(home_agent_associations={HOME_AGENT: FOREIGN_HOME}.get)
+    bench.register(home_agent=STRANGER, mac=OTHER_MAC)
+    number = identification()
+    bench.ask(request(number))
+    inner = reply(number)
+    bench.answer(inner)  # anybody could have sent it
+    assert visitor_of(bench) == (OTHER_MAC, STRANGER)
+    bench.tick(2)
+    number = identification()
+    bench.ask(request(number))
+    bench.answer(sign_foreign_home(reply(number)))
+    assert visitor_of(bench) == (MAC, HOME_AGENT)
+    assert bench.denial(request(identification(), home_agent=STRANGER), mac=OTHER_MAC) == 66
 
 
 def test_the_same_home_agent_moves_its_node_to_another_interface() -> None:

@@ -99,7 +99,7 @@ def test_an_ambiguous_or_unknown_word_is_a_usage_error() -> None:
     ambiguous = invoke(None, "r")
     assert ambiguous.exit_code == 2
     assert "'r' is ambiguous: reload, run" in ambiguous.output
-    assert "is ambiguous: traffic, tunnel" in invoke(None, "show", "t").output
+    assert "is ambiguous: trace, traffic, tunnel" in invoke(None, "show", "t").output
     unknown = invoke(None, "show", "weather")
     assert unknown.exit_code == 2
     assert "No such command 'weather'" in unknown.output

@@ -185,13 +185,17 @@ class ForeignAgent:
 
     def has_room(self, case: ForeignCase) -> bool:
         """Whether a request may wait here; see ``may_wait``."""
+        request = case.request
+        visitor = self._visits.table.get(request.home_address)
         return may_wait(
             case.key,
-            case.request,
+            request,
             self._visits.table,
             self._pending,
             self._policy.limits,
             is_proven=case.proof is not None,
+            is_outranked=visitor is not None
+            and self._policy.trusts_more(request.home_agent, visitor.home_agent),
             is_full=self._is_full,
         )
 

@@ -149,6 +149,11 @@ class ForeignAgentPolicy:
         told = None if link is None else link.has_challenge
         return self.has_challenge if told is None else told
 
+    def trusts_more(self, home_agent: int, other: int) -> bool:
+        """Whether one home agent proves itself to us and the other does not."""
+        shared = self.home_agent_associations
+        return shared(home_agent) is not None and shared(other) is None
+
     def is_local_host(self, home_address: int, home_agent: int) -> bool:
         """Whether a home address belongs on one of our links, so that nobody may visit with it.
 

@@ -157,6 +157,11 @@ def _unwelcome(
         return ReplyCode.FA_INSUFFICIENT_RESOURCES if is_full else None
     if standing.home_agent == reply.home_agent or _is_known_as(standing, pending):
         return None
+    # It proved itself just now, and nobody did for the visitor.
+    if pending.home_associations is not None and policy.trusts_more(
+        reply.home_agent, standing.home_agent
+    ):
+        return None
     return ReplyCode.FA_INSUFFICIENT_RESOURCES
 
 

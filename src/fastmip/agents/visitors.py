@@ -335,19 +335,21 @@ def may_wait(
     limits: Limits,
     *,
     is_proven: bool,
+    is_outranked: bool,
     is_full: bool,
 ) -> bool:
     """Whether a request may wait here (RFC 5944 3.7.1).
 
     Visitors in force and nodes that proved themselves have room beyond what strangers can
     fill. Two nodes with one home address cannot be told apart by their packets, and whom another
-    home agent vouches for is another node, whatever its link-layer address.
+    home agent vouches for is another node, whatever its link-layer address. ``is_outranked``: that
+    home agent proves itself to us, and the visitor's does not.
     """
     visitor = visitors.get(key.home_address) if key.home_address else None
     is_visitor = visitor is not None and visitor.mac == key.mac
     is_crowd = not is_proven and visitors.of_mac(key.mac) >= limits.visitors_of_mac
     if visitor is not None:
-        if visitor.home_agent != request.home_agent and not is_proven:
+        if visitor.home_agent != request.home_agent and not (is_proven or is_outranked):
             return False
     elif request.lifetime and (is_full or is_crowd):
         return False
