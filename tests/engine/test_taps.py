@@ -6,6 +6,8 @@ import io
 import subprocess
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.ipsec import ESP
 from scapy.layers.l2 import GRE
@@ -284,3 +286,27 @@ def test_costs_are_told_by_worker() -> None:
     assert [stages["check"]["packets"] for stages in workers] == [0, 3]
     engine.clear_counters()
     assert [stages["check"]["packets"] for stages in engine.worker_stages()] == [0, 0]
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.binary(max_size=120) | st.sampled_from(sorted(PACKETS.values())), max_size=70),
+    st.sampled_from([HOME, TUNNEL]),
+    st.data(),
+)
+def test_any_packets_may_be_looked_at(packets: list[bytes], side: int, data: st.DataObject) -> None:
+    engine = engine_for(TWIN)
+    kind = data.draw(st.sampled_from(_dataplane.TAP_TERM_KINDS))
+    terms = [(kind, data.draw(st.sampled_from([0, 5, 47, NODE])), data.draw(st.integers(0, ANY)))]
+    capture = _dataplane.Capture(engine, points=_dataplane.TAP_POINT_NAMES, snap=33, slots=256)
+    matching = _dataplane.Capture(engine, points=["rx"], terms=terms)
+    trace = _dataplane.Trace(engine, count=1000)
+    port = _dataplane.MemoryPort(engine)
+    verdicts = port.inject(side, packets)
+    assert [walk["verdict"] for walk in trace.read()] == verdicts
+    capture.read()
+    matching.read()
+    left = len(port.take(HOME)) + len(port.take(TUNNEL))
+    assert capture.packets + capture.lost() >= len(packets) + left
+    assert matching.packets <= len(packets)
+    assert_balanced(engine)

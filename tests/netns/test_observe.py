@@ -239,6 +239,17 @@ def end_of(daemon: subprocess.Popen[bytes], thread: int) -> int:
     return daemon.wait(20)
 
 
+def test_a_daemon_without_traffic_costs_nothing(lab: HomeAgentLab) -> None:
+    lab.start()
+    lab.register(lab.udp("away", CARE_OF))
+    document(lab, "trace", "clear")  # whatever was started lazily is started now
+    found = document(lab, "top", "--once", "--interval", "4")
+    (worker,) = (row for row in found["rows"] if row["kind"] == "worker")
+    assert worker["sleeps_per_second"] < 100, "it sleeps until something comes"
+    # The kernel counts CPU time in hundredths of a second: two of them in four seconds.
+    assert found["summary"]["fastmip-0_cpu_percent"] <= 0.5
+
+
 def test_a_wedged_worker_ends_the_daemon_with_one_line(lab: HomeAgentLab) -> None:
     lab.engine_settings = "wedged_after = 2"
     daemon = lab.start()
