@@ -201,7 +201,9 @@ def ground(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Field]:
     for daemon in made.nodes:
         daemon.process.kill()  # a stop would wait for a home agent that stops as well
         daemon.process.wait()
-        assert "Traceback" not in daemon.log.read_text()
+        told = daemon.log.read_text()
+        print(told)  # noqa: T201 -- pytest shows it when a test fails
+        assert "Traceback" not in told
 
 
 # -- alone, against a scripted home agent ------------------------------------------------------
