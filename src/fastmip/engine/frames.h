@@ -38,6 +38,8 @@ enum fm_done {
     FM_DONE_MARTIAN = 8,    /* sources that are our own addresses were refused or are local */
     FM_DONE_QUIET = 16,     /* a broadcast of the home network: no ICMP error about it (RFC 1122
                              * 3.2.2), whatever its destination looks like */
+    FM_DONE_WHOLE = 32,     /* a TCP super-frame with a partial checksum: the port lets it leave as
+                             * such on the home side, and takes none that could leave elsewhere */
 };
 
 struct fm_desc {

@@ -176,10 +176,33 @@ static inline uint32_t kernel_port_receive_home(struct kernel_port *k, struct fm
     return n;
 }
 
+/* Whether what comes out of a tunnel can only leave on the home side, by the TUN device. */
+static inline int port_ends_at_home(const struct kernel_port *k, const uint8_t *ip)
+{
+    const struct fm_engine *e = k->engine;
+    if (!e || !k->vnet_len || e->role == FM_FOREIGN_AGENT) return 0;
+    uint32_t lowest = __atomic_load_n(&e->lowest_home, __ATOMIC_RELAXED);
+    uint32_t highest = __atomic_load_n(&e->highest_home, __ATOMIC_RELAXED);
+    uint32_t destination = vnet_get32(ip + VNET_IP_DESTINATION);
+    return e->role == FM_MOBILE_NODE || destination < lowest || destination > highest;
+}
+
+/* A merged TCP packet in IP in IP that need not be cut, because the kernel takes it from the TUN
+ * device as it is. Counted as one packet from here on. */
+static inline int port_stays_whole(const struct kernel_port *k, const uint8_t *data, uint32_t len,
+                                   uint32_t prefix, uint32_t headers)
+{
+    const uint8_t *ip = data + prefix;
+    return prefix == 20 && data[VNET_IP_PROTOCOL] == VNET_PROTO_IPIP && ip[0] == 0x45 &&
+           headers >= 40 && headers < PORT_MERGED_SIZE &&
+           (uint32_t)vnet_get16(ip + VNET_IP_TOTAL) + prefix <= len &&
+           !(vnet_get16(ip + VNET_IP_FRAGMENT) & 0x3fff) && port_ends_at_home(k, ip);
+}
+
 /* Inner TCP or UDP with a bare pseudo-header sum: complete it, or take it up for cutting.
- * True if it was taken up. */
+ * True if it was taken up. *done gets what the pipeline and the other side are to know. */
 static inline int port_mend_inner(struct kernel_port *k, uint8_t *data, uint32_t len,
-                                  uint32_t prefix)
+                                  uint32_t prefix, uint8_t *done)
 {
     uint8_t *ip = data + prefix;
     uint32_t field = transport_partial(ip, len - prefix);
@@ -187,6 +210,11 @@ static inline int port_mend_inner(struct kernel_port *k, uint8_t *data, uint32_t
     uint32_t total = vnet_get16(ip + VNET_IP_TOTAL), ip_len = (uint32_t)(ip[0] & 15) * 4;
     if (ip[VNET_IP_PROTOCOL] == VNET_PROTO_TCP && total > PORT_MERGED_SIZE) {
         uint32_t headers = ip_len + (uint32_t)(ip[ip_len + VNET_TCP_OFFSET] >> 4) * 4;
+        if (port_stays_whole(k, data, len, prefix, headers)) {
+            port_count(k, PORT_TUNNEL_WHOLE, 1);
+            *done |= FM_DONE_WHOLE;
+            return 0;
+        }
         if (super_frame_adopt(&k->tunnel_super, VNET_PROTO_TCP, data, prefix + total, prefix,
                               PORT_MERGED_SIZE - headers) == 0) {
             port_count(k, PORT_TUNNEL_MERGED, 1);
@@ -202,11 +230,11 @@ static inline int port_mend_inner(struct kernel_port *k, uint8_t *data, uint32_t
 
 /* What a kernel or NIC on this machine left undone in a tunnel packet. True if it is taken up for
  * cutting. */
-static inline int port_mend(struct kernel_port *k, uint8_t *data, uint32_t len)
+static inline int port_mend(struct kernel_port *k, uint8_t *data, uint32_t len, uint8_t *done)
 {
     uint32_t prefix = tunnel_prefix(data, len);
     if (!prefix) return 0;
-    if (port_mend_inner(k, data, len, prefix)) return 1;
+    if (port_mend_inner(k, data, len, prefix, done)) return 1;
     if (gre_complete(data, len)) port_count(k, PORT_TUNNEL_COMPLETED, 1);
     return 0;
 }
@@ -297,8 +325,10 @@ static inline uint32_t kernel_port_receive_tunnel(struct kernel_port *k, struct 
         }
         uint32_t len = k->rx[i].msg_len;
         uint8_t *data = port_received(k, i, len, 0);
-        if (len && port_mend(k, data, len)) continue;
-        port_describe(&batch[n++], data, len, FM_TUNNEL);
+        uint8_t done = 0;
+        if (len && port_mend(k, data, len, &done)) continue;
+        port_describe(&batch[n], data, len, FM_TUNNEL);
+        batch[n++].done |= done;
     }
 }
 
@@ -360,6 +390,24 @@ static inline void port_close_merge(struct kernel_port *k, struct merge *m)
     m->data = NULL;
 }
 
+/* A super-frame that was never cut, as it came: what was merged of its flow goes before it. */
+static inline void port_write_whole(struct kernel_port *k, uint8_t *ip, uint32_t len)
+{
+    uint32_t headers = 20 + (uint32_t)(ip[20 + VNET_TCP_OFFSET] >> 4) * 4;
+    struct vnet_hdr h = {.flags = VNET_NEEDS_CSUM,
+                         .gso_type = VNET_GSO_TCPV4,
+                         .hdr_len = (uint16_t)headers,
+                         .gso_size = (uint16_t)(PORT_MERGED_SIZE - headers),
+                         .csum_start = 20,
+                         .csum_offset = VNET_TCP_CHECKSUM};
+    if (ip[20 + VNET_TCP_FLAGS] & VNET_CWR) h.gso_type |= VNET_GSO_ECN;
+    for (uint32_t i = 0; i < MERGE_FLOWS; i++)
+        if (merge_is_between(&k->merges[i], ip, MERGE_HOSTS_LEN))
+            port_close_merge(k, &k->merges[i]);
+    memcpy(ip - VNET_HDR_LEN, &h, VNET_HDR_LEN);
+    port_written(k, write(k->fds.tun_fd, ip - VNET_HDR_LEN, VNET_HDR_LEN + len), 1);
+}
+
 /* Write a packet now, or keep it as part of its flow's super-frame until the batch ends. Order
  * is kept within a flow, and between two hosts for whatever is not merged. */
 static inline void port_write_or_merge(struct kernel_port *k, uint8_t *ip, uint32_t len)
@@ -398,7 +446,10 @@ static inline void kernel_port_send_home(struct kernel_port *k, struct fm_desc *
         if (d->verdict == FM_RETURNED_NO_BINDING || d->verdict == FM_RETURNED_EXPIRED ||
             d->verdict == FM_RETURNED_NOT_REVERSE)
             port_put_hop_back(k, d);
-        port_write_or_merge(k, d->data, d->len);
+        if (d->done & FM_DONE_WHOLE && d->verdict == FM_DECAPSULATED)
+            port_write_whole(k, d->data, d->len);
+        else
+            port_write_or_merge(k, d->data, d->len);
     }
     for (uint32_t i = 0; count && i < MERGE_FLOWS; i++) port_close_merge(k, &k->merges[i]);
 }

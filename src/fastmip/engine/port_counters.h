@@ -22,6 +22,7 @@
     X(TUNNEL_READ, "tunnel-read", "Packets read from the tunnel sockets, UDP apart.")             \
     X(TUNNEL_LARGE, "tunnel-large", "Larger than a slot: reassembled or merged by GRO.")          \
     X(TUNNEL_MERGED, "tunnel-merged", "Merged by GRO, cut again: GRO should be off.")             \
+    X(TUNNEL_WHOLE, "tunnel-whole", "Merged by GRO, decapsulated and passed on as they were.")    \
     X(TUNNEL_SEGMENTS, "tunnel-segments", "Wire-size packets cut from merged ones, UDP too.")     \
     X(TUNNEL_COMPLETED, "tunnel-checksums-completed", "Inner or GRE checksums that were partial.") \
     X(TUNNEL_READ_ERRORS, "tunnel-read-errors", "Reads of a tunnel socket that failed.")          \

@@ -23,6 +23,7 @@
 #include "udp_port.h"
 #include "uring.h"
 #include "vnet.h"
+#include "worker.h"
 
 #define PORT_SLOT (FM_FRAME_SIZE + 64) /* 33 cache lines */
 #define PORT_PACKET_MAX 65535
@@ -89,6 +90,7 @@ struct kernel_port {
     struct returned_memory returned;
     struct refused refused; /* by the last kernel_port_send_tunnel */
     uint64_t now_ns;        /* of the batch in hand */
+    const struct fm_engine *engine; /* whose home addresses tell what goes on to another tunnel */
     struct merge merges[MERGE_FLOWS];
     uint32_t next_merge; /* the one to close when all are open and another flow comes */
 };

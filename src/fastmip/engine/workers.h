@@ -200,6 +200,7 @@ static struct port_worker *worker_new(struct fm_worker *pipeline,
     p->pipeline = pipeline;
     p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (p->stop_fd >= 0 && kernel_port_init(&p->port, fds) == 0) {
+        p->port.engine = pipeline->engine;
         p->ports[p->port_count++] = (struct port){&kernel_functions, &p->port};
         return p;
     }
