@@ -88,15 +88,9 @@ class BindingCache:
     def memory_bytes(self) -> int:
         """Bytes in memory (not merely reserved) for bindings and everything beside them."""
     # home addresses for the BPF programs of offload
-    def use_offload(
-        self,
-        networks: Sequence[tuple[int, int]],
-        homes: ReadableBuffer,
-        tallies: ReadableBuffer,
-        blocks: int,
-    ) -> None:
-        """Keep the entries of home addresses (first, last of each network) in memory of BPF maps,
-        before bindings and workers; counters are in ``blocks`` parts. Raises ValueError."""
+    def use_offload(self, networks: Sequence[tuple[int, int]], homes: ReadableBuffer) -> None:
+        """Keep the entries of home addresses (first, last of each network; 128 bytes each) in the
+        memory of a BPF map, before bindings and workers. Raises ValueError."""
     def leave_offload(self) -> None:
         """Give that memory back, after ``stop``."""
     # broadcasts of the home network (RFC 5944 4.3)

@@ -321,12 +321,12 @@ def test_networks_too_large_are_refused() -> None:
 def test_offload_comes_first_and_once() -> None:
     engine = engine_for(AWAY)
     with pytest.raises(ValueError, match="offload comes before bindings"):
-        engine.use_offload([(1, 4)], bytearray(4096), bytearray(4096), 1)
+        engine.use_offload([(1, 4)], bytearray(4096))
     engine = _dataplane.Engine(max_bindings=1)
-    with pytest.raises(ValueError, match="no room for 65 home addresses in 1 blocks"):
-        engine.use_offload([(1, 65)], bytearray(4096), bytearray(4096), 1)
+    with pytest.raises(ValueError, match="no room for 33 home addresses"):
+        engine.use_offload([(1, 33)], bytearray(4096))
     with pytest.raises(ValueError, match="0 home networks"):
-        engine.use_offload([], bytearray(4096), bytearray(4096), 1)
-    engine.use_offload([(1, 4)], bytearray(4096), bytearray(4096), 1)
+        engine.use_offload([], bytearray(4096))
+    engine.use_offload([(1, 4)], bytearray(4096))
     with pytest.raises(ValueError, match="once"):
-        engine.use_offload([(1, 4)], bytearray(4096), bytearray(4096), 1)
+        engine.use_offload([(1, 4)], bytearray(4096))

@@ -108,7 +108,7 @@ int fastmip(struct xdp_md *ctx)
     if (f.settings->flags & FM_OFFLOAD) {
         int action = -1;
         if (home)
-            action = encapsulate(&f, home, number);
+            action = encapsulate(&f, home);
         else if (outcome == FM_STEERED_TUNNEL && f.ip->protocol == PROTO_IPIP)
             action = decapsulate(&f);
         if (action >= 0)

@@ -1,8 +1,9 @@
 /* A home address as the offload programs see it; written by the engine's control thread
  * (engine/offload.h), which includes this file, too.
  *
- * One cache line, at the place of the address in its home network. `version` is odd while it is
- * filled; a reader takes what it read only if `version` is even and the same before and after.
+ * Two cache lines, at the place of the address in its home network: what is read, and the counters,
+ * which are there because a CPU fetches lines in pairs and pages by the one. `version` is odd while
+ * it is filled; a reader takes what it read only if `version` is even and the same before and after.
  * `expires` and `soft` may change at any time, by one store each.
  *
  * The program itself remembers in `hop` where the tunnel's packets go, as long as `hop_stamp` is
@@ -22,6 +23,12 @@ struct fm_next_hop {
     __u16 mtu, unused;
 };
 
+struct fm_home_tally {
+    __u64 sent_packets, sent_bytes, received_packets, received_bytes;
+};
+
+#define FM_TALLIES 2 /* CPUs share them where there are more: then counted by atomic additions */
+
 struct fm_home {
     __u64 expires; /* CLOCK_BOOTTIME ns */
     __u64 soft;    /* struct fm_soft of the engine: 0, nothing learnt */
@@ -32,12 +39,9 @@ struct fm_home {
     __u16 budget;       /* largest inner packet before anything was learnt */
     struct fm_next_hop hop;
     __u8 flags, tos_mask, ttl, unused;
-} __attribute__((aligned(64)));
+    struct fm_home_tally tally[FM_TALLIES];
+} __attribute__((aligned(128)));
 
-_Static_assert(sizeof(struct fm_home) == 64, "a cache line");
-
-struct fm_home_tally {
-    __u64 sent_packets, sent_bytes, received_packets, received_bytes;
-};
+_Static_assert(sizeof(struct fm_home) == 128, "two cache lines");
 
 #endif

@@ -22,15 +22,14 @@
 struct tunnel {
     struct fm_home *home;
     __u64 expires, soft, hop_stamp;
-    __u32 number, remote, local, version, budget;
+    __u32 remote, local, version, budget;
     __u16 constant_sum;
     __u8 flags, tos_mask, ttl;
 };
 
-INLINE int read_home(struct tunnel *t, struct fm_home *home, __u32 number)
+INLINE int read_home(struct tunnel *t, struct fm_home *home)
 {
     t->home = home;
-    t->number = number;
     t->version = READ_ONCE(home->version);
     BARRIER();
     t->expires = READ_ONCE(home->expires);
@@ -45,6 +44,13 @@ INLINE int read_home(struct tunnel *t, struct fm_home *home, __u32 number)
     t->ttl = READ_ONCE(home->ttl);
     BARRIER();
     return !(t->version & 1) && READ_ONCE(home->version) == t->version;
+}
+
+/* CLOCK_BOOTTIME, at most a tick late: the exact clock waits for every load before it, which costs
+ * more than all the rest. */
+INLINE __u64 boot_ns(const struct fm_settings *s)
+{
+    return bpf_ktime_get_coarse_ns() + s->suspended_ns;
 }
 
 /* What ICMP taught lowers the budget for ten minutes; 0: something is to be told to the sender. */
@@ -67,7 +73,7 @@ APART int ask_kernel(struct xdp_md *ctx, const struct fm_settings *s, __u32 sour
 {
     struct bpf_fib_lookup query = {.family = AF_INET};
     __u32 zero = 0;
-    __u64 now_ns = bpf_ktime_get_boot_ns(), *last = bpf_map_lookup_elem(&poked, &zero);
+    __u64 now_ns = bpf_ktime_get_coarse_ns(), *last = bpf_map_lookup_elem(&poked, &zero);
     if (!last || !s)
         return 0;
     if (now_ns - *last > POKE_NS) {
@@ -133,14 +139,12 @@ INLINE int hop_of_packet(const struct frame *f, __u32 source, __u32 destination,
 
 INLINE struct fm_home_tally *tally_of(const struct tunnel *t)
 {
-    __u32 key = (bpf_get_smp_processor_id() & sizes.cpu_mask) * sizes.home_count + t->number;
-    return bpf_map_lookup_elem(&tallies, &key);
+    return &t->home->tally[bpf_get_smp_processor_id() % FM_TALLIES];
 }
 
-/* Blocks of tallies are shared where there are fewer than CPUs. */
 #define TALLY(tally, name, octets)                                                                \
     do {                                                                                          \
-        if (sizes.tallies_are_shared) {                                                                 \
+        if (has_many_cpus) {                                                                      \
             __sync_fetch_and_add(&(tally)->name##_packets, 1);                                    \
             __sync_fetch_and_add(&(tally)->name##_bytes, (octets));                               \
         } else {                                                                                  \
@@ -164,14 +168,14 @@ INLINE __u16 folded(__u32 sum)
 }
 
 /* Into the tunnel; XDP_REDIRECT, or -1 when it is the engine's. */
-INLINE int encapsulate(struct frame *f, struct fm_home *home, __u32 number)
+INLINE int encapsulate(struct frame *f, struct fm_home *home)
 {
     struct ipv4 *ip = f->ip;
     struct fm_next_hop hop;
     struct tunnel t;
-    if (!read_home(&t, home, number) || !(t.flags & FM_HOME_PLAIN))
+    if (!read_home(&t, home) || !(t.flags & FM_HOME_PLAIN))
         return -1;
-    __u64 now_ns = bpf_ktime_get_boot_ns();
+    __u64 now_ns = boot_ns(f->settings);
     __u32 total = BE16(ip->total), source = ip->source;
     if (t.expires <= now_ns || total > budget_now(&t, now_ns) || ip->ttl <= 1 ||
         source == t.remote || is_martian(source) || is_tunnel_protocol(ip->protocol) ||
@@ -199,8 +203,7 @@ INLINE int encapsulate(struct frame *f, struct fm_home *home, __u32 number)
     outer->checksum = (__u16)~folded(t.constant_sum + ((__u32)tos << 8) + outer->total);
     outer->source = t.local;
     outer->destination = t.remote;
-    if (tally)
-        TALLY(tally, sent, total);
+    TALLY(tally, sent, total);
     count(f, FM_ENCAPSULATED, total);
     return (int)bpf_redirect(hop.ifindex, 0);
 }
@@ -230,12 +233,12 @@ INLINE int decapsulate(struct frame *f)
     if (!number--)
         return -1;
     struct fm_home *home = bpf_map_lookup_elem(&homes, &number);
-    if (!home || !read_home(&t, home, number) || !(t.flags & FM_HOME_TAKE))
+    if (!home || !read_home(&t, home) || !(t.flags & FM_HOME_TAKE))
         return -1;
     __u32 total = BE16(inner->total), room = BE16(outer->total);
     int ecn = merged_ecn(outer->tos, inner->tos);
     if (t.remote != outer->source || t.local != outer->destination ||
-        t.expires <= bpf_ktime_get_boot_ns() || inner->version_ihl != 0x45 ||
+        t.expires <= boot_ns(f->settings) || inner->version_ihl != 0x45 ||
         inner->protocol == PROTO_IPIP || total < IPV4_HEADER || total + IPV4_HEADER > room ||
         inner->ttl <= 1 || ecn < 0 || is_martian(inner->source) || !sum20_is_right(outer) ||
         !sum20_is_right(inner) || home_number(f->settings, inner->destination))
@@ -258,8 +261,7 @@ INLINE int decapsulate(struct frame *f)
         inner->tos = tos;
     }
     decrement_ttl(inner);
-    if (tally)
-        TALLY(tally, received, total);
+    TALLY(tally, received, total);
     count(f, FM_DECAPSULATED, total);
     return (int)bpf_redirect(hop.ifindex, 0);
 }

@@ -35,6 +35,7 @@ struct fm_settings {
     __u32 flags;
     __u32 generation;                             /* of routes and neighbours */
     __u32 netns;                                  /* inode of the network namespace */
+    __u64 suspended_ns;                           /* CLOCK_BOOTTIME - CLOCK_MONOTONIC */
     struct fm_interface interface[FM_INTERFACES_MAX]; /* its place numbers counters and sockets */
     __u32 own[FM_OWN_MAX];                        /* network order */
     struct fm_network network[FM_NETWORKS_MAX];
@@ -97,15 +98,6 @@ struct {
     MAP_TYPE(value, struct fm_home);
 } homes SEC(".maps");
 
-/* A block of as many as homes for each CPU. */
-struct {
-    MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
-    MAP_UINT(map_flags, BPF_F_MMAPABLE);
-    MAP_UINT(max_entries, 1);
-    MAP_TYPE(key, __u32);
-    MAP_TYPE(value, struct fm_home_tally);
-} tallies SEC(".maps");
-
 struct {
     MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
     MAP_UINT(max_entries, FM_ROUTES_MAX);
@@ -122,11 +114,6 @@ struct {
 } poked SEC(".maps");
 
 /* Written once before loading. */
-struct fm_sizes {
-    __u32 home_count;         /* entries of homes, and of a block of tallies */
-    __u32 cpu_mask;           /* blocks of tallies less 1 */
-    __u32 tallies_are_shared; /* there are more CPUs than blocks */
-};
-const volatile struct fm_sizes sizes = {1, 0, 0};
+const volatile __u32 has_many_cpus = 0; /* more than FM_TALLIES */
 
 #endif

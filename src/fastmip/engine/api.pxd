@@ -175,10 +175,8 @@ cdef extern from "control.h" nogil:
     struct fm_offload:
         uint32_t network_count
         uint32_t home_count
-        uint32_t blocks
         fm_offload_network *network
         fm_home *homes
-        const fm_home_tally *tallies
         fm_home_tally *cleared
 
     struct fm_engine:

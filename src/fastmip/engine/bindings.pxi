@@ -35,7 +35,7 @@ cdef class BindingCache:
     cdef dict _listeners  # home addresses with a tunnel that wants broadcasts, oldest turn first
     cdef fm_out *_broadcast
     cdef list _sent  # broadcasts that a memory port hands out
-    cdef Py_buffer _offload_homes, _offload_tallies
+    cdef Py_buffer _offload_homes
 
     def __cinit__(self, *, max_bindings, role="home-agent", workers=1, local_addresses=(),
                   icmp_per_second=100, icmp_burst=50):
@@ -196,13 +196,12 @@ cdef class BindingCache:
 
     # home addresses for the offload programs
 
-    def use_offload(self, networks, homes, tallies, blocks):
+    def use_offload(self, networks, homes):
         """Keep the entries of home addresses that the BPF programs read.
 
         ``networks``: (first, last) of each home network, in order; ``homes``: their entries,
-        64 bytes each; ``tallies``: ``blocks`` times as many counters of 32 bytes. Both buffers are
-        the memory of BPF maps and stay in use until ``leave_offload``. Call it before anything is
-        published and before workers start. Raises ValueError for what does not fit together.
+        128 bytes each, the memory of a BPF map, in use until ``leave_offload``. Call it before
+        anything is published and before workers start. Raises ValueError for what does not fit.
         """
         cdef fm_offload *offload
         cdef uint64_t count = sum([last - first + 1 for first, last in networks])
@@ -211,23 +210,14 @@ cdef class BindingCache:
         if not 1 <= len(networks) <= FM_OFFLOAD_NETWORKS or not 1 <= count < 1 << 31:
             raise ValueError(f"{len(networks)} home networks of {count} addresses")
         PyObject_GetBuffer(homes, &self._offload_homes, PyBUF_WRITABLE)
-        try:
-            PyObject_GetBuffer(tallies, &self._offload_tallies, PyBUF_SIMPLE)
-        except BaseException:
-            PyBuffer_Release(&self._offload_homes)
-            raise
         offload = <fm_offload *>calloc(1, sizeof(fm_offload))
-        if (offload == NULL or <uint64_t>self._offload_homes.len < count * sizeof(fm_home)
-                or <uint64_t>self._offload_tallies.len < count * blocks * sizeof(fm_home_tally)):
+        if offload == NULL or <uint64_t>self._offload_homes.len < count * sizeof(fm_home):
             free(offload)
             PyBuffer_Release(&self._offload_homes)
-            PyBuffer_Release(&self._offload_tallies)
-            raise ValueError(f"no room for {count} home addresses in {blocks} blocks")
+            raise ValueError(f"no room for {count} home addresses")
         offload.cleared = <fm_home_tally *>control_map(count * sizeof(fm_home_tally))
         offload.home_count = <uint32_t>count
-        offload.blocks = blocks
         offload.homes = <fm_home *>self._offload_homes.buf
-        offload.tallies = <const fm_home_tally *>self._offload_tallies.buf
         count = 0
         for number, (first, last) in enumerate(networks):
             offload.network[number].first = first
@@ -248,7 +238,6 @@ cdef class BindingCache:
         control_unmap(offload.cleared, offload.home_count * sizeof(fm_home_tally))
         free(offload)
         PyBuffer_Release(&self._offload_homes)
-        PyBuffer_Release(&self._offload_tallies)
 
     def leave_offload(self):
         """Give the memory of ``use_offload`` back; when workers have stopped."""

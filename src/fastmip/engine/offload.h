@@ -23,11 +23,10 @@ struct fm_offload_network {
 };
 
 struct fm_offload {
-    uint32_t network_count, home_count, blocks;
+    uint32_t network_count, home_count;
     struct fm_offload_network network[FM_OFFLOAD_NETWORKS];
     struct fm_home *homes;
-    const struct fm_home_tally *tallies; /* blocks * home_count */
-    struct fm_home_tally *cleared;       /* what they were when the binding came */
+    struct fm_home_tally *cleared; /* what their counters were when the binding came */
 };
 
 /* Number of a home address's entry, or -1. */
@@ -64,9 +63,8 @@ FM_FN void offload_begin(const struct fm_engine *e, uint32_t home_be)
 FM_FN struct fm_home_tally offload_sum(const struct fm_offload *o, int64_t number)
 {
     struct fm_home_tally sum = {0, 0, 0, 0};
-    for (uint32_t block = 0; block < o->blocks; block++) {
-        const volatile struct fm_home_tally *t =
-            &o->tallies[(uint64_t)block * o->home_count + (uint64_t)number];
+    for (uint32_t i = 0; i < FM_TALLIES; i++) {
+        const volatile struct fm_home_tally *t = &o->homes[number].tally[i];
         sum.sent_packets += t->sent_packets;
         sum.sent_bytes += t->sent_bytes;
         sum.received_packets += t->received_packets;

@@ -15,6 +15,7 @@ import mmap
 import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -49,12 +50,11 @@ OFFLOADED = 2
 # bpf/tables.h
 OWN_MAX, NETWORKS_MAX, INTERFACES_MAX, QUEUES_MAX, ROUTES_MAX = 32, 16, 16, 64, 1024
 _STEER_UNBOUND, _OFFLOAD = 1, 2
-_HEAD = struct.Struct("=6I")
+_HEAD = struct.Struct("=6IQ")
 _INTERFACE = struct.Struct("=I6sH")
-HOME_SIZE, TALLY_SIZE = 64, 32
-TALLY_BYTES_MAX = 256 << 20
-"""Memory for counters of home addresses; beyond, CPUs share them."""
+HOME_SIZE, TALLIES = 128, 2
 _SIOCGIFHWADDR = 0x8927
+_CLOCK_STEP_NS = 10_000_000
 
 PASS, REDIRECT = 2, 4
 """What the program returns (enum xdp_action)."""
@@ -67,17 +67,16 @@ _WATCHERS = ("sent_or_not", "not_redirected")
 class XdpProgram:
     """The program in the kernel, its tables, and the interfaces it is attached to."""
 
-    def __init__(self, loaded: Object, homes: int, blocks: int) -> None:
+    def __init__(self, loaded: Object, homes: int) -> None:
         self.homes = homes
         """Entries for home addresses; 0: every address of a home network counts as bound."""
-        self.blocks = blocks
-        """Blocks of counters of home addresses."""
         self._object = loaded
         self._own: list[int] = []
         self._networks: list[tuple[int, int, int]] = []
         self._udp_port = 0
         self._flags = 0 if homes else _STEER_UNBOUND
         self._generation = 1
+        self._suspended_ns = suspended_ns()
         self._netns = Path("/proc/thread-self/ns/net").stat().st_ino
         self._interfaces: list[tuple[int, bytes]] = [(0, bytes(6))] * INTERFACES_MAX
         self._links: dict[int, int] = {}
@@ -97,14 +96,10 @@ class XdpProgram:
         Raises BpfError with one line that says why it cannot be had.
         """
         cpus = libbpf.library().libbpf_num_possible_cpus()
-        blocks = 1
-        while blocks < cpus and 2 * blocks * max(homes, 1) * TALLY_SIZE <= TALLY_BYTES_MAX:
-            blocks *= 2
 
         def prepare(opened: Object) -> None:
             opened.set_entries("homes", max(homes, 1))
-            opened.set_entries("tallies", max(homes, 1) * blocks)
-            opened.set_constants(struct.pack("=3I", max(homes, 1), blocks - 1, blocks < cpus))
+            opened.set_constants(struct.pack("=I", cpus > TALLIES))
 
         def prepare_blind(opened: Object) -> None:
             prepare(opened)
@@ -112,9 +107,9 @@ class XdpProgram:
                 opened.leave_out(name)
 
         try:
-            program = cls(Object("fastmip_xdp", prepare=prepare), homes, blocks)
+            program = cls(Object("fastmip_xdp", prepare=prepare), homes)
         except BpfError as error:  # perhaps a kernel without type information of its own
-            program = cls(Object("fastmip_xdp", prepare=prepare_blind), homes, blocks)
+            program = cls(Object("fastmip_xdp", prepare=prepare_blind), homes)
             log.warning("redirect-drops-not-counted", reason=str(error))
             return program
         try:
@@ -128,12 +123,9 @@ class XdpProgram:
         for name in _WATCHERS:
             self._watchers.append(libbpf.link_tracepoint(self._object.program(name)))
 
-    def home_memory(self) -> tuple[mmap.mmap, mmap.mmap]:
+    def home_memory(self) -> mmap.mmap:
         """The entries of home addresses and their counters: memory shared with the kernel."""
-        return (
-            self._object.map("homes").memory(self.homes * HOME_SIZE),
-            self._object.map("tallies").memory(self.blocks * self.homes * TALLY_SIZE),
-        )
+        return self._object.map("homes").memory(self.homes * HOME_SIZE)
 
     def close(self) -> None:
         """Detach everywhere and let go of the tables; may be called again."""
@@ -234,6 +226,13 @@ class XdpProgram:
         self._generation = self._generation % 0xFFFFFFFF + 1
         self._write()
 
+    def set_clock(self) -> None:
+        """Look whether the machine was suspended, which CLOCK_BOOTTIME counts; once a second."""
+        now_ns = suspended_ns()
+        if abs(now_ns - self._suspended_ns) > _CLOCK_STEP_NS:
+            self._suspended_ns = now_ns
+            self._write()
+
     def _leave_place(self, ifindex: int) -> None:
         place = self._place(ifindex)
         self._interfaces[place] = (0, bytes(6))
@@ -283,7 +282,7 @@ class XdpProgram:
         self._turn ^= 1
         head = (len(self._own), len(self._networks), socket.htons(self._udp_port), self._flags)
         value = (
-            _HEAD.pack(*head, self._generation, self._netns)
+            _HEAD.pack(*head, self._generation, self._netns, self._suspended_ns)
             + b"".join([_INTERFACE.pack(*interface, 0) for interface in self._interfaces])
             + struct.pack(f"!{OWN_MAX}I", *own)
             + struct.pack(f"={3 * NETWORKS_MAX}I", *[word for row in networks for word in row])
@@ -343,6 +342,13 @@ def _take_off(
             before = result[REFUSED[0]]
             result[REFUSED[0]] = (before[0] + share, before[1] + lost)
             left -= share
+
+
+def suspended_ns() -> int:
+    """CLOCK_BOOTTIME - CLOCK_MONOTONIC: how long this machine was suspended since it booted."""
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    boot = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return max(0, boot - (before + time.clock_gettime_ns(time.CLOCK_MONOTONIC)) // 2)
 
 
 def _mac_of(name: str) -> bytes:

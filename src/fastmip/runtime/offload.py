@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastmip._dataplane import Engine
 
 HOMES_MAX = 1 << 22
-"""Addresses of all home networks: 256 MB for their entries, and as much for their counters."""
+"""Addresses of all home networks: 512 MB for their entries."""
 _REFRESH_S = 10.0
 """Next hops are asked for anew at least this often; then the kernel confirms neighbours."""
 _COALESCE_S = 0.002
@@ -75,7 +75,7 @@ class Offload:
             program.set_own_addresses(own)
             program.set_home_networks(home_networks)
             ranges = [(first, first + (1 << 32 - length) - 1) for first, length in home_networks]
-            engine.use_offload(ranges, *program.home_memory(), program.blocks)
+            engine.use_offload(ranges, program.home_memory())
         except BaseException:
             program.close()
             raise
@@ -126,9 +126,10 @@ class Offload:
             self.program.refresh()
 
     def keep(self) -> None:
-        """Once a second: confirm next hops, and give up where frames do not leave."""
+        """Once a second: look at the clock, confirm next hops, and give up where frames do not leave."""
         if not self.is_on or self._loop is None:
             return
+        self.program.set_clock()
         if self._loop.time() - self._refreshed_s > _REFRESH_S:
             self._refresh()
         counters = self.program.counters()
