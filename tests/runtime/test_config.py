@@ -363,7 +363,7 @@ def test_a_key_may_stand_in_a_private_file(directory: Path) -> None:
         (
             "[home_agent]",
             '[engine]\ninterfaces = ["eth0"]\n[home_agent]',
-            'engine.interfaces: is for io = "xdp" only: set engine.io to it',
+            'engine.interfaces: is for io = "xdp" and offload only: set one of them',
         ),
         (
             "[home_agent]",
@@ -384,6 +384,11 @@ def test_a_key_may_stand_in_a_private_file(directory: Path) -> None:
             "[home_agent]",
             f'[engine]\nio = "xdp"\ninterfaces = {[f"e{i}" for i in range(17)]}\n[home_agent]',
             "engine.interfaces: 17 interfaces: XDP has room for 16",
+        ),
+        (
+            "[home_agent]",
+            "[engine]\noffload = true\n[home_agent]",
+            "engine.interfaces: offload needs the interfaces that carry tunnels",
         ),
     ],
 )

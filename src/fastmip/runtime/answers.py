@@ -5,7 +5,9 @@ Rows are flat dictionaries of text and numbers; keys of associations never appea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from fastmip.runtime.netlink import read_sysctl
@@ -32,6 +34,7 @@ _REASON_NUMBERS = {
     "missingSecurityExtension": 5,
 }
 _OTHER_REASON = 6
+_NOTHING: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({})
 
 
 def address_of(arguments: Arguments, name: str = "home_address", default: int | None = None) -> int:
@@ -63,15 +66,24 @@ def flag_letters(flags: int) -> str:
     return "".join(letter for bit, letter in _FLAGS if flags & bit)
 
 
-def errors_answer(engine: Engine) -> Answer:
-    """Every verdict and event of an engine that occurred, and the balance of verdicts."""
+def errors_answer(engine: Engine, offloaded: Mapping[str, tuple[int, int]] = _NOTHING) -> Answer:
+    """Every verdict and event of an engine that occurred, and the balance of verdicts.
+
+    ``offloaded``: verdicts of packets that never came to the engine.
+    """
+    verdicts = {**dict.fromkeys(offloaded, (0, 0)), **engine.counters()}
+    for name, (packets, size) in offloaded.items():
+        verdicts[name] = (verdicts[name][0] + packets, verdicts[name][1] + size)
     rows: list[dict[str, object]] = [
         {"verdict": name, "packets": packets, "bytes": size}
-        for name, (packets, size) in engine.counters().items()
+        for name, (packets, size) in verdicts.items()
         if packets
     ]
     rows += [{"event": name, "packets": n} for name, n in engine.events().items() if n]
-    return {"rows": rows, "summary": dict(engine.balance())}
+    summary = dict(engine.balance())
+    if offloaded:
+        summary["offloaded"] = sum(packets for packets, _ in offloaded.values())
+    return {"rows": rows, "summary": summary}
 
 
 def violations_answer(table: ViolationTable | None, suppressed: int = 0) -> Answer:

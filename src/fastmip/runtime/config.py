@@ -65,6 +65,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Where packets come from: TUN device and raw sockets, or AF_XDP beside them."""
     interfaces: tuple[str, ...] = ()
     """Those that carry XDP."""
+    offload: bool = False
+    """Let the XDP program carry plain IP in IP itself."""
     max_bindings: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = 131072
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Threads that carry packets."""

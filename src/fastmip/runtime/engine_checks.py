@@ -1,4 +1,4 @@
-"""What ``[engine]`` may say about AF_XDP, together with the roles of the file."""
+"""What ``[engine]`` may say about AF_XDP and offload, together with the roles of the file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 INTERFACES_MAX = 16
 """The XDP program has room for as many."""
+HOMES_MAX = 1 << 22
+"""Addresses of home networks that offload keeps: 512 MB."""
 
 
 def check_engine(file: str, config: Config) -> None:
@@ -24,24 +26,30 @@ def check_engine(file: str, config: Config) -> None:
     if len(names) > INTERFACES_MAX:
         remedy = f"{len(names)} interfaces: XDP has room for {INTERFACES_MAX}"
         raise ConfigError(file, "engine.interfaces", remedy)
-    if engine.io != "xdp":
+    if engine.io != "xdp" and not engine.offload:
         if names:
-            remedy = 'is for io = "xdp" only: set engine.io to it, or leave the key out'
+            remedy = 'is for io = "xdp" and offload only: set one of them, or leave the key out'
             raise ConfigError(file, "engine.interfaces", remedy)
         return
+    wanted, key, without = ("xdp", "engine.io", '"kernel"')
+    if engine.io != "xdp":
+        wanted, key, without = ("offload", "engine.offload", "false")
     if not names:
-        remedy = (
-            'io = "xdp" needs the interfaces that carry tunnels and the home network: name them'
-        )
+        what = 'io = "xdp"' if wanted == "xdp" else "offload"
+        remedy = f"{what} needs the interfaces that carry tunnels and the home network: name them"
         raise ConfigError(file, "engine.interfaces", remedy)
     if config.home_agent is None or config.foreign_agent is not None:
-        remedy = 'xdp is for a home agent without a foreign agent: set "kernel"'
-        raise ConfigError(file, "engine.io", remedy)
+        remedy = f"{wanted} is for a home agent without a foreign agent: set {without}"
+        raise ConfigError(file, key, remedy)
+    homes = config.home_agent.home_network.num_addresses
+    if engine.offload and homes > HOMES_MAX:
+        remedy = f"the home network has {homes} addresses, offload has room for {HOMES_MAX}"
+        raise ConfigError(file, "engine.offload", remedy)
     if config.home_agent.tunnel_device in names:
         remedy = (
             f"{config.home_agent.tunnel_device} is the tunnel device: name its carriers instead"
         )
         raise ConfigError(file, "engine.interfaces", remedy)
     if config.mobile_node is not None:
-        remedy = 'xdp is for a home agent without a mobile node: set "kernel"'
-        raise ConfigError(file, "engine.io", remedy)
+        remedy = f"{wanted} is for a home agent without a mobile node: set {without}"
+        raise ConfigError(file, key, remedy)

@@ -189,6 +189,8 @@ class HomeCommands:
         found |= {f"io-{name}": n for name, n in service.engine.port_counters().items()}
         if service.tunnel is not None and service.tunnel.xdp is not None:
             found |= {f"io-{name}": n for name, n in service.tunnel.xdp.counters().items()}
+        elif service.offload is not None:
+            found |= {f"io-bpf-{name}": n for name, n in service.offload.counters().items()}
         return found
 
     async def show_traffic(self, _arguments: Arguments) -> Answer:
@@ -211,13 +213,16 @@ class HomeCommands:
 
     async def show_errors(self, _arguments: Arguments) -> Answer:
         """Every verdict and event of the engine that occurred, and the balance of verdicts."""
-        return errors_answer(self._service.engine)
+        offload = self._service.offload
+        return errors_answer(self._service.engine, {} if offload is None else offload.verdicts())
 
     async def clear_traffic(self, _arguments: Arguments) -> Answer:
         """Let counters start from zero; gauges stay."""
         self._cleared = {n: v for n, v in self.counters().items() if n not in GAUGES}
         self._peaks.clear(self.counters())
         self._service.engine.clear_counters()
+        if self._service.offload is not None:
+            self._service.offload.clear()
         return {}
 
     async def show_runtime(self, _arguments: Arguments) -> Answer:
@@ -230,6 +235,7 @@ class HomeCommands:
             "engine_bytes": service.engine.memory_bytes(),
             "workers": service.config.engine.workers,
             **({} if service.tunnel is None else service.tunnel.facts()),
+            **({} if service.offload is None else service.offload.facts()),
             **engine_facts(service.engine),
         }
         return {"rows": rows, "summary": summary}

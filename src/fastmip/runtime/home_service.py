@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,8 +34,10 @@ from fastmip.runtime.engine_view import Observed
 from fastmip.runtime.home_commands import GAUGES, HomeCommands
 from fastmip.runtime.home_pipeline import HomePipeline, Prepared
 from fastmip.runtime.home_tunnel import HomeTunnel
+from fastmip.runtime.libbpf import BpfError
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.netlink import read_sysctl
+from fastmip.runtime.offload import Offload
 from fastmip.runtime.path_mtu import PathMtu
 from fastmip.runtime.service import Command, ReloadRefused, StartError
 from fastmip.runtime.store import Store
@@ -155,6 +157,7 @@ class HomeService:
         self.tap: BroadcastTap | None = None
         self.pipeline: HomePipeline
         self.tunnel: HomeTunnel | None = None
+        self.offload: Offload | None = None
         self.port: ControlPort | RolePort | None = None
         self._half_bound_fd = -1
         self._upkeep: Upkeep | None = None
@@ -183,6 +186,8 @@ class HomeService:
         )
         tos = self.section.tos
         tos_mode = _dataplane.TOS_NORMAL if tos == "normal" else _dataplane.TOS_COMPATIBILITY
+        own = await self._own_addresses()
+        self._load_offload(own)
         self._build_agent(tos_mode)
         self.tunnel = HomeTunnel(
             self.kernel,
@@ -191,7 +196,7 @@ class HomeService:
             home_network=str(self.section.home_network),
             fwmark=self._fwmark,
             protocols=[_ENCAPSULATIONS[name] for name in self.section.encapsulations],
-            xdp=await self._xdp_port(),
+            xdp=self._xdp_port(own),
         )
         workers = self.config.engine.workers
         self.port, udp_port = self._make_port(workers)
@@ -201,6 +206,7 @@ class HomeService:
         self._running = True
         await self.tunnel.attract(self.section.interface)
         loop = asyncio.get_running_loop()
+        self._start_offload(loop)
         if self.arp is not None:
             self.arp.start(loop)
         self._start_tap(loop)
@@ -221,23 +227,61 @@ class HomeService:
             seconds=round(self.restore_s, 3),
         )
 
-    async def _xdp_port(self) -> XdpPort | None:
+    async def _own_addresses(self) -> list[int]:
+        """The home agent's address and as many others of this machine as programs know."""
+        address = int(self.section.address)
+        found = {found for _, found, _ in await self.kernel.all_addresses()}
+        return [address, *sorted(found - {address})][:OWN_MAX]
+
+    @property
+    def _home_network(self) -> tuple[int, int]:
+        network = self.section.home_network
+        return int(network.network_address), network.prefixlen
+
+    def _load_offload(self, own: Sequence[int]) -> None:
+        """Let the kernel carry what is plain, if the configuration wants it and the kernel can."""
+        if not self.config.engine.offload:
+            return
+        try:
+            self.offload = Offload.load(
+                self.engine,
+                own=own,
+                home_networks=[self._home_network],
+                interfaces=self.config.engine.interfaces,
+            )
+        except BpfError as error:
+            self._without_offload(error)
+
+    def _start_offload(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.offload is None:
+            return
+        try:
+            if self.config.engine.io == "kernel":  # else the sockets' owner attached the program
+                self.offload.attach()
+            self.offload.start(loop)
+        except BpfError as error:
+            self.offload.trouble = str(error)
+            self.offload.stop()
+            self._without_offload(error)
+
+    @staticmethod
+    def _without_offload(error: BpfError) -> None:
+        log.warning("offload-refused", reason=str(error), remedy="the engine carries on")
+
+    def _xdp_port(self, own: Sequence[int]) -> XdpPort | None:
         """AF_XDP sockets, if the configuration wants them."""
         if self.config.engine.io != "xdp":
             return None
         from fastmip.runtime.egress_routes import Flow  # noqa: PLC0415 - of io = "xdp" only
         from fastmip.runtime.xdp_port import XdpPort  # noqa: PLC0415
 
-        address, network = int(self.section.address), self.section.home_network
-        home = (int(network.network_address), network.prefixlen)
-        addresses = {found for _, found, _ in await self.kernel.all_addresses()}
-        own = [address, *sorted(addresses - {address})]
         return XdpPort(
             self.config.engine.interfaces,
-            own=own[:OWN_MAX],
-            home_networks=[home],
-            outer=Flow(source=(address, 32), mark=self._fwmark),
-            inner=Flow(source=home, iif=self.section.tunnel_device),
+            own=own,
+            home_networks=[self._home_network],
+            outer=Flow(source=(int(self.section.address), 32), mark=self._fwmark),
+            inner=Flow(source=self._home_network, iif=self.section.tunnel_device),
+            program=None if self.offload is None else self.offload.program,
         )
 
     def _start_tap(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -397,12 +441,17 @@ class HomeService:
             self.arp.stop()
         if self.tap is not None:
             self.tap.stop()
+        if self.offload is not None:
+            self.offload.stop()
         if self.tunnel is not None:
             await self.tunnel.release()
             if self._running:
                 self.engine.stop()
                 self._running = False
             self.tunnel.close()
+        if self.offload is not None:
+            self.engine.leave_offload()
+            self.offload.close()
 
     async def _drain(self) -> None:
         """Wait for commits under way, so that their replies leave."""
@@ -419,6 +468,8 @@ class HomeService:
             await self._upkeep.look()
             if self.tunnel is not None and self.tunnel.xdp is not None:
                 await self.tunnel.xdp.keep()
+        if self.offload is not None:
+            self.offload.keep()
 
     def _watches(self) -> list[Watch]:
         address, home_link = int(self.section.address), self.section.interface

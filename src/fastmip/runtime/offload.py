@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from fastmip.runtime.bpf import OFFLOADED, OUTCOMES, REFUSED, XdpProgram
+from fastmip.runtime.engine_checks import HOMES_MAX
 from fastmip.runtime.libbpf import BpfError
 from fastmip.runtime.logging import get_logger
 
 if TYPE_CHECKING:
     from fastmip._dataplane import Engine
 
-HOMES_MAX = 1 << 22
-"""Addresses of all home networks: 512 MB for their entries."""
 _REFRESH_S = 10.0
 """Next hops are asked for anew at least this often; then the kernel confirms neighbours."""
 _COALESCE_S = 0.002
@@ -51,6 +50,7 @@ class Offload:
         self._pending: asyncio.TimerHandle | None = None
         self._refreshed_s = 0.0
         self._seen = (0, 0)
+        self._cleared: dict[str, tuple[int, int]] = {}
         self.trouble = ""
         """Why it was given up, for ``show runtime``."""
 
@@ -86,7 +86,11 @@ class Offload:
         for name in self._interfaces:
             try:
                 self.program.attach(socket.if_nametoindex(name))
-            except OSError as error:
+            except (BpfError, OSError) as error:
+                for ifindex in self.program.attached():
+                    self.program.detach(ifindex)
+                if isinstance(error, BpfError):
+                    raise
                 raise BpfError(f"{name} is not an interface of this machine") from error
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -126,7 +130,7 @@ class Offload:
             self.program.refresh()
 
     def keep(self) -> None:
-        """Once a second: look at the clock, confirm next hops, and give up where frames do not leave."""
+        """Once a second: the clock, next hops, and whether frames leave; if not, give up."""
         if not self.is_on or self._loop is None:
             return
         self.program.set_clock()
@@ -168,13 +172,27 @@ class Offload:
     # seeing it
 
     def verdicts(self) -> dict[str, tuple[int, int]]:
-        """Verdict -> (packets, bytes) that the engine never saw."""
+        """Verdict -> (packets, bytes) that the engine never saw, since they were cleared."""
         traffic = self.program.traffic()
-        return {name: traffic[name] for name in (*CARRIED, REFUSED[0])}
+        result = {}
+        for name in (*CARRIED, REFUSED[0]):
+            packets, octets = self._cleared.get(name, (0, 0))
+            result[name] = (traffic[name][0] - packets, traffic[name][1] - octets)
+        return result
+
+    def clear(self) -> None:
+        """Let verdicts start from zero."""
+        traffic = self.program.traffic()
+        self._cleared = {name: traffic[name] for name in (*CARRIED, REFUSED[0])}
+
+    def counters(self) -> dict[str, int]:
+        """Outcome -> frames, for ``show traffic``."""
+        return self.program.counters()
 
     def facts(self) -> dict[str, object]:
         """What ``show runtime`` tells of it."""
         facts: dict[str, object] = {"offload": "on" if self.is_on else "off"}
         if self.trouble:
             facts["offload_trouble"] = self.trouble
-        return facts | {f"offload_{name}": n for name, n in self.program.counters().items()}
+        verdicts = self.verdicts()
+        return facts | {f"offload_{n.replace('-', '_')}": p for n, (p, _) in verdicts.items()}

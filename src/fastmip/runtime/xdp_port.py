@@ -70,7 +70,9 @@ class XdpPort:
         outer: Flow,
         inner: Flow,
         copy: bool = False,
+        program: XdpProgram | None = None,
     ) -> None:
+        """``program``: loaded and told its networks by offload, which closes it."""
         self._interfaces = [_Interface(name, i) for i, name in enumerate(interfaces)]
         self._own = list(own)
         self._home_networks = list(home_networks)
@@ -78,7 +80,8 @@ class XdpPort:
         self._copy = copy
         self._engine: Engine
         self._workers = 0
-        self._program: XdpProgram | None = None
+        self._program = program
+        self._is_borrowed = program is not None
         self._mirror: RouteMirror | None = None
 
     # start and stop
@@ -91,9 +94,10 @@ class XdpPort:
         """
         self._engine, self._workers = engine, workers
         try:
-            self._program = XdpProgram.load()
-            self._program.set_own_addresses(self._own)
-            self._program.set_home_networks(self._home_networks)
+            if self._program is None:
+                self._program = XdpProgram.load()
+                self._program.set_own_addresses(self._own)
+                self._program.set_home_networks(self._home_networks)
         except BpfError as error:
             raise StartError(f'engine.io: {error}: set io = "kernel" to do without') from error
         for interface in self._interfaces:
@@ -181,9 +185,12 @@ class XdpPort:
         if self._mirror is not None:
             await self._mirror.stop()
             self._mirror = None
-        if self._program is not None:
+        if self._program is not None and self._is_borrowed:
+            for interface in self._interfaces:
+                self._program.detach(interface.ifindex)
+        elif self._program is not None:
             self._program.close()
-            self._program = None
+        self._program = None
 
     def close(self) -> None:
         """Close all sockets, after the engine stopped."""
