@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
 from fastmip.runtime.bench.device import IOS, Setting
 from fastmip.runtime.bench.latency import Latencies
 from fastmip.runtime.bench.plots import Bar, Curve, bar_chart, log_plot
-from fastmip.runtime.bench.report import documents, label, rows, write_html
+from fastmip.runtime.bench.report import documents, drawings, label, rows, write_html
 from fastmip.runtime.bench.search import Trial
 from fastmip.runtime.bench.traffic import BUCKETS
 from fastmip.runtime.bench.wire import Measured, sizes_of
@@ -76,7 +77,7 @@ def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere() -> None:
     assert balance.open in (["html"], [])
     assert balance.addresses == []
     assert not re.search(r"https?://|@import|url\(|<script|<x>", page)
-    assert page.count("<svg") == 3
+    assert page.count("<svg ") == 3
 
 
 def test_rows_documents_and_page_tell_the_same() -> None:
@@ -95,6 +96,15 @@ def test_rows_documents_and_page_tell_the_same() -> None:
     assert full[2]["load_and_softirq_cpu"] == 0
     assert full[2]["worker_cpus"] == [1]
     assert full[2]["latency_curves"]["10"][-1][1] == 0
+
+
+def test_plots_stand_alone() -> None:
+    drawn = drawings(ALL)
+    assert list(drawn) == ["delivered-64", "latency-64", "loss-64"]
+    for text in drawn.values():
+        root = ElementTree.fromstring(text)  # noqa: S314 - our own
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root[0].tag.endswith("style")
 
 
 def test_an_empty_plot_is_no_plot() -> None:

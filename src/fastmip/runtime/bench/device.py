@@ -50,7 +50,9 @@ CARE_OF = 0x0A050001
 """Behind a gateway, as care-of addresses are."""
 MAX_BINDINGS = 1 << 20
 
-IOS: Mapping[str, str] = MappingProxyType({"kernel": ""})
+IOS: Mapping[str, str] = MappingProxyType(
+    {"kernel": "", "xdp": 'io = "xdp"\ninterfaces = ["h0", "h1"]'}
+)
 """Name -> what ``[engine]`` is told; the interfaces are h0 and h1."""
 KINDS: Mapping[str, int] = MappingProxyType({"ipip": 4, "gre": 47, "minimal": 55, "udp": 4})
 """Name of a tunnel -> IP protocol number."""

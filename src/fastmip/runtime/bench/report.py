@@ -28,7 +28,7 @@ th:first-child,td:first-child{text-align:left}
 svg{width:100%;height:auto;font:12px system-ui,sans-serif}svg text{fill:var(--soft)}
 svg .name{fill:var(--ink)}.grid{stroke:var(--line)}
 .bar{fill:var(--a)}.bar.reference{fill:var(--soft)}
-.line{fill:none;stroke-width:1.6}
+.line{fill:none;stroke-width:1.6}.paper{fill:var(--paper)}
 """ + "".join(
     f".line.c{n}{{stroke:var(--{letter})}}svg .legend.c{n}{{fill:var(--{letter})}}"
     for n, letter in enumerate("abcdef")
@@ -158,16 +158,36 @@ def write_html(measured: Sequence[Measured], command: str) -> str:
     )
 
 
+def drawings(measured: Sequence[Measured]) -> dict[str, str]:
+    """The plots as files of their own: name -> SVG."""
+    found = {}
+    for name, title, drawn in _plots(measured):
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" width="960" aria-description="{title}" '
+        style = f"<style>{_STYLE}</style>"
+        opening, _, rest = drawn.removeprefix("<svg ").partition(">")
+        found[name] = (
+            f'{head}{opening}>{style}<rect class="paper" width="100%" height="100%"/>{rest}'
+        )
+    return found
+
+
 def _sections(measured: Sequence[Measured]) -> Iterator[str]:
+    for _, title, drawn in _plots(measured):
+        yield f"<h2>{title}</h2>"
+        yield drawn
+
+
+def _plots(measured: Sequence[Measured]) -> Iterator[tuple[str, str, str]]:
+    """Name, title and SVG of each."""
     for size in dict.fromkeys(one.size for one in measured):
         here = [one for one in measured if one.size == size]
         title = "IMIX" if size == "imix" else f"{size} B"
-        yield f"<h2>Delivered at overload, {title}, Mpps</h2>"
         bars = [
             Bar(label(one), one.delivered, _note(one), is_reference=one.setting is None)
             for one in here
         ]
-        yield bar_chart(f"delivered rate, {title}", bars)
+        chart = bar_chart(f"delivered rate, {title}", bars)
+        yield f"delivered-{size}", f"Delivered at overload, {title}, Mpps", chart
         curves = [
             Curve(f"{label(one)}, {share:.0%} load", points)
             for one in here
@@ -175,8 +195,8 @@ def _sections(measured: Sequence[Measured]) -> Iterator[str]:
             if (points := [(us, above) for us, above in latencies.curve() if above > 0])
         ]
         if curves:
-            yield f"<h2>Latency, {title}</h2>"
-            yield log_plot(f"latency, {title}", "microseconds", "share of packets later", curves)
+            drawn = log_plot(f"latency, {title}", "microseconds", "share of packets later", curves)
+            yield f"latency-{size}", f"Latency, {title}", drawn
         trials = [
             Curve(f"{label(one)}: loss", points)
             for one in here
@@ -187,8 +207,8 @@ def _sections(measured: Sequence[Measured]) -> Iterator[str]:
             )
         ]
         if trials:
-            yield f"<h2>Loss, {title}</h2>"
-            yield log_plot(f"loss, {title}", "Mpps offered", "share lost (1e-06: none)", trials)
+            drawn = log_plot(f"loss, {title}", "Mpps offered", "share lost (1e-06: none)", trials)
+            yield f"loss-{size}", f"Loss, {title}", drawn
 
 
 def _note(one: Measured) -> str:

@@ -121,7 +121,7 @@ def _sizes(
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Directory for wire.html and wire.json.",
+    help="Directory for wire.html, wire.json and each plot as SVG.",
 )
 @json_option
 def wire(
@@ -161,6 +161,8 @@ def wire(
         (output / "wire.html").write_text(
             report.write_html(measured, f"fastmip {' '.join(sys.argv[1:])}"), encoding="utf-8"
         )
+        for name, drawn in report.drawings(measured).items():
+            (output / f"{name}.svg").write_text(drawn, encoding="utf-8")
         document = {"machine": report.machine(), "rows": report.documents(measured)}
         (output / "wire.json").write_bytes(
             msgspec.json.format(msgspec.json.encode(document)) + b"\n"
