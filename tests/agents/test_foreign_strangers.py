@@ -188,6 +188,19 @@ def test_a_denial_passed_on_is_no_larger_than_its_request() -> None:
     assert bench.count("faPendingRequests") == 0
 
 
+def test_nobody_floods_a_home_agent_through_us() -> None:
+    bench = Bench(mobile_nodes=lambda home, _nai: MOBILE_FOREIGN if home == NODE + 9 else None)
+    for _ in range(100):
+        bench.ask(request(identification()))
+    assert bench.count("faRegRequestsRelayed") == 20
+    assert bench.count("faInsufficientResource") == 80
+    assert len(bench.ask(request(identification()), mac=OTHER_MAC)) == 1
+    known = request(identification(), home_address=NODE + 9)
+    assert bench.ask(sign_mobile_foreign(known))[0].destination.port == 434
+    bench.tick(1.1)
+    assert bench.ask(request(identification()))[0].destination == Endpoint(HOME_AGENT, 434)
+
+
 def test_what_a_home_agent_accepted_is_passed_on_whatever_its_size() -> None:
     bench = Bench()
     number = identification()

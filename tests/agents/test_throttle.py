@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmip.agents.throttle import Allowance, DenialThrottle
+from fastmip.agents.throttle import Allowance, DenialThrottle, NodeRates
 
 SECOND = 1_000_000_000
 
@@ -51,3 +51,15 @@ def test_a_clock_that_stands_still_gains_nothing() -> None:
     assert allowance.spend(SECOND, 1)
     assert not allowance.spend(SECOND, 1)
     assert not allowance.spend(0, 1)
+
+
+def test_each_node_has_its_rate_and_a_flood_of_names_stays_bounded() -> None:
+    rates = NodeRates()
+    assert [rates.allow(b"one", SECOND, 2) for _ in range(4)] == [True, True, False, False]
+    assert rates.allow(b"two", SECOND, 2)
+    assert rates.allow(b"one", 2 * SECOND, 2), "the next second"
+    for number in range(10_000):
+        rates.allow(number.to_bytes(6, "big"), 2 * SECOND, 2)
+    assert len(rates) == NodeRates.MOST_NODES
+    assert rates.allow(bytes(6), 3 * SECOND, 2)
+    assert len(rates) == 1

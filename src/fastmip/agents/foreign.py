@@ -64,6 +64,7 @@ from fastmip.agents.foreign_verdicts import (
 )
 from fastmip.agents.foreign_visits import Visits
 from fastmip.agents.peaks import MinutePeaks
+from fastmip.agents.throttle import NodeRates
 from fastmip.agents.visitors import (
     Asker,
     Pending,
@@ -90,6 +91,10 @@ from fastmip.wire.revocation import (
 )
 from fastmip.wire.tunneling import UdpTunnelReply
 
+RELAYS = 20
+"""Requests of one link-layer address relayed a second that did not prove themselves: some nodes
+are several, and links repeat frames."""
+
 
 class ForeignAgent:
     """Registration through a foreign agent: one instance per process, one caller thread.
@@ -114,6 +119,7 @@ class ForeignAgent:
         self.peaks = MinutePeaks()
         self._replies = ForeignReplies(policy, self._count, self.peaks)
         self._revocation = ForeignRevocation(self._count)
+        self._relayed = NodeRates()
 
     # receiving ------------------------------------------------------------------------------
 
@@ -209,6 +215,11 @@ class ForeignAgent:
             self._challenges.spend(case.key.interface, case.holder, found.challenge)
             for found in case.challenges
         ):
+            self._deny(asker, ReplyCode.FA_INSUFFICIENT_RESOURCES, now, effects)
+            return
+        # A node asks once a second at most (RFC 5944 3.6.3); whoever goes on must not do it
+        # through us, in our name.
+        if case.proof is None and not self._relayed.allow(case.key.mac, now.boot_ns, RELAYS):
             self._deny(asker, ReplyCode.FA_INSUFFICIENT_RESOURCES, now, effects)
             return
         pending, message = relay(case, asker, self._policy, now)

@@ -1,4 +1,4 @@
-"""Limits on what strangers can make the home agent do (RFC 5944 3.7.2 idea, SEC-20).
+"""Limits on what strangers can make an agent do (RFC 5944 3.7.2 idea, SEC-20).
 
 All by the clock that is passed in; memory is bounded by the limits, not by the traffic.
 """
@@ -68,3 +68,34 @@ class Allowance:
             return False
         self.take()
         return True
+
+
+class NodeRates:
+    """So much of each node in a second, counted afresh every second.
+
+    Of more than ``MOST_NODES`` a second no more are told apart: something else must limit these.
+    """
+
+    __slots__ = ("_counts", "_second")
+
+    MOST_NODES = 4096
+
+    def __init__(self) -> None:
+        self._counts: dict[bytes, int] = {}
+        self._second = -1
+
+    def allow(self, node: bytes, now_ns: int, per_second: int) -> bool:
+        """Whether this is not too much of a node; counts it."""
+        second = now_ns // _SECOND
+        if second != self._second:
+            self._second = second
+            self._counts.clear()
+        count = self._counts.get(node, 0)
+        if not count and len(self._counts) >= self.MOST_NODES:
+            return True
+        self._counts[node] = count + 1
+        return count < per_second
+
+    def __len__(self) -> int:
+        """Nodes told apart in this second."""
+        return len(self._counts)
