@@ -165,6 +165,16 @@ async def test_carrier_mtu_mac_and_an_interface_that_vanishes(
     await until(leaves_by(mirror, None))
 
 
+async def test_a_carrier_that_flaps(lab: Namespaces, mirror: RouteMirror) -> None:
+    ip("route", "add", "198.51.100.0/24", "via", "10.2.0.2")
+    await until(leaves_by(mirror, mac(lab, "two")))
+    words = "link set e0 down\nlink set e0 up\n" * 100
+    lab.run("two", "sh", "-c", f"printf '{words}' | ip -batch -")
+    await until(leaves_by(mirror, mac(lab, "two")))
+    lab.ip("two", "link", "set", "e0", "down")
+    await until(leaves_by(mirror, None))
+
+
 async def test_a_neighbour_that_changes_its_mac(lab: Namespaces, mirror: RouteMirror) -> None:
     there = address("10.1.0.3")
     lab.run("ha", "ping", "-c1", "-W5", "10.1.0.3")

@@ -202,6 +202,8 @@ class View:
         self.flow = flow
         self.table = table
         self.steps: list[Step] = []
+        self.is_stale = False
+        """Other tables count than those the engine was shown: every node is to be looked at."""
         self.sets: dict[Hops, int] = {}
         self.overflowed = 0
         """Routes the engine had no room for; the kernel serves them."""
@@ -242,6 +244,23 @@ class View:
                 if covers(node, other) and other not in own:
                     yield other
 
+    def differing(
+        self,
+        before: Mapping[int, RouteTable],
+        tables: Mapping[int, RouteTable],
+        into: list[Prefix],
+        at_once: int,
+    ) -> Iterator[None]:
+        """Collect the nodes that differences between old and new tables can matter to."""
+        for number in self.tables():
+            old, new = before[number].routes, tables[number].routes
+            nodes = list(old.keys() | new.keys())
+            for first in range(0, len(nodes), 10 * at_once):
+                for node in nodes[first : first + 10 * at_once]:
+                    if old.get(node) != new.get(node):
+                        into.extend(self.touched(number, node, tables))
+                yield
+
     def refresh(self, nodes: Iterable[Prefix], tables: Mapping[int, RouteTable]) -> None:
         """Bring nodes in line with the kernel's tables."""
         for node in nodes:
@@ -260,10 +279,8 @@ class View:
             if not step.concerns(node):
                 continue
             table = tables.get(step.table)
-            if table is None:
-                if step.table == 0:
-                    return None
-                continue
+            if table is None:  # not for us to know, or not read yet
+                return None
             route = table.covering(node)
             if route is None or route.kind == RTN_THROW or route.length <= step.suppress:
                 continue
@@ -487,31 +504,33 @@ class EgressRoutes:
             if news.table in view.tables():
                 view.refresh(list(view.touched(news.table, node, self.tables)), self.tables)
 
-    def rules(self, rules: Sequence[RuleNews]) -> bool:
-        """Policy rules in order; True when routes have to be read again."""
+    def rules(self, rules: Sequence[RuleNews]) -> None:
+        """Policy rules in order; routes are to be read after them."""
         for view in self.views:
             steps = chain(rules, view.flow)
             if steps != view.steps:
                 view.steps = steps
-                view.refresh(view.nodes(self.tables) | set(view.known()), self.tables)
-        return bool(self._missing())
+                view.is_stale = True
 
-    def _missing(self) -> set[int]:
-        return set().union(*(view.tables() for view in self.views)) - self.tables.keys()
+    def empty_tables(self) -> dict[int, RouteTable]:
+        """The tables that matter, to be filled with all routes there are, then given to
+        ``settle``."""
+        return {number: RouteTable() for view in self.views for number in view.tables()}
 
-    def replace_routes(self, routes: Iterable[RouteNews]) -> None:
-        """All routes there are now; the engine has them when ``settle`` is through."""
-        self.tables = {number: RouteTable() for view in self.views for number in view.tables()}
-        for news in routes:
-            if news.table in self.tables:
-                self.tables[news.table].add(news)
-
-    def settle(self, at_once: int = 500) -> Iterator[None]:
-        """Bring all nodes in line, some at a time; news may come in between."""
+    def settle(self, tables: dict[int, RouteTable], at_once: int = 500) -> Iterator[None]:
+        """Take all routes anew and show what differs, some at a time; news may come in between."""
+        before, self.tables = self.tables, tables
+        yield  # news that came while routes were read, once more
         for view in self.views:
-            nodes = list(view.nodes(self.tables) | set(view.known()))
+            if view.is_stale:
+                nodes = list(view.nodes(tables) | set(view.known()))
+                view.is_stale = False
+            else:
+                nodes = []
+                for _ in view.differing(before, tables, nodes, at_once):
+                    yield
             for first in range(0, len(nodes), at_once):
-                view.refresh(nodes[first : first + at_once], self.tables)
+                view.refresh(nodes[first : first + at_once], tables)
                 yield
 
     def replace_neighbours(self, neighbours: Iterable[NeighbourNews]) -> None:

@@ -38,6 +38,7 @@ _BUFFER_BYTES = 8 << 20
 _RECEIVE_LEN = 1 << 16
 _DATAGRAMS_AT_ONCE = 64
 """Then the event loop has a turn."""
+_ROUTES_AT_ONCE = 200
 _DUMP_TRIES = 10
 _LOOK_S = 1.0
 """How often workers are asked which stale neighbours they use."""
@@ -190,12 +191,15 @@ class RouteMirror:
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
+            start = time.monotonic()
             try:
                 await self._read_all()
             except OSError as error:
                 log.warning("routes-unreadable", reason=str(error))
                 await asyncio.sleep(_RETRY_S)
                 self._wake.set()
+            # A large table that is in unrest takes half of the time at most.
+            await asyncio.sleep(time.monotonic() - start)
 
     async def _read_all(self) -> None:
         self._wake.clear()
@@ -206,18 +210,24 @@ class RouteMirror:
             links = await self._dump(opened, messages.RTM_GETLINK)
             neighbours = await self._dump(opened, messages.RTM_GETNEIGH)
             rules = await self._dump(opened, messages.RTM_GETRULE)
-            routes = await self._dump(opened, messages.RTM_GETROUTE)
+            self._routes.rules(list(filter(None, map(messages.read_rule, rules))))
+            tables = self._routes.empty_tables()
+            for number, body in enumerate(await self._dump(opened, messages.RTM_GETROUTE)):
+                route = messages.read_route(body)
+                if route is not None and route.table in tables:
+                    tables[route.table].add(route)
+                if number % _ROUTES_AT_ONCE == 0:
+                    await asyncio.sleep(0)
             backlog = self._backlog
         finally:
             self._backlog = None
             opened.close()
         self._routes.replace_links(filter(None, map(messages.read_link, links)))
         self._routes.replace_neighbours(filter(None, map(messages.read_neighbour, neighbours)))
-        self._routes.rules(list(filter(None, map(messages.read_rule, rules))))
-        self._routes.replace_routes(filter(None, map(messages.read_route, routes)))
-        for message in backlog:
-            self._apply(message)
-        for _ in self._routes.settle():
+        for number, _ in enumerate(self._routes.settle(tables)):
+            if number == 0:
+                for message in backlog:
+                    self._apply(message)
             await asyncio.sleep(0)
         self._routes.trust(trusted)
         self.readings += 1
@@ -230,19 +240,20 @@ class RouteMirror:
         for _ in range(_DUMP_TRIES):
             self._sequence += 1
             opened.send(messages.dump_request(kind, self._sequence))
-            bodies, is_whole = await self._receive_dump(opened)
+            bodies, is_whole = await self._receive_dump(opened, self._sequence)
             if is_whole:
                 break
         return bodies
 
-    async def _receive_dump(self, opened: socket.socket) -> tuple[list[bytes], bool]:
+    async def _receive_dump(self, opened: socket.socket, sequence: int) -> tuple[list[bytes], bool]:
         loop = asyncio.get_running_loop()
         bodies: list[bytes] = []
         is_whole = True
         while True:
+            await asyncio.sleep(0)  # where there is something to read, sock_recv does not wait
             data = await loop.sock_recv(opened, _RECEIVE_LEN)
             for message in messages.split(data):
-                if message.sequence != self._sequence:
+                if message.sequence != sequence:
                     continue
                 is_whole &= not message.flags & messages.NLM_F_DUMP_INTR
                 if message.kind == messages.NLMSG_DONE:
