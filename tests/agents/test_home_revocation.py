@@ -490,13 +490,49 @@ def test_a_stranger_loads_no_node_and_a_flood_is_reported_sparingly_sec20() -> N
     assert lab.count("haViolationsSuppressed") >= 100
 
 
-def test_a_revocation_while_a_commit_is_outstanding_waits_for_its_repetition() -> None:
+def test_a_revocation_while_a_commit_is_outstanding_waits_for_it() -> None:
     lab = registered()
     (commit,) = lab.receive(lab.request(flags=D | S, care_of=CARE_OF_2), lab.arrival(CARE_OF_2))
     assert tell(lab, by_agent(revocation(OFFERED_AT + 5))) == []
-    lab.carry_out([commit])
-    assert len(datagrams(tell(lab, by_agent(revocation(OFFERED_AT + 6))))) == 1
+    assert lab.care_of_addresses() == [FOREIGN_AGENT]
+    reply, acknowledged = datagrams(lab.carry_out([commit]))
+    assert (reply.data[0], acknowledged.data[0]) == (3, 15)
+    assert acknowledged.data[8:12] == (OFFERED_AT + 5).to_bytes(4)
     assert lab.care_of_addresses() == [CARE_OF_2]
+    assert lab.count("haRevocationsHeld") == 1
+
+
+def test_a_revocation_that_waited_is_judged_by_what_came_of_the_commit_sec31() -> None:
+    lab = registered()
+    message = sign(unsigned_request(ntp(lab.wall_s), flags=T, care_of=FOREIGN_AGENT))
+    renewal = by_agent(message + support(OFFERED_AT + 9))
+    (commit,) = lab.receive(renewal, lab.arrival(FOREIGN_AGENT, port=434))
+    assert tell(lab, by_agent(revocation(OFFERED_AT + 5))) == []
+    assert [sent.data[0] for sent in datagrams(lab.carry_out([commit]))] == [3]
+    assert lab.care_of_addresses() == [FOREIGN_AGENT]
+    assert lab.count("haRevocationsStale") == 1
+
+
+def test_a_request_that_waits_too_comes_behind_the_revocation() -> None:
+    lab = registered()
+    (commit,) = lab.receive(lab.request(flags=D | S, care_of=CARE_OF_2), lab.arrival(CARE_OF_2))
+    lab.pass_time(1)
+    lab.receive(lab.request(flags=D | S), lab.arrival())
+    tell(lab, by_agent(revocation(OFFERED_AT + 5)))
+    kinds = [sent.data[0] for sent in datagrams(lab.carry_out([commit]))]
+    assert kinds == [3, 15, 3]
+    assert sorted(lab.care_of_addresses()) == sorted([CARE_OF, CARE_OF_2])
+
+
+def test_so_many_revocations_wait_and_no_more() -> None:
+    lab = registered()
+    lab.receive(lab.request(flags=D | S, care_of=CARE_OF_2), lab.arrival(CARE_OF_2))
+    for n in range(100):
+        tell(lab, by_agent(revocation(OFFERED_AT + n)))
+    node = lab.agent._nodes.get(NODE, lab.now)
+    assert node.revocations is not None
+    assert [held.message.identifier for held in node.revocations.values()] == [OFFERED_AT + 99]
+    assert not node.is_clean
 
 
 def test_a_registration_after_a_revocation_is_accepted() -> None:

@@ -323,6 +323,13 @@ def test_garbage_of_every_length_is_counted_and_dropped() -> None:
     assert world.node.counters()["mnRegRequestsAccepted"] <= 1
 
 
+def test_an_experimental_message_is_dropped_without_a_word_rfc4064_6() -> None:
+    world, ident = waiting()
+    assert world.hear(b"\xff" + build_reply(0, 300, HOME, HOME_AGENT, ident)[1:]) == []
+    assert world.state == "pending"
+    assert world.node.counters()["mnRepliesDroppedInvalidExtension"] == 1
+
+
 def test_skippable_extensions_are_skipped_rfc5944_1_8() -> None:
     world, ident = waiting()
     world.hear(build_reply(0, 300, HOME, HOME_AGENT, ident, extensions=bytes([200, 3, 1, 2, 3])))

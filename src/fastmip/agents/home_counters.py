@@ -38,6 +38,7 @@ COMMITS_FAILED: Final = "haCommitsFailed"
 UNREADABLE: Final = "haRowsUnreadable"
 EXPIRED: Final = "haBindingsExpired"
 EXPERIMENTAL: Final = "haExperimentalMessages"
+REVOCATIONS_HELD: Final = "haRevocationsHeld"
 UDP_TUNNELS: Final = "haUdpTunnelsGranted"
 KEEPALIVES: Final = "haFirstKeepalives"
 KEEPALIVES_REFUSED: Final = "haFirstKeepalivesRefused"
@@ -116,6 +117,7 @@ HOME_COUNTERS: Final[dict[str, str]] = {
     KEEPALIVES: "Half-bound UDP tunnels completed by their first keepalive (RFC 3519 4.6).",
     KEEPALIVES_REFUSED: "First keepalives from an address that did not register; dropped.",
     **revocation_counters("ha"),
+    REVOCATIONS_HELD: "Revocations that waited for a commit of their node to end.",
     BINDINGS: "Bindings in force now (a gauge).",
     CACHED_NODES: "Mobile nodes held in memory now (a gauge).",
 }

@@ -39,7 +39,7 @@ from fastmip.agents.home_counters import CODE_COUNTERS, ViolationReason, new_cou
 from fastmip.agents.home_replies import ReplyWriter
 from fastmip.agents.home_revocation import HomeRevocations
 from fastmip.agents.hosts import HomeAgentPolicy, Host
-from fastmip.agents.nodes import Held, Node, NodeCache, Work
+from fastmip.agents.nodes import Held, HeldRevocation, Node, NodeCache, Work
 from fastmip.agents.throttle import Allowance
 from fastmip.auth.freshness import nonce_reply
 from fastmip.errors import StoreError, WireError
@@ -135,6 +135,8 @@ class HomeLedger:
             self._failed(node, work, now, effects)
         if node.withdraw and (work.case is not None or outcome is CommitOutcome.COMMITTED):
             effects += self._withdraw(node, work.row.home_address)
+        while node.work is None and (told := node.take_revocation()) is not None:
+            self._judge_revocation(node, told, now, effects)
         if node.held is not None and node.work is None:
             held, node.held = node.held, None
             effects += self._resume(node, held, now)
@@ -249,17 +251,27 @@ class HomeLedger:
         except StoreError:
             self._count[names.UNREADABLE] += 1
             return effects
-        if node.work is not None:  # it will be repeated
+        held = HeldRevocation(message, arrival, association)
+        if node.work is not None:
+            self._count[names.REVOCATIONS_HELD] += 1
+            node.hold_revocation(held)
             return effects
+        self._judge_revocation(node, held, now, effects)
+        return effects
+
+    def _judge_revocation(
+        self, node: Node, held: HeldRevocation, now: Now, effects: list[Effect]
+    ) -> None:
+        """Look for what a proven revocation of an idle node ends, and end it."""
+        home_address = held.message.home_address
         live = node.live(now.boot_ns)
-        found = self._revocations.match(message, arrival, association, live)
+        found = self._revocations.match(held.message, held.arrival, held.association, live)
         if isinstance(found, SendDatagram):
             effects.append(found)
         elif found is not None:
             rest = tuple([binding for binding in live if binding is not found.binding])
             row = NodeRow(home_address, node.identification, node.nonce, pack_bindings(rest))
             effects.append(self._commit(Work(node, row, rest, ending=found), rest))
-        return effects
 
     def _receive_acknowledgment(self, data: bytes, arrival: Arrival) -> list[Effect]:
         try:

@@ -11,8 +11,8 @@ node's part), or with a mobile node that registers its co-located address direct
 | its lifetime ends, or given up through that agent  | nobody             |                |
 
 A foreign agent's revocation takes the binding down like a deregistration, through a commit,
-and is acknowledged after it. While another commit of the node is under way it is dropped: the
-foreign agent repeats it.
+and is acknowledged after it. While another commit of the node is under way it waits for that, and
+is judged by what came of it.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from fastmip.agents.bindings import Binding, unpack_bindings
 from fastmip.agents.claims import Claims
@@ -25,7 +26,10 @@ from fastmip.auth.freshness import (
     check_timestamp,
 )
 from fastmip.wire.registration import RegistrationRequest
+from fastmip.wire.revocation import RevocationMessage
 
+MAX_HELD_REVOCATIONS = 8
+"""As many care-of addresses as a node can have at a time."""
 _EVICTION_TRIES = 8
 _LEAST_CAPACITY = 16
 """So that the node in hand is never the least recently used one."""
@@ -51,6 +55,14 @@ class Held:
         self.host = host
         self.association = association
         self.claims = claims
+
+
+class HeldRevocation(NamedTuple):
+    """A proven revocation that waits for a commit of its node."""
+
+    message: RevocationMessage
+    arrival: Arrival
+    association: SecurityAssociation
 
 
 class Work:
@@ -94,6 +106,7 @@ class Node:
         "leaver",
         "nonce",
         "repeatable",
+        "revocations",
         "unsaved_nonce",
         "wheel_second",
         "withdraw",
@@ -117,13 +130,31 @@ class Node:
         """A second at which the expiry wheel holds this node; 0 if that is not known."""
         self.work: Work | None = None
         self.held: Held | None = None
+        self.revocations: dict[int, HeldRevocation] | None = None
+        """By the agent that sent it; the latest of each."""
         self.leaver: Host | None = None
         """The host it was, while its bindings are withdrawn because it is served no more."""
 
     @property
     def is_clean(self) -> bool:
         """Whether the node can be loaded again as it is."""
-        return not (self.work or self.held or self.unsaved_nonce or self.withdraw or self.leaver)
+        waits = self.work or self.held or self.revocations
+        return not (waits or self.unsaved_nonce or self.withdraw or self.leaver)
+
+    def hold_revocation(self, held: HeldRevocation) -> None:
+        """Keep a revocation until the commit in work is done; so many as a node has bindings."""
+        found = self.revocations = self.revocations or {}
+        source = held.arrival.source.address
+        if source in found or len(found) < MAX_HELD_REVOCATIONS:
+            found[source] = held
+
+    def take_revocation(self) -> HeldRevocation | None:
+        """One that was kept, the oldest first."""
+        if not self.revocations:
+            return None
+        held = self.revocations.pop(next(iter(self.revocations)))
+        self.revocations = self.revocations or None
+        return held
 
     def judge(
         self,
