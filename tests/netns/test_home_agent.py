@@ -437,12 +437,19 @@ def test_hosts_come_and_go_on_the_run(lab: HomeAgentLab) -> None:
     client.sendto(message, (HOME_AGENT, 434))
     with pytest.raises(TimeoutError):
         client.recv(100)  # a stranger gets no word
-    lab.ask("host add", home_address="10.1.0.9", spi=256, key_hex=handmade.KEY.hex())
+    aaa = {"spi": 512, "key_hex": handmade.KEY[::-1].hex()}
+    added = {"spi": 256, "key_hex": handmade.KEY.hex(), "nai": "mn@example.org", "aaa": aaa}
+    lab.ask("host add", home_address="10.1.0.9", **added)
+    with pytest.raises(AssertionError, match="is the NAI of"):
+        lab.ask("host add", home_address="10.1.0.10", **added)
     client.settimeout(3)
     lab.register(client, "10.1.0.9")
     listed = {row["home_address"]: row["origin"] for row in lab.ask("host list")["rows"]}
     assert listed == {HOME_ADDRESS: "file", "10.1.0.9": "directory"}
-    assert handmade.KEY.hex() not in str(lab.ask("show secure"))
+    secure = lab.ask("show secure")["rows"]
+    assert [row["spi"] for row in secure if row["home_address"] == "10.1.0.9"] == [256, 512]
+    assert handmade.KEY.hex() not in str(secure)
+    assert handmade.KEY[::-1].hex() not in str(secure)
     lab.kill()
     lab.start()
     assert [row["home_address"] for row in lab.ask("show binding")["rows"]] == ["10.1.0.9"]

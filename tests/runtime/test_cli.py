@@ -515,6 +515,35 @@ def test_host_add_takes_its_new_key_back_when_the_daemon_refuses(tmp_path: Path)
     assert not key.exists()
 
 
+def test_host_add_takes_a_name_and_a_second_key(tmp_path: Path) -> None:
+    secret = tmp_path / "aaa.key"
+    secret.write_text(KEY_HEX[::-1])
+    secret.chmod(0o600)
+    path, server = served(tmp_path, ok)
+    words = ("host", "add", "10.1.0.9", "--nai", "mn@example.org", "--aaa-spi", "512")
+    with server:
+        shown = invoke(
+            path, *words, "--key-file", "-", "--aaa-key-file", str(secret), stdin=KEY_HEX
+        )
+        twice = invoke(path, *words, "--key-file", "-", "--aaa-key-file", "-", stdin=KEY_HEX)
+        secret.chmod(0o644)
+        open_to_all = invoke(
+            path, *words, "--key-file", "-", "--aaa-key-file", str(secret), stdin=KEY_HEX
+        )
+    assert shown.exit_code == 0
+    assert KEY_HEX[::-1] not in shown.output
+    [request] = server.requests
+    assert request["args"]["key_hex"] == KEY_HEX
+    assert request["args"]["nai"] == "mn@example.org"
+    assert request["args"]["aaa"] == {
+        "spi": 512,
+        "key_hex": KEY_HEX[::-1],
+        "algorithm": "hmac-md5",
+    }
+    assert (twice.exit_code, "one key" in twice.output) == (2, True)
+    assert (open_to_all.exit_code, "chmod 600" in open_to_all.output) == (1, True)
+
+
 def test_a_key_cannot_be_given_on_the_command_line() -> None:
     for command in ("add", "remove", "list"):
         found = main.get_command(click.Context(main), "host")

@@ -13,7 +13,7 @@ from tests.helpers.handmade import address
 from fastmip.agents.hosts import Prefix
 from fastmip.auth.associations import Algorithm, Direction, ReplayStyle
 from fastmip.runtime import directory as directory_module
-from fastmip.runtime.config import HostConfig
+from fastmip.runtime.config import AaaConfig, HostConfig
 from fastmip.runtime.config_types import Address, AssociationConfig
 from fastmip.runtime.directory import HostDirectory, delete_host, insert_host
 from fastmip.runtime.home_pipeline import Prepared
@@ -108,9 +108,9 @@ async def test_strangers_neither_ask_twice_nor_drive_hosts_out(
     for stranger in range(address("10.1.0.100"), address("10.1.0.200")):
         assert hosts.lookup(stranger) is None
         assert hosts.lookup(stranger) is None
-    assert len(asked) == 101
+    assert len(asked) == 102, "rows and identity of the host, each stranger once"
     assert hosts.lookup(known) is not None
-    assert asked.count(known) == 1, "a host stays cached whatever strangers do"
+    assert asked.count(known) == 2, "a host stays cached whatever strangers do"
     assert len(hosts._strangers) == 8
 
 
@@ -143,3 +143,66 @@ async def test_entries_show_no_key(store: Store[Prepared]) -> None:
     shown = repr(entries) + repr(hosts.lookup(address("10.1.0.9")))
     assert key.hex() not in shown
     assert repr(key)[2:-1] not in shown
+
+
+def with_identity(text: str, nai: str | None, aaa_spi: int | None = None) -> HostConfig:
+    plain = host(text)
+    aaa = None if aaa_spi is None else AaaConfig(spi=aaa_spi, key=Key(b"a" * 16))
+    return HostConfig(
+        home_address=plain.home_address, associations=plain.associations, nai=nai, aaa=aaa
+    )
+
+
+@pytest.mark.parametrize("spi", [2, 512])
+async def test_a_host_added_on_the_run_has_its_nai_and_aaa_secret(
+    store: Store[Prepared], spi: int
+) -> None:
+    hosts = HostDirectory(store.query, home_network=HOME_NETWORK)
+    assert hosts.lookup_nai(b"mn@example.org") is None
+    added = with_identity("10.1.0.7", "mn@example.org", spi)
+    await store.run(lambda connection: insert_host(connection, added))
+    hosts.forget(address("10.1.0.7"))
+    found = hosts.lookup_nai(b"mn@example.org")
+    assert found is not None
+    assert found.home_address == address("10.1.0.7")
+    assert found.aaa == (added.aaa.build() if added.aaa is not None else None,)
+    assert [(entry.home_address, entry.spi) for entry in hosts.aaa_entries(5)] == [
+        (found.home_address, spi)
+    ]
+    [entry] = hosts.entries(5)
+    assert (entry.nai, entry.origin) == ("mn@example.org", "directory")
+    plain = host("10.1.0.7")
+    await store.run(lambda connection: insert_host(connection, plain))
+    hosts.forget(address("10.1.0.7"))
+    assert hosts.lookup_nai(b"mn@example.org") is None
+    assert list(hosts.aaa_entries(5)) == []
+    assert await store.run(lambda connection: delete_host(connection, address("10.1.0.7")))
+
+
+async def test_strangers_names_are_asked_for_once_and_bounded(
+    store: Store[Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    def query(statement: str, arguments: tuple[object, ...]) -> list[tuple[object, ...]]:
+        nonlocal asked
+        asked += 1
+        return store.query(statement, arguments)
+
+    monkeypatch.setattr(directory_module, "CACHE_STRANGE_NAIS", 4)
+    hosts = HostDirectory(query, home_network=HOME_NETWORK)
+    for _ in range(3):
+        assert hosts.lookup_nai(b"stranger\xff@example.org") is None
+    assert asked == 1
+    for number in range(20):
+        assert hosts.lookup_nai(b"%d@example.org" % number) is None
+    assert len(hosts._strange_nais) == 4
+
+
+async def test_the_file_s_word_on_a_host_counts_for_its_nai(store: Store[Prepared]) -> None:
+    added = with_identity("10.1.0.7", "old@example.org")
+    await store.run(lambda connection: insert_host(connection, added))
+    fixed = [with_identity("10.1.0.7", "new@example.org")]
+    hosts = HostDirectory(store.query, fixed, home_network=HOME_NETWORK)
+    assert hosts.lookup_nai(b"old@example.org") is None
+    assert hosts.lookup_nai(b"new@example.org") is not None

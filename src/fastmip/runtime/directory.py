@@ -21,16 +21,21 @@ from fastmip.auth.associations import (
     ReplayStyle,
     SecurityAssociation,
 )
-from fastmip.runtime.config import HostConfig
+from fastmip.runtime.config import AaaConfig, HostConfig
+from fastmip.runtime.keys import Key
 
 CACHE_HOSTS = 65536
 """Hosts of the directory kept ready; about 1 KiB each."""
 CACHE_STRANGERS = 65536
 """Addresses known to be nobody's; about 100 bytes each."""
 
+CACHE_STRANGE_NAIS = 4096
+"""Network access identifiers known to be nobody's; at most 300 bytes each."""
+
 Query = Callable[[str, tuple[object, ...]], list[tuple[Any, ...]]]
 """``Store.query``."""
 _COLUMNS = "spi, direction, key, algorithm, replay, replay_window"
+_IDENTITY = "nai, aaa_spi, aaa_key, aaa_algorithm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,17 @@ class HostEntry:
     direction: str
     origin: str = field(default="directory")
     """``file`` or ``directory``."""
+    nai: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AaaEntry:
+    """A host's secret of the Mobile-AAA authentication for the operator's eye: no key."""
+
+    home_address: int
+    spi: int
+    algorithm: str
+    origin: str = field(default="directory")
 
 
 class HostDirectory:
@@ -59,6 +75,7 @@ class HostDirectory:
         self._strangers: OrderedDict[int, None] = OrderedDict()
         self._static: dict[int, Host] = {}
         self._by_nai: dict[bytes, Host] = {}
+        self._strange_nais: OrderedDict[bytes, None] = OrderedDict()
         self.set_static(static)
 
     def set_static(self, hosts: Iterable[HostConfig]) -> None:
@@ -94,13 +111,25 @@ class HostDirectory:
         return host
 
     def lookup_nai(self, nai: bytes) -> Host | None:
-        """The host of the file with this network access identifier."""
-        return self._by_nai.get(nai)
+        """The host with this network access identifier; the file's before the directory's."""
+        host = self._by_nai.get(nai)
+        if host is not None or nai in self._strange_nais:
+            return host
+        text = nai.decode("ascii", errors="replace")
+        rows = self._query("SELECT home_address FROM identity WHERE nai=?", (text,))
+        host = self.lookup(rows[0][0]) if rows else None
+        if host is None or host.nai != nai:  # the file may say something else of this host
+            self._strange_nais[nai] = None
+            if len(self._strange_nais) > CACHE_STRANGE_NAIS:
+                self._strange_nais.popitem(last=False)
+            return None
+        return host
 
     def forget(self, home_address: int) -> None:
         """The directory's row changed."""
         self._cache.pop(home_address, None)
         self._strangers.pop(home_address, None)
+        self._strange_nais.clear()
 
     def _read(self, home_address: int) -> Host | None:
         rows = self._query(
@@ -109,7 +138,18 @@ class HostDirectory:
         )
         if not rows:
             return None
-        return Host(home_address, AssociationSet(_association(row) for row in rows))
+        associations = AssociationSet(_association(row) for row in rows)
+        identity = self._query(
+            f"SELECT {_IDENTITY} FROM identity WHERE home_address=?",  # noqa: S608 - as above
+            (home_address,),
+        )
+        if not identity:
+            return Host(home_address, associations)
+        nai, spi, key, algorithm = identity[0]
+        aaa = (
+            () if key is None else (AaaConfig(spi=spi, key=Key(key), algorithm=algorithm).build(),)
+        )
+        return Host(home_address, associations, nai=(nai or "").encode(), aaa=aaa)
 
     def entries(self, limit: int) -> Iterator[HostEntry]:
         """Hosts in order of home address, the file's first, one entry an association."""
@@ -123,14 +163,26 @@ class HostDirectory:
                     member.window_s,
                     member.direction.value,
                     "file",
+                    host.nai.decode(),
                 )
         rows = self._query(
-            "SELECT home_address, spi, algorithm, replay, replay_window, direction"
-            " FROM host ORDER BY home_address, spi LIMIT ?",
+            "SELECT home_address, spi, algorithm, replay, replay_window, direction, 'directory',"
+            " coalesce(nai, '') FROM host LEFT JOIN identity USING(home_address)"
+            " ORDER BY home_address, spi LIMIT ?",
             (limit,),
         )
         for row in rows:
             yield HostEntry(*row)
+
+    def aaa_entries(self, limit: int) -> Iterator[AaaEntry]:
+        """Secrets of the directory's hosts for the Mobile-AAA authentication."""
+        rows = self._query(
+            "SELECT home_address, aaa_spi, aaa_algorithm FROM identity WHERE aaa_key IS NOT NULL"
+            " ORDER BY home_address LIMIT ?",
+            (limit,),
+        )
+        for row in rows:
+            yield AaaEntry(*row)
 
 
 def host_of(config: HostConfig) -> Host:
@@ -145,7 +197,7 @@ def host_of(config: HostConfig) -> Host:
 
 def insert_host(connection: sqlite3.Connection, host: HostConfig) -> None:
     """Write a host into the directory, replacing what it had. For ``Store.run``."""
-    connection.execute("DELETE FROM host WHERE home_address=?", (int(host.home_address),))
+    delete_host(connection, int(host.home_address))
     connection.executemany(
         f"INSERT INTO host(home_address, {_COLUMNS}) VALUES(?,?,?,?,?,?,?)",
         [
@@ -161,10 +213,19 @@ def insert_host(connection: sqlite3.Connection, host: HostConfig) -> None:
             for item in host.associations
         ],
     )
+    if host.nai is None and host.aaa is None:
+        return
+    aaa = host.aaa
+    secret = None if aaa is None or aaa.key is None else (aaa.spi, aaa.key.reveal(), aaa.algorithm)
+    connection.execute(
+        f"INSERT INTO identity(home_address, {_IDENTITY}) VALUES(?,?,?,?,?)",
+        (int(host.home_address), host.nai, *(secret or (None, None, None))),
+    )
 
 
 def delete_host(connection: sqlite3.Connection, home_address: int) -> bool:
     """Remove a host from the directory; False if it was not there. For ``Store.run``."""
+    connection.execute("DELETE FROM identity WHERE home_address=?", (home_address,))
     cursor = connection.execute("DELETE FROM host WHERE home_address=?", (home_address,))
     return cursor.rowcount > 0
 

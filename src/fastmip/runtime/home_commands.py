@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastmip.agents.bindings import (
     FLAG_COLOCATED,
@@ -265,8 +265,11 @@ class HomeCommands:
     async def show_host(self, arguments: Arguments) -> Answer:
         """Hosts that may register, without their security associations."""
         entries = self._service.hosts.entries(limit_of(arguments))
-        hosts = {entry.home_address: entry.origin for entry in entries}
-        rows = [{"home_address": format_address(a), "origin": o} for a, o in hosts.items()]
+        hosts = {entry.home_address: (entry.nai, entry.origin) for entry in entries}
+        rows = [
+            {"home_address": format_address(address), "nai": nai, "origin": origin}
+            for address, (nai, origin) in hosts.items()
+        ]
         return {"rows": rows, "summary": {"shown": len(rows)}}
 
     async def show_secure(self, arguments: Arguments) -> Answer:
@@ -298,6 +301,17 @@ class HomeCommands:
         ]
         rows += [
             {
+                "home_address": format_address(entry.home_address),
+                "kind": "mn-aaa",
+                "spi": entry.spi,
+                "algorithm": "chap" if entry.spi == CHAP_SPI else entry.algorithm,
+                "direction": "inbound",
+                "origin": entry.origin,
+            }
+            for entry in self._service.hosts.aaa_entries(limit_of(arguments))
+        ]
+        rows += [
+            {
                 "kind": "fa-ha",
                 "foreign_agent": str(agent.address),
                 "spi": item.spi,
@@ -315,9 +329,13 @@ class HomeCommands:
         service = self._service
         document = dict(arguments)
         home_address = document.pop("home_address", None)
-        if "key_hex" in document:
-            document["key"] = document.pop("key_hex")
-        shaped = {"home_address": home_address, "association": [document]}
+        more: dict[str, Any] = {
+            name: document.pop(name) for name in ("nai", "aaa") if name in document
+        }
+        if isinstance(more.get("aaa"), dict):
+            more["aaa"] = _with_key(more["aaa"])
+        shaped: dict[str, Any] = {"home_address": home_address, **more}
+        shaped["association"] = [_with_key(document)]
         try:
             host = load_host("host add", shaped, service.section)
         except ConfigError as error:
@@ -326,6 +344,11 @@ class HomeCommands:
             raise CommandError(
                 f"{home_address} stands in the configuration file: change it there and reload"
             )
+        if host.nai is not None:
+            known = service.hosts.lookup_nai(host.nai.encode())
+            if known is not None and known.home_address != int(host.home_address):
+                other = format_address(known.home_address)
+                raise CommandError(f"{host.nai} is the NAI of {other} already: use another")
         await service.store.run(lambda connection: insert_host(connection, host))
         service.hosts.forget(int(host.home_address))
         return {"home_address": format_address(host.home_address)}
@@ -403,6 +426,14 @@ class HomeCommands:
         pipeline.flush()
         is_told = any(binding.services & SERVICE_REVOCATION for binding in bindings)
         return [home_address] if is_told else []
+
+
+def _with_key(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of the configuration with the key that came with a command."""
+    shaped = dict(document)
+    if "key_hex" in shaped:
+        shaped["key"] = shaped.pop("key_hex")
+    return shaped
 
 
 def _tunnel(binding: Binding) -> str:

@@ -46,6 +46,18 @@ CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
+_LATER_TABLES = """
+CREATE TABLE IF NOT EXISTS identity(
+    home_address INTEGER PRIMARY KEY,
+    nai TEXT UNIQUE,
+    aaa_spi INTEGER,
+    aaa_key BLOB,
+    aaa_algorithm TEXT
+);
+"""
+"""Made in older stores of this version too; who does not know them passes them over."""
+
+
 class BootRow(NamedTuple):
     """A boot of the machine as the store knows it."""
 
@@ -128,6 +140,7 @@ def create_if_missing(path: Path) -> None:
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
+        connection.executescript(_LATER_TABLES)
         return
     if version != 0:
         raise StartError(
@@ -137,7 +150,8 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(f"PRAGMA page_size={PAGE_SIZE_BYTES}")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
-    connection.executescript(f"BEGIN;{_TABLES}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+    tables = _TABLES + _LATER_TABLES
+    connection.executescript(f"BEGIN;{tables}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
 
 
 def _quote(path: Path) -> str:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_ALGORITHMS = ["hmac-md5", "hmac-sha1", "hmac-sha256", "keyed-md5"]
+
+
 @click.group(cls=AbbreviatingGroup)
 def host() -> None:
     """Add, remove and list the mobile nodes of the home agent."""
@@ -49,7 +52,7 @@ def host() -> None:
 )
 @click.option(
     "--algorithm",
-    type=click.Choice(["hmac-md5", "hmac-sha1", "hmac-sha256", "keyed-md5"]),
+    type=click.Choice(_ALGORITHMS),
     default="hmac-md5",
     show_default=True,
 )
@@ -66,6 +69,25 @@ def host() -> None:
     show_default=True,
     help="Largest difference of clocks with timestamps, seconds.",
 )
+@click.option("--nai", help="Network access identifier the node registers with (RFC 2794).")
+@click.option(
+    "--aaa-key-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="File with the key of its Mobile-AAA authentication (RFC 4721); - as for --key-file.",
+)
+@click.option(
+    "--aaa-spi",
+    type=click.IntRange(2, 0xFFFFFFFF),
+    default=257,
+    show_default=True,
+    help="SPI of that authentication; 2 is the formula of RADIUS servers.",
+)
+@click.option(
+    "--aaa-algorithm",
+    type=click.Choice(_ALGORITHMS),
+    default="hmac-md5",
+    show_default=True,
+)
 @json_option
 @control_options
 def add(
@@ -74,15 +96,25 @@ def add(
     address: str,
     key_file: Path | None,
     new_key_file: Path | None,
+    nai: str | None,
+    aaa_key_file: Path | None,
+    aaa_spi: int,
+    aaa_algorithm: str,
     *,
     as_json: bool,
     **association: Any,
 ) -> None:
     """Let the mobile node with home address ADDRESS register."""
+    if str(key_file) == str(aaa_key_file) == "-":
+        raise click.UsageError("standard input holds one key: name a file for the other")
+    more: dict[str, Any] = {} if nai is None else {"nai": nai}
+    if aaa_key_file is not None:
+        secret = _given_key(aaa_key_file).reveal().hex()
+        more["aaa"] = {"spi": aaa_spi, "key_hex": secret, "algorithm": aaa_algorithm}
     if (key_file is None) == (new_key_file is None):
         raise click.UsageError("say where the key is: --key-file FILE, or --new-key-file FILE")
     key = _new_key(new_key_file) if key_file is None and new_key_file else _given_key(key_file)
-    request = {"home_address": address, "key_hex": key.reveal().hex(), **association}
+    request = {"home_address": address, "key_hex": key.reveal().hex(), **association, **more}
     try:
         ControlClient(socket_path, timeout_s).ask("host add", request)
     except Failure:
