@@ -130,6 +130,29 @@ def test_the_home_agent_revokes_an_address_of_the_nodes_own_rfc3543(ground: Fiel
     ground.stop(node)
 
 
+def test_the_first_packet_is_seen_behind_an_agent_and_at_home(ground: Field) -> None:
+    home_agent(ground)
+    foreign_agent(ground, VISITED_A)
+    node = ground.mobile_node(FAST)
+    quiet = ["ping", "-q", "-i", "0.1", "-W", "1", "10.1.0.5"]
+    caller = ground.lab.popen("cn", quiet)
+    ground.lab.plug("eth0", VISITED_A)
+
+    def seen(to: str) -> bool:
+        rows = node.ask("show handover")["rows"]
+        return any(r["to_address"] == to and r["first_packet_ms"] is not None for r in rows)
+
+    wait_until(lambda: seen("10.3.1.254"), 20, "a packet behind the agent")
+    ground.lab.unplug("eth0")
+    ground.attach("eth0", HOME)
+    wait_until(lambda: seen("10.1.0.5"), 20, "a packet at home")
+    for row in node.ask("show handover")["rows"]:
+        assert row["first_packet_ms"] is None or row["first_packet_ms"] > 0
+    caller.kill()
+    caller.wait()
+    ground.stop(node)
+
+
 ALL_ROLES = f"""
 [foreign_agent]
 interfaces = ["wlan0"]

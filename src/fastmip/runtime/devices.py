@@ -8,6 +8,7 @@ device that follow from it, is written down in ``engine/kernel_port.h``.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -81,6 +82,10 @@ class DeviceError(FastmipError):
     """A descriptor the engine needs cannot be opened; the text names it and the remedy."""
 
 
+class DeviceBusy(DeviceError):
+    """Another process has the device, perhaps for a moment only."""
+
+
 class Tun(NamedTuple):
     """An open TUN queue."""
 
@@ -109,7 +114,8 @@ def _explain(what: str, error: OSError) -> DeviceError:
         errno.ENOPROTOOPT: "needs Linux 5.0 or later",
     }.get(error.errno or 0, "")
     text = f"{what}: {error.strerror}"
-    return DeviceError(f"{text}: {remedy}" if remedy else text)
+    kind = DeviceBusy if error.errno == errno.EBUSY else DeviceError
+    return kind(f"{text}: {remedy}" if remedy else text)
 
 
 def _interface_ioctl(name: str, request: int, value: int) -> None:
@@ -140,7 +146,7 @@ def open_tun(
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            answer = _attach_tun(fd, struct.pack("16sH22x", name.encode(), flags))
+            answer = fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
             actual = answer[:16].rstrip(b"\0").decode()
             if vnet_hdr:
                 super_frames = _enable_super_frames(fd)
@@ -153,19 +159,22 @@ def open_tun(
     return Tun(fd, actual, super_frames)
 
 
-def _attach_tun(fd: int, request: bytes) -> bytes:
-    """TUNSETIFF; waits a little for the device of a process that was killed just now.
+async def open_tun_patiently(
+    name: str, *, multi_queue: bool = False, mtu_bytes: int = TUN_MTU
+) -> Tun:
+    """Open a TUN device; wait a little for that of a process that was killed just now.
 
     The kernel takes an io_uring down in the background, and until then it holds the device.
+    Raises DeviceError.
     """
     deadline = time.monotonic() + _LINGER_S
     while True:
         try:
-            return fcntl.ioctl(fd, _TUNSETIFF, request)
-        except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+            return open_tun(name, multi_queue=multi_queue, mtu_bytes=mtu_bytes)
+        except DeviceBusy:
+            if time.monotonic() > deadline:
                 raise
-        time.sleep(0.02)
+        await asyncio.sleep(0.02)
 
 
 def _enable_super_frames(fd: int) -> frozenset[str]:

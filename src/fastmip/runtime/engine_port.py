@@ -64,18 +64,32 @@ class EnginePort:
         self.udp_port = udp_port
         self._engine = engine
         for worker in range(workers):
-            tun = devices.open_tun(self.device, multi_queue=workers > 1, mtu_bytes=mtu_bytes)
-            self._queues.append(tun.fd)
-            self.super_frames = tun.super_frames
+            if worker >= len(self._queues):  # else ``reserve`` has opened it
+                several = workers > 1
+                tun = devices.open_tun(self.device, multi_queue=several, mtu_bytes=mtu_bytes)
+                self._keep_queue(tun)
             shard = (worker, workers)
             engine.attach_kernel(
-                tun_fd=tun.fd,
+                tun_fd=self._queues[worker],
                 raw_fds=[self._open_raw(protocol, shard) for protocol in self.protocols],
                 udp_fd=self._open_udp() if udp_port else -1,
                 icmp_fd=self._open_icmp() if worker == 0 else -1,
                 ring=ring,
             )
         devices.set_tun_policy(self.device)
+
+    async def reserve(self, workers: int, *, mtu_bytes: int = devices.TUN_MTU) -> None:
+        """Make the device before ``open``, which takes no time then; raises DeviceError."""
+        multi_queue = workers > 1
+        self._keep_queue(
+            await devices.open_tun_patiently(
+                self.device, multi_queue=multi_queue, mtu_bytes=mtu_bytes
+            )
+        )
+
+    def _keep_queue(self, tun: devices.Tun) -> None:
+        self._queues.append(tun.fd)
+        self.super_frames = tun.super_frames
 
     def _open_raw(self, protocol: int, shard: tuple[int, int]) -> int:
         return self._keep(

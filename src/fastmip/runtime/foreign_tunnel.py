@@ -68,6 +68,7 @@ class ForeignTunnel:
 
     async def open(self, engine: Engine, workers: int, *, udp_port: int = 0) -> None:
         """Open what each worker works on and attach it. Raises DeviceError or StartError."""
+        await self.port.reserve(workers)
         self.port.open(engine, workers, udp_port=udp_port)
         found = await self._kernel.interface(self.device)
         if found is None:

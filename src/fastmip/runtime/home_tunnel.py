@@ -61,6 +61,7 @@ class HomeTunnel:
 
         Raises DeviceError or StartError.
         """
+        await self.port.reserve(workers)
         self.port.open(engine, workers, udp_port=udp_port)
         found = await self._kernel.interface(self.device)
         if found is None:

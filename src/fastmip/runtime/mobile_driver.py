@@ -42,9 +42,10 @@ from fastmip.agents.effects import (
 from fastmip.errors import EngineFull, FastmipError
 from fastmip.runtime import background, clock
 from fastmip.runtime.arp import build_request
+from fastmip.runtime.first_packet import wait_for_packet
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.violations import ViolationTable
-from fastmip.wire.addresses import format_address
+from fastmip.wire.addresses import format_address, parse_address
 from fastmip.wire.codes import MOBILE_IP_PORT
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ class MobileDriver:
         tos_mode: int,
         local_port: int = 0,
         home_broadcast: int = 0,
+        home_agent: int = 0,
         now: Callable[[], Now] = clock.now,
     ) -> None:
         self.violations = ViolationTable(log)
@@ -157,6 +159,7 @@ class MobileDriver:
         self._port = port
         self._home_address = home_address
         self._tos_mode = tos_mode
+        self._home_agent = home_agent
         self._home_broadcast = home_broadcast
         """Broadcast address of the home network, where its broadcasts are asked for."""
         self._local_port = local_port
@@ -423,9 +426,11 @@ class MobileDriver:
     # how long a handover really took
 
     def _watch_first_packet(self, handover: dict[str, Any]) -> None:
-        if handover["to_address"] == format_address(self._home_address) or handover.get("agent"):
-            return  # packets of a home link or a foreign agent do not pass the engine
-        task = asyncio.create_task(self._first_packet(handover))
+        local = handover["to_address"]
+        ends = {format_address(end["local"]) for end in self._engine.traffic(self._home_address)}
+        ends.discard(format_address(self._home_address))  # nested in a foreign agent's tunnel
+        work = self._first_packet(handover) if local in ends else self._first_on_link(handover)
+        task = asyncio.create_task(work)
         self._watches.add(task)
         task.add_done_callback(self._watches.discard)
 
@@ -435,11 +440,25 @@ class MobileDriver:
             for tunnel in self._engine.traffic(self._home_address):
                 arrived = format_address(tunnel["local"]) == handover["to_address"]
                 if arrived and tunnel["received_packets"]:
-                    self.first_packets[int(handover["reply_ns"])] = now
-                    gap_ms = (now - int(handover["link_up_ns"])) / 1e6
-                    log.info("first-packet", address=handover["to_address"], link_up_ms=gap_ms)
+                    self._note_first_packet(handover, now)
                     return
             await asyncio.sleep(_FIRST_PACKET_POLL_S)
+
+    async def _first_on_link(self, handover: dict[str, Any]) -> None:
+        """At home and behind a foreign agent packets do not pass the engine."""
+        told = (handover.get("agent"), format_address(self._home_agent))
+        senders = {parse_address(sender) for sender in told if sender}
+        home, link = self._home_address, handover.get("to_interface", "")
+        try:
+            if await wait_for_packet(link, home, senders, _FIRST_PACKET_LIMIT_S):
+                self._note_first_packet(handover, self._now().boot_ns)
+        except OSError as error:
+            log.debug("first-packet-not-watched", interface=link, reason=str(error))
+
+    def _note_first_packet(self, handover: dict[str, Any], now_ns: int) -> None:
+        self.first_packets[int(handover["reply_ns"])] = now_ns
+        gap_ms = (now_ns - int(handover["link_up_ns"])) / 1e6
+        log.info("first-packet", address=handover["to_address"], link_up_ms=gap_ms)
 
 
 def handover_row(fields: dict[str, str | int], first_packet_ns: int) -> dict[str, object]:

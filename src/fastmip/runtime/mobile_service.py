@@ -199,6 +199,7 @@ class MobileService:
             tos_mode=_dataplane.TOS_NORMAL,
             local_port=number,
             home_broadcast=self._broadcast(),
+            home_agent=int(self.section.home_agent),
         )
         loop = asyncio.get_running_loop()
         if self.uses_agents:

@@ -61,6 +61,7 @@ class MobileTunnel:
 
         Raises DeviceError or StartError.
         """
+        await self.port.reserve(workers, mtu_bytes=self._mtu_bytes)
         self.port.open(engine, workers, udp_port=udp_port, mtu_bytes=self._mtu_bytes)
         found = await self._kernel.interface(self.device)
         if found is None:

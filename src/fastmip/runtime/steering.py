@@ -16,7 +16,7 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 MAX_WORKERS = 256
 
@@ -120,6 +120,23 @@ def keep_tunnel_data(opened: socket.socket) -> None:
     program = [
         (_LD_B, 0, 0, 8),  # the first octet behind the UDP header
         (_IF_EQUAL, 0, 1, _TUNNEL_DATA),
+        (_RETURN, 0, 0, _ALL),
+        (_RETURN, 0, 0, 0),
+    ]
+    _attach(opened, _SO_ATTACH_FILTER, program)
+
+
+def keep_packets_to(opened: socket.socket, destination: int, but_from: Collection[int]) -> None:
+    """Let a packet socket without link-layer headers see IPv4 to an address.
+
+    What is of one of ``but_from`` is left out.
+    """
+    senders = list(but_from)
+    program = [
+        (_LD_W, 0, 0, 16),
+        (_IF_EQUAL, 0, len(senders) + 2, destination),
+        (_LD_W, 0, 0, 12),
+        *((_IF_EQUAL, len(senders) - n, 0, sender) for n, sender in enumerate(senders)),
         (_RETURN, 0, 0, _ALL),
         (_RETURN, 0, 0, 0),
     ]
