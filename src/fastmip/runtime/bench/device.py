@@ -51,7 +51,11 @@ CARE_OF = 0x0A050001
 MAX_BINDINGS = 1 << 20
 
 IOS: Mapping[str, str] = MappingProxyType(
-    {"kernel": "", "xdp": 'io = "xdp"\ninterfaces = ["h0", "h1"]'}
+    {
+        "kernel": "",
+        "xdp": 'io = "xdp"\ninterfaces = ["h0", "h1"]',
+        "offload": 'io = "xdp"\noffload = true\ninterfaces = ["h0", "h1"]',
+    }
 )
 """Name -> what ``[engine]`` is told; the interfaces are h0 and h1."""
 KINDS: Mapping[str, int] = MappingProxyType({"ipip": 4, "gre": 47, "minimal": 55, "udp": 4})
