@@ -79,8 +79,9 @@ def test_a_trace_follows_a_packet_through_a_real_daemon(lab: HomeAgentLab) -> No
     tunnel.sendto(bytes(THROUGH), (HOME_AGENT, 0))
     wait_for("both", lambda: document(lab, "show", "trace")["summary"]["packets"] == 2)
     there, back = document(lab, "show", "trace")["rows"]
-    assert (there["side"], there["verdict"], there["lookup"]) == (
+    assert (there["side"], there["port"], there["verdict"], there["lookup"]) == (
         "home",
+        "kernel",
         "encapsulated",
         HOME_ADDRESS,
     )

@@ -354,7 +354,8 @@ def test_what_is_against_xdp_is_told(
     for name, value in changes.items():
         setattr(machine, name, value)
     finding = io_of(machine)
-    assert finding.status == FAIL
+    # In generic mode it works on any driver, only slower than the kernel's own way.
+    assert finding.status == (FAIL if {"attached", "bpf"} & changes.keys() else WARN)
     assert "would choose kernel" in finding.detail
     assert reason in finding.detail
     assert "kernel" in finding.remedy

@@ -26,6 +26,7 @@ EXPECTED = {
     "number": 1,
     "worker": 1,
     "side": "home",
+    "port": "memory",
     "rx": "10.9.0.7 > 10.1.0.5 ttl 9 | udp 5 > 77, 28 bytes",
     "lookup": "10.1.0.5",
     "verdict": "encapsulated",

@@ -48,6 +48,7 @@ struct tap_packet {
 /* One traced packet. Addresses in network order. */
 struct tap_walk {
     uint64_t wall_ns, ns_ticks;
+    const char *came_by; /* name of its port, NULL: from memory */
     uint32_t key;    /* the address that was looked up; 0: none to be found */
     uint32_t home;   /* of the line found; 0: none */
     uint32_t remote, local, number;
@@ -141,6 +142,7 @@ FM_FN void tap_walk_start(struct fm_worker *w, struct tap_walk *walk, const stru
     memset(walk, 0, sizeof *walk);
     tap_keep(&walk->came, d);
     walk->side = (uint8_t)side;
+    walk->came_by = w->came_by;
     walk->now_ns = now_ns;
     walk->key = tap_key(e, side, path);
     uint32_t number = walk->key ? find_binding(e, walk->key) : FM_NO_LINE;

@@ -36,6 +36,7 @@ cdef extern from "pcapng.h" nogil:
     struct tap_walk:
         uint64_t wall_ns
         uint64_t ns_ticks
+        const char *came_by
         uint32_t key
         uint32_t home
         uint32_t remote

@@ -149,6 +149,7 @@ cdef class Trace(_Tap):
             "wall_ns": walk.wall_ns,
             "worker": worker,
             "side": walk.side,
+            "port": "memory" if walk.came_by is NULL else _text(walk.came_by),
             "length": walk.came.length,
             "data": (<const char *>walk.came.bytes)[:walk.came.kept],
             "key": swap32(walk.key),

@@ -97,6 +97,7 @@ struct fm_worker {
     uint64_t icmp_interval_ns, icmp_burst_ns, icmp_next_ns;
     uint32_t icmp_id, icmp_id_step; /* no two workers use the same Identification */
     uint32_t number;
+    const char *came_by; /* name of the port the batch in hand came from */
     /* scratch: emptied at the start of each batch */
     uint8_t *scratch;
     uint32_t scratch_used, scratch_descs;

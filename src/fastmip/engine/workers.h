@@ -88,6 +88,7 @@ static uint32_t worker_round(struct port_worker *p, const struct port *from, enu
     fm_stage_end(w, FM_STAGE_RX, n, start);
     worker_add(&p->batches);
     uint64_t now_ns = worker_now();
+    w->came_by = from->does->name;
     fm_run_batch(w, p->batch, n, input == PORT_HOME ? FM_HOME : FM_TUNNEL, now_ns, out);
     start = fm_stage_start(w);
     p->ports[0].does->send(p->ports[0].self, out, now_ns);

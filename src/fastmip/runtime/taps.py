@@ -150,6 +150,7 @@ def tell_walk(walk: Mapping[str, Any]) -> dict[str, object]:
         "time": f"{moment}.{walk['wall_ns'] % 10**9:09d}Z",
         "worker": walk["worker"],
         "side": _SIDES[walk["side"]],
+        "port": walk["port"],
         "rx": describe_packet(walk["data"], walk["length"]),
         "lookup": format_address(walk["key"]) if walk["key"] else "",
         "line": "" if line is None else _tell_line(line),

@@ -62,7 +62,7 @@ class Subject(NamedTuple):
     control_socket: str = "/run/fastmip/control.sock"
     io: str = "kernel"
     io_interfaces: tuple[str, ...] = ()
-    """Interfaces of the configuration that carry packets of a tunnel's either side."""
+    """Those that carry XDP, or would."""
 
     @classmethod
     def of(cls, config: Config) -> Subject:
@@ -93,8 +93,8 @@ class Subject(NamedTuple):
             uses_timestamps=not associations or any(a.replay == "timestamps" for a in associations),
             state_dir=str(config.daemon.state_dir),
             control_socket=str(config.daemon.control_socket),
-            io=config.engine.io,
-            io_interfaces=tuple(dict.fromkeys(interfaces)),
+            io=config.engine.io + (" with offload" if config.engine.offload else ""),
+            io_interfaces=config.engine.interfaces or tuple(dict.fromkeys(interfaces)),
         )
 
 
@@ -334,11 +334,12 @@ def packet_io(machine: Machine, subject: Subject) -> Iterator[Finding]:
     held = int(_status_field(machine, "CapEff") or "0", 16)
     choice = choose_io(machine, subject.io_interfaces, held=held, kernel=version or ())
     detail = f"would choose {choice.io}: {'; '.join(choice.reasons)}"
-    if subject.io == "xdp" and choice.io == "kernel":
-        yield Finding("io", FAIL, detail, 'mend that, or set engine.io = "kernel"')
+    if subject.io != "kernel" and choice.io == "kernel":
+        status = WARN if choice.is_possible else FAIL
+        yield Finding("io", status, detail, 'mend that, or set engine.io = "kernel"')
         return
     yield Finding("io", OK, f"{detail} (configured: {subject.io})")
-    if subject.io == "xdp":
+    if subject.io != "kernel":
         for note in choice.notes:
             yield Finding("io", WARN, note, "docs/deployment.md says more")
 

@@ -87,6 +87,8 @@ class Choice(NamedTuple):
     """Why: of ``kernel`` what is against ``xdp``, of ``xdp`` each interface."""
     notes: tuple[str, ...] = ()
     """What to know when ``xdp`` is used."""
+    is_possible: bool = True
+    """``xdp`` would work here, chosen or not."""
 
 
 def choose_io(
@@ -98,15 +100,21 @@ def choose_io(
 ) -> Choice:
     """Choose for these interfaces. ``held``: capability bits of whoever will run the daemon."""
     against = list(_machine_reasons(machine, held, kernel))
+    forbidden = bool(against)
     good: list[str] = []
     notes: list[str] = []
     for name in interfaces:
         mtu = (machine.read(f"{NET}/{name}/mtu") or "").strip()
         if not mtu.isdigit():
             against.append(f"{name} does not exist")
+            forbidden = True
             continue
         driver = machine.driver(name)
         reasons = list(_interface_reasons(machine, name, driver))
+        attached = _stranger(machine, name)
+        if attached is not None:
+            reasons.append(f"XDP program {attached} is attached")
+            forbidden = True
         against += [f"{name}: {reason}" for reason in reasons]
         if not reasons:
             copy = "zero-copy" if driver in ZERO_COPY else "copy mode"
@@ -115,7 +123,7 @@ def choose_io(
     if not interfaces:
         against.append("no interface is named: give the configuration file")
     if against:
-        return Choice("kernel", tuple(against))
+        return Choice("kernel", tuple(against), is_possible=not forbidden)
     return Choice("xdp", tuple(good), tuple(notes))
 
 
@@ -131,15 +139,18 @@ def _machine_reasons(machine: Machine, held: int, kernel: tuple[int, ...]) -> li
     return reasons
 
 
+def _stranger(machine: Machine, name: str) -> str | None:
+    """An XDP program of somebody else: one interface has one."""
+    attached = machine.xdp_program(name)
+    return None if attached is None or attached.startswith("fastmip") else attached
+
+
 def _interface_reasons(machine: Machine, name: str, driver: str | None) -> list[str]:
     reasons = []
     if driver is None:
         reasons.append("its driver is not known")
     elif driver not in NATIVE_XDP:
         reasons.append(f"driver {driver} runs no XDP itself")
-    attached = machine.xdp_program(name)
-    if attached is not None and not attached.startswith("fastmip"):
-        reasons.append(f"XDP program {attached} is attached")
     if (machine.offloads(name) or {}).get("rx-lro"):
         reasons.append(f"LRO is on (ethtool -K {name} lro off)")
     return reasons

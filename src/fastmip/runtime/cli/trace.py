@@ -77,7 +77,7 @@ def walk_lines(row: dict[str, Any]) -> list[str]:
     lines = [
         f"packet {row.get('number')}: {row.get('time')}, {role}worker {row.get('worker')},"
         f" {row.get('ns')} ns",
-        f"  rx       {row.get('side')}: {row.get('rx')}",
+        f"  rx       {row.get('side')}, {row.get('port')} port: {row.get('rx')}",
     ]
     if row.get("lookup"):
         lines.append(f"  lookup   {row['lookup']}: {row.get('line') or 'no binding'}")
