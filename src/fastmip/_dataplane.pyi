@@ -350,7 +350,9 @@ class Trace(_Tap):
         slots: int = 1024,
     ) -> Self: ...
     def read(self) -> list[dict[str, Any]]:
-        """Walks since the last call, oldest first: wall_ns, worker, side, port (memory, or
-        the port's name), length, data (the first 128 bytes), key (address looked up), line (None, or number, home, remote, local,
-        encapsulation, udp, reverse, chain, budget, remaining_ns), verdict, ns, left_count,
-        left (of the first four: side, length, data)."""
+        """Walks since the last call, oldest first.
+
+        Each: wall_ns, worker, side, port (memory, or the port's name), length, data (the first
+        128 bytes), key (address looked up), line (None, or number, home, remote, local,
+        encapsulation, udp, reverse, chain, budget, remaining_ns), verdict, ns, left_count, left
+        (of the first four: side, length, data)."""
