@@ -269,6 +269,11 @@ class Replay:
     ) -> Self: ...
     def run(self, *, packets: int, batch: int = 64) -> tuple[int, int, int]:
         """Send packets; returns (ns, packets sent, packets that came out)."""
+    def run_as(self, worker: int, *, packets: int, batch: int = 64) -> tuple[int, int, int]:
+        """The same as one of the engine's workers, beside others: each its own pool and thread.
+
+        Raises RuntimeError when the worker runs already.
+        """
     def run_empty(self, *, packets: int, batch: int = 64) -> tuple[int, int]:
         """Time of source and sink alone: (ns, packets)."""
     def memcpy(self, *, rounds: int, size: int = 64) -> int:

@@ -135,6 +135,7 @@ cdef extern from "control.h" nogil:
         uint32_t count
 
     struct fm_worker:
+        uint64_t epoch
         uint64_t heartbeat
         uint64_t inputs
         uint64_t generated

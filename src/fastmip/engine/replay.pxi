@@ -70,8 +70,7 @@ cdef class Replay:
         cdef uint64_t left = 0, spent, batches = packets // batch
         cdef uint32_t n = batch
         cdef fm_worker *worker = self.engine.control.e.workers[self.engine.workers]
-        if not 1 <= batch <= FM_BATCH:
-            raise ValueError(f"batch {batch}: expected 1 to {FM_BATCH}")
+        _check_batch(batch)
         _claim_port(self.engine)
         try:
             with nogil:
@@ -80,12 +79,26 @@ cdef class Replay:
             self.engine._is_port_busy = False
         return spent, batches * n, left
 
+    def run_as(self, int worker, *, packets, batch=64):
+        """The same as one of the engine's workers, beside others; no thread may be its."""
+        cdef uint64_t left = 0, spent, batches = packets // batch
+        cdef uint32_t n = batch
+        _check_batch(batch)
+        if not 0 <= worker < self.engine.workers:
+            raise ValueError(f"worker {worker}: the engine has {self.engine.workers}")
+        cdef fm_worker *one = self.engine.control.e.workers[worker]
+        if one.epoch != 0:
+            raise RuntimeError(f"worker {worker} runs already")
+        fm_worker_online(one)
+        with nogil:
+            spent = replay_run(self.pool, one, batches, n, _boot_ns(), &left)
+        return spent, batches * n, left
+
     def run_empty(self, *, packets, batch=64):
         """Time of source and sink alone: (ns, packets)."""
         cdef uint64_t spent, batches = packets // batch
         cdef uint32_t n = batch
-        if not 1 <= batch <= FM_BATCH:
-            raise ValueError(f"batch {batch}: expected 1 to {FM_BATCH}")
+        _check_batch(batch)
         with nogil:
             spent = replay_run_empty(self.pool, batches, n)
         return spent, batches * n
@@ -104,9 +117,14 @@ cdef class Replay:
         """Look the drawn home addresses up, nothing else: (ns, lookups, hits)."""
         cdef uint64_t found = 0, spent, batches = lookups // batch
         cdef uint32_t n = batch
-        if not 1 <= batch <= FM_BATCH:
-            raise ValueError(f"batch {batch}: expected 1 to {FM_BATCH}")
+        _check_batch(batch)
         with nogil:
             spent = replay_lookup(self.pool, self.engine.control.find, batches, n, self.keys,
                                   self.pool.draw_count, &found)
         return spent, batches * n, found
+
+
+cdef int _check_batch(batch) except -1:
+    if not 1 <= batch <= FM_BATCH:
+        raise ValueError(f"batch {batch}: expected 1 to {FM_BATCH}")
+    return 0

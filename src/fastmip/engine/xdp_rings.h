@@ -41,6 +41,7 @@
 #define XDP_HEADROOM 6u
 #define XDP_ETHERNET 14u
 #define XDP_SEND_BUFFER (8 << 20)
+#define XDP_SEND_AT_ONCE 9 /* linux/if_xdp.h of 6.17: XDP_MAX_TX_SKB_BUDGET */
 
 /* Owner of a frame: one of these, or a socket's number + XDP_RECEIVING or + XDP_SENDING. */
 enum { XDP_FREE = 0, XDP_ENGINE = 1, XDP_RECEIVING = 0x40, XDP_SENDING = 0x80 };
@@ -226,6 +227,7 @@ static inline int xdp_open(struct xdp_umem *u, struct xdp_socket *s, uint32_t if
     struct xdp_options options = {0};
     socklen_t len = sizeof options;
     int error, buffer = XDP_SEND_BUFFER;
+    uint32_t ring = XDP_RING;
     memset(s, 0, sizeof *s);
     s->ifindex = ifindex;
     s->queue = queue;
@@ -242,6 +244,7 @@ static inline int xdp_open(struct xdp_umem *u, struct xdp_socket *s, uint32_t if
         if (!getsockopt(s->fd, SOL_XDP, XDP_OPTIONS, &options, &len))
             s->is_zero_copy = (options.flags & XDP_OPTIONS_ZEROCOPY) != 0;
         (void)setsockopt(s->fd, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer);
+        (void)xdp_set(s->fd, XDP_SEND_AT_ONCE, &ring, sizeof ring); /* else 32 frames a kick */
         return 0;
     }
     error = errno;
@@ -304,8 +307,8 @@ static inline int xdp_put(struct xdp_umem *u, struct xdp_socket *s, uint32_t num
     return 1;
 }
 
-/* Have the kernel send what is in the tx ring. It sends some 32 frames per call, so as many calls
- * as the ring needs; fewer when nothing moves any more (a full queue, a link that is down: what is
+/* Have the kernel send what is in the tx ring. Older ones send 32 frames per call: as many calls as
+ * the ring needs; fewer when nothing moves any more (a full queue, a link that is down: what is
  * left goes with the next kick). 0, or the errno of an interface that cannot send. */
 static inline int xdp_kick(struct xdp_socket *s)
 {

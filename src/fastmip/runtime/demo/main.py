@@ -36,6 +36,8 @@ _LOGS = ("ha", "mn", "fa1", "fa2", "capture", "traffic")
 _SCENES: dict[str, type[Script]] = {
     script.scene: script for script in (HomeAgentScript, ForeignScript)
 }
+_ENGINES = {"kernel": "", "xdp": 'io = "xdp"\ninterfaces = ["eth0"]\n'}
+"""Name of an io -> what the home agent's ``[engine]`` is told."""
 _CAP_NET_ADMIN = 12
 _CAP_SYS_ADMIN = 21
 _PROGRAMS = {
@@ -68,7 +70,14 @@ _PROGRAMS = {
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the final table as a list of {name, value, unit} objects.",
 )
-def demo_command(scene: str, output: Path, json_file: Path | None) -> None:
+@click.option(
+    "--io",
+    type=click.Choice(list(_ENGINES)),
+    default="kernel",
+    show_default=True,
+    help="How the home agent's packets come and go; xdp needs root.",
+)
+def demo_command(scene: str, output: Path, json_file: Path | None, io: str) -> None:
     """Show a TCP connection surviving every move of a mobile node.
 
     Builds a network of namespaces on this machine: a correspondent, a core router, a home link
@@ -85,7 +94,7 @@ def demo_command(scene: str, output: Path, json_file: Path | None) -> None:
         _enter_user_namespace()
     with _signals_as_exit():
         try:
-            outcome = _run(script, output)
+            outcome = _run(script, output, _ENGINES[io])
         except LabError as error:
             raise click.ClickException(str(error)) from error
         _show(outcome, output)
@@ -96,7 +105,7 @@ def demo_command(scene: str, output: Path, json_file: Path | None) -> None:
     sys.exit(0 if outcome.succeeded else 1)
 
 
-def _run(script: type[Script], output: Path) -> Outcome:
+def _run(script: type[Script], output: Path, engine: str) -> Outcome:
     """Play the scene and write report and capture."""
     output.mkdir(parents=True, exist_ok=True)
     capture, report = output / "demo.pcapng", output / "report.html"
@@ -108,7 +117,7 @@ def _run(script: type[Script], output: Path) -> Outcome:
         require_programs(stage.lab)
         try:
             with view:
-                outcome = script(stage, view).play()
+                outcome = script(stage, view, engine).play()
         except LabError:
             _keep_logs(stage, output)
             raise

@@ -65,7 +65,9 @@ class Script(ABC):
     programs: ClassVar[Mapping[str, str]] = {}
     """Further programs it needs, and the Debian packages they are in."""
 
-    def __init__(self, stage: Stage, view: View) -> None:
+    def __init__(self, stage: Stage, view: View, engine: str = "") -> None:
+        """``engine``: more lines of the home agent's ``[engine]``, whose interface is eth0."""
+        self._engine = engine
         self._stage = stage
         self._lab = stage.lab
         self._view = view
@@ -89,6 +91,9 @@ class Script(ABC):
     def journey(self) -> None:
         """Go where this scene goes."""
 
+    def _engine_table(self) -> str:
+        return f"[engine]\n{self._engine}"
+
     def play(self) -> Outcome:
         """Play the scene. Raises ``LabError`` when the lab itself fails."""
         stage, view = self._stage, self._view
@@ -100,6 +105,7 @@ class Script(ABC):
         view.attachments["eth0"] = HOME.name
         write_private(self._lab.directory / "mn.key", secrets.token_hex(16) + "\n")
         configurations = self.configurations()
+        configurations["ha"] = configurations["ha"].replace("[engine]\n", self._engine_table(), 1)
         stage.start_daemons(configurations)
         view.say(f"fastmip serves on {', '.join(configurations)}")
         stage.require(self._home_address_is_up, 10, f"{HOME_ADDRESS} on the mobile node")
