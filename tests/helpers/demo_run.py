@@ -60,11 +60,13 @@ def run_demo(
     before: Sequence[str] = (),
     *,
     scene: str = "home-agent",
+    io: str = "kernel",
 ) -> Run:
     """Run a scene to its end."""
     json_file = directory / "demo.json"
+    options = ["--scene", scene, "--io", io, "--output", str(directory), "--json", str(json_file)]
     process = subprocess.Popen(
-        [*before, *DEMO, "--scene", scene, "--output", str(directory), "--json", str(json_file)],
+        [*before, *DEMO, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

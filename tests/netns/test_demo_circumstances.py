@@ -24,6 +24,10 @@ def test_works_without_privileges_in_a_user_namespace(
     assert_success(run)
 
 
+def test_the_outcome_is_the_same_by_af_xdp(tmp_path: Path, source_path: dict[str, str]) -> None:
+    assert_success(run_demo(tmp_path, source_path, io="xdp"))
+
+
 def test_works_as_root_in_a_plain_chroot(tmp_path: Path, source_path: dict[str, str]) -> None:
     run = run_demo(tmp_path, source_path, plain_chroot(tmp_path / "chroot"))
     assert_success(run)
