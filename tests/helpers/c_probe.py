@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 import subprocess
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ def compile_probe(source: Path, directory: Path) -> ctypes.CDLL:
     command = ["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-shared", "-fPIC"]
     command += ["-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wno-unused-parameter"]
     command += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
+    if "libasan" in os.environ.get("LD_PRELOAD", ""):  # sh ./run asan
+        command += ["-fsanitize=address", "-fno-omit-frame-pointer"]
     subprocess.run([*command, f"-I{ENGINE}", "-o", str(library), str(source)], check=True)
     return ctypes.CDLL(str(library))
 

@@ -9,7 +9,9 @@ import pytest
 from bench.run import discover
 
 PAGE = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
-NAMES = set(re.findall(r"`((?:engine|egress|wire|ref|tcp|control|store|agent|workers)\.[\w.]+)`", PAGE))
+NAMES = set(
+    re.findall(r"`((?:engine|egress|wire|ref|tcp|control|store|agent|workers)\.[\w.]+)`", PAGE)
+)
 STABLE = [
     *(f"engine.lookup.{size}" for size in ("1k", "100k", "1M", "10M")),
     *(f"engine.{way}.{size}" for way in ("encap", "decap") for size in ("64", "576")),
