@@ -34,19 +34,19 @@ SIDES = {"encap": _dataplane.HOME, "decap": _dataplane.TUNNEL}
 def pools(side: int, workers: int, *, apart: bool = False) -> list[_dataplane.Replay]:
     """For each worker of an engine, or of an engine each, a pool of its own home addresses."""
     rows = records(BINDINGS)
-    made: list[_dataplane.Replay] = []
+    engines = []
+    for _ in range(workers if apart else 1):
+        engine = _dataplane.Engine(max_bindings=BINDINGS, workers=workers, local_addresses=[LOCAL])
+        engine.restore(rows.tobytes())
+        engines.append(engine)
+    made = []
     for worker in range(workers):
-        if apart or worker == 0:
-            engine = _dataplane.Engine(
-                max_bindings=BINDINGS, workers=workers, local_addresses=[LOCAL]
-            )
-            engine.restore(rows.tobytes())
         mine = rows[rows["home_address"] % workers == worker]
         picked = mine[np.random.default_rng(worker).integers(0, len(mine), DRAWS)]
         draws = np.stack([picked["home_address"], picked["remote"]], axis=1).astype(np.uint32)
         made.append(
             _dataplane.Replay(
-                engine,
+                engines[worker % len(engines)],
                 side=side,
                 size=64,
                 frames=FRAMES,
