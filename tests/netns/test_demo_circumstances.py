@@ -28,6 +28,12 @@ def test_the_outcome_is_the_same_by_af_xdp(tmp_path: Path, source_path: dict[str
     assert_success(run_demo(tmp_path, source_path, io="xdp"))
 
 
+def test_the_outcome_is_the_same_with_offload(tmp_path: Path, source_path: dict[str, str]) -> None:
+    run = run_demo(tmp_path, source_path, more=["--offload"])
+    assert_success(run, checks=11)
+    assert any("only the kernel saw" in str(check["check"]) for check in run.checks), run.checks
+
+
 def test_works_as_root_in_a_plain_chroot(tmp_path: Path, source_path: dict[str, str]) -> None:
     run = run_demo(tmp_path, source_path, plain_chroot(tmp_path / "chroot"))
     assert_success(run)

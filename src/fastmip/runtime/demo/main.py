@@ -77,7 +77,14 @@ _PROGRAMS = {
     show_default=True,
     help="How the home agent's packets come and go; xdp needs root.",
 )
-def demo_command(scene: str, output: Path, json_file: Path | None, io: str) -> None:
+@click.option(
+    "--offload",
+    is_flag=True,
+    help="Let the home agent's kernel carry what is plain; needs root.",
+)
+def demo_command(
+    scene: str, output: Path, json_file: Path | None, io: str, *, offload: bool
+) -> None:
     """Show a TCP connection surviving every move of a mobile node.
 
     Builds a network of namespaces on this machine: a correspondent, a core router, a home link
@@ -87,14 +94,16 @@ def demo_command(scene: str, output: Path, json_file: Path | None, io: str) -> N
     survive a move.
     """
     script = _SCENES[scene]
-    for program, package in {**_PROGRAMS, **script.programs}.items():
+    needed = {**_PROGRAMS, **script.programs, **({"ethtool": "ethtool"} if offload else {})}
+    for program, package in needed.items():
         if not shutil.which(program):
             raise click.ClickException(f"{program} is missing: install {package}")
     if not _may_make_namespaces():
         _enter_user_namespace()
     with _signals_as_exit():
         try:
-            outcome = _run(script, output, _ENGINES[io])
+            engine = io_lines(io, is_offload=offload)
+            outcome = _run(script, output, engine)
         except LabError as error:
             raise click.ClickException(str(error)) from error
         _show(outcome, output)
@@ -103,6 +112,13 @@ def demo_command(scene: str, output: Path, json_file: Path | None, io: str) -> N
                 msgspec.json.format(msgspec.json.encode(as_json(outcome))) + b"\n"
             )
     sys.exit(0 if outcome.succeeded else 1)
+
+
+def io_lines(io: str, *, is_offload: bool) -> str:
+    """What the home agent's ``[engine]`` is told."""
+    if not is_offload:
+        return _ENGINES[io]
+    return f'io = "{io}"\noffload = true\ninterfaces = ["eth0", "eth1"]\n'
 
 
 def _run(script: type[Script], output: Path, engine: str) -> Outcome:

@@ -18,6 +18,7 @@ from fastmip.runtime.demo.measure import (
     judge_move,
     judge_stream,
 )
+from fastmip.runtime.demo.offload_lab import prepare_offload
 from fastmip.runtime.demo.stage import Stage, write_private
 from fastmip.runtime.demo.topology import HOME, HOME_ADDRESS, Link, Topology
 from fastmip.runtime.demo.view import View
@@ -99,7 +100,10 @@ class Script(ABC):
         stage, view = self._stage, self._view
         stage.tick = self._tick
         view.say(f"lab built: {', '.join(self.topology.nodes)}")
-        stage.start_capture(self.taps(self._lab))
+        taps = self.taps(self._lab)
+        if "offload" in self._engine:
+            taps = prepare_offload(self._lab, taps)
+        stage.start_capture(taps)
         self._lab.plug("eth0", HOME)
         self._lab.lease("eth0", HOME)
         view.attachments["eth0"] = HOME.name
@@ -116,12 +120,20 @@ class Script(ABC):
         stage.wait(1.0)
         self.journey()
         end_ns = time.monotonic_ns()
+        if "offload" in self._engine:
+            self._checks.append(self._check_offload())
         view.step = "stopping"
         stage.stop_traffic()
         view.say("traffic stopped")
         self._check_traffic(start_ns, end_ns)
         results = [judge_move(stage.recorder, move, HOME_AGENT_TAPS) for move in self._moves]
         return Outcome(self.scene, results, self._checks, stage.recorder, start_ns, end_ns)
+
+    def _check_offload(self) -> Check:
+        told = self._stage.home_agent.ask("show runtime")["summary"]
+        carried = [int(told[f"offload_{way}capsulated"]) for way in ("en", "de")]
+        detail = f"{carried[0]} packets to the mobile node, {carried[1]} back"
+        return Check("packets that only the kernel saw", all(carried), detail)
 
     # ----------------------------------------------------------------- moves
     def _move(self, move: Move, how: Callable[[Move], None], dwell_s: float) -> None:
