@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
@@ -23,7 +24,7 @@ from fastmip.runtime.logging import get_logger
 if TYPE_CHECKING:
     from fastmip._dataplane import Engine
 
-_REFRESH_S = 10.0
+_REFRESH_S = 30.0
 """Next hops are asked for anew at least this often; then the kernel confirms neighbours."""
 _COALESCE_S = 0.002
 _DROPS_MIN = 64
@@ -31,11 +32,64 @@ _DROPS_MIN = 64
 # linux/rtnetlink.h: links, neighbours, addresses, routes, rules
 _GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x80
 _NETLINK_ROUTE = 0
+_NEW_NEIGHBOUR, _DEL_NEIGHBOUR = 28, 29
+_NDA_DST, _NDA_LLADDR = 1, 2
+_HEADER = struct.Struct("=IHHII")
+_NEIGHBOUR = struct.Struct("=B3xiH2x")
+"""Of struct ndmsg: family, interface, state."""
+_USABLE = 0xDE
+"""NUD_VALID."""
+_NEIGHBOURS_MAX = 65536
 
 CARRIED = tuple(name for name, _ in OUTCOMES[:OFFLOADED])
 """The engine's verdicts that the program gives."""
 
 log = get_logger("offload")
+
+
+class Neighbours:
+    """What netlink told of neighbours, to tell a new address from the same one confirmed."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, bytes], tuple[bytes, bool]] = {}
+
+    def changes(self, data: bytes) -> bool:
+        """Whether anything in a datagram may change a next hop: all but confirmations."""
+        is_news, at = False, 0
+        while at + _HEADER.size <= len(data):
+            length, kind, _, _, _ = _HEADER.unpack_from(data, at)
+            if length < _HEADER.size:
+                return True
+            body = data[at + _HEADER.size : at + length]
+            if kind in {_NEW_NEIGHBOUR, _DEL_NEIGHBOUR}:
+                is_news |= self._note(body, is_gone=kind == _DEL_NEIGHBOUR)
+            else:
+                is_news = True
+            at += -(-length // 4) * 4
+        return is_news
+
+    def _note(self, body: bytes, *, is_gone: bool) -> bool:
+        if len(body) < _NEIGHBOUR.size:
+            return True
+        family, interface, state = _NEIGHBOUR.unpack_from(body)
+        if family != socket.AF_INET:
+            return False
+        found, at = {_NDA_DST: b"", _NDA_LLADDR: b""}, _NEIGHBOUR.size
+        while at + 4 <= len(body):
+            length, kind = struct.unpack_from("=HH", body, at)
+            if length < 4:
+                break
+            if kind in found:
+                found[kind] = body[at + 4 : at + length]
+            at += -(-length // 4) * 4
+        key = interface, found[_NDA_DST]
+        now = found[_NDA_LLADDR], bool(state & _USABLE) and not is_gone
+        if self._known.get(key) == now:
+            return False
+        if len(self._known) >= _NEIGHBOURS_MAX:
+            self._known.clear()
+        self._known[key] = now
+        return True
 
 
 class Offload:
@@ -49,6 +103,7 @@ class Offload:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending: asyncio.TimerHandle | None = None
         self._refreshed_s = 0.0
+        self._neighbours = Neighbours()
         self._seen = (0, 0)
         self._cleared: dict[str, tuple[int, int]] = {}
         self.trouble = ""
@@ -109,17 +164,19 @@ class Offload:
         log.info("offload-started", interfaces=", ".join(self._interfaces))
 
     def _changed(self) -> None:
-        """Routes or neighbours changed; what changed does not matter."""
+        """Routes or neighbours changed."""
         assert self._watch is not None  # noqa: S101 - it is the reader
+        is_news = False
         while True:
             try:
-                self._watch.recv(65536)
+                is_news |= self._neighbours.changes(self._watch.recv(65536))
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # lost messages mean the same as one
+                if error.errno != errno.ENOBUFS:
                     raise
-        if self._pending is None and self._loop is not None:
+                is_news = True  # messages were lost
+        if is_news and self._pending is None and self._loop is not None:
             self._pending = self._loop.call_later(_COALESCE_S, self._refresh)
 
     def _refresh(self) -> None:
