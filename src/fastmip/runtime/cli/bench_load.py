@@ -157,7 +157,7 @@ def run_load(mix: Load, interface: str, receive: str | None) -> dict[str, Any]:
         sent = send(mix, interface, out=True)
         got = _all_of_it(receiver) if receiver else None
         transmitted = _transmitted(interface) - before
-    if sent.packets and not transmitted:
+    if transmitted * 100 < sent.packets:  # the kernel itself sends a packet now and then
         raise Failure(
             f"{interface}: nothing left: its driver does not send for XDP programs"
             " (a veth: switch on GRO at its other end)"
