@@ -28,7 +28,8 @@ def test_engine_holds_its_invariant_for_a_while() -> None:
 @pytest.mark.fuzz
 def test_the_target_notices_a_read_past_the_frame(tmp_path: Path) -> None:
     headers = tmp_path / "engine"
-    subprocess.run(["cp", "-r", str(ROOT / "src/fastmip/engine"), str(headers)], check=True)
+    sources = [str(ROOT / "src/fastmip" / room) for room in ("engine", "bpf")]
+    subprocess.run(["cp", "-r", *sources, str(tmp_path)], check=True)
     broken = (headers / "fast.h").read_text()
     careless = broken.replace("d->len < IPV4_MIN_HEADER_LEN", "d->len < 8")
     assert careless != broken
