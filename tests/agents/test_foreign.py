@@ -165,6 +165,39 @@ def test_a_colocated_node_registers_through_us_and_needs_no_tunnel_of_ours() -> 
     assert not any(isinstance(effect, RemoveVisitor) for effect in bench.effects)
 
 
+def test_a_visitor_that_takes_an_address_of_its_own_leaves_no_tunnel_behind() -> None:
+    """Neither one that stands, nor one that was on its way into the kernel."""
+    bench = Bench()
+    own = 0x0A030109
+    bench.register()
+    bench.register(flags=D, care_of=own)
+    assert bench.effects.count(RemoveVisitor(NODE, LINK)) == 1
+    [visitor] = bench.agent.visitors()
+    assert visitor.colocated
+    assert bench.events == ["visitor-arrived"]
+
+    number = identification()
+    bench.ask(request(number))
+    arrived = Arrival(Endpoint(HOME_AGENT, 434), Endpoint(AGENT, 434), "core0", None, 60)
+    waiting = bench.agent.receive_datagram(reply(number), arrived, bench.now)
+    bench.register(flags=D, care_of=own)
+    assert bench.effects.count(RemoveVisitor(NODE, LINK)) == 2
+    bench.run(waiting)
+    assert [visitor.colocated for visitor in bench.agent.visitors()] == [True]
+
+
+def test_a_visit_that_ends_while_its_tunnel_is_made_leaves_none_behind() -> None:
+    bench = Bench()
+    bench.register(flags=D, care_of=0x0A030109, lifetime=30)
+    number = identification()
+    bench.ask(request(number))
+    arrived = Arrival(Endpoint(HOME_AGENT, 434), Endpoint(AGENT, 434), "core0", None, 60)
+    bench.agent.receive_datagram(reply(number), arrived, bench.now)
+    bench.tick(31)
+    assert bench.count("faVisitorsExpired") == 1
+    assert RemoveVisitor(NODE, LINK) in bench.effects
+
+
 # what is in force ---------------------------------------------------------------------------
 
 

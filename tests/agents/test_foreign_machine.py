@@ -14,6 +14,7 @@ from tests.agents.foreign_lab import (
     HOME_AGENT,
     NODE,
     Bench,
+    D,
     G,
     M,
     S,
@@ -27,7 +28,7 @@ from fastmip.agents.effects import Effect, Endpoint, InstallVisitor, RemoveVisit
 
 NODES = st.integers(0, 5)
 MACS = st.integers(0, 3)
-FLAGS = st.sampled_from([0, T, T | S, T | M, G, T | G])
+FLAGS = st.sampled_from([0, T, T | S, T | M, G, T | G, D, D | T])
 LIFETIMES = st.sampled_from([0, 1, 5, 60, 1800, 5000])
 
 
@@ -85,7 +86,7 @@ class ForeignMachine(RuleBasedStateMachine):
     def answer(self, which: int, code: int, granted: int, carried: bool) -> None:
         if not self.asked:
             return
-        number, home, _ = self.asked[which % len(self.asked)]
+        number, home, _ = self.asked[-1 - which % len(self.asked)]
         if code < 2:
             self.accepted.add(home)
         before = len(self.bench.effects)
@@ -95,6 +96,12 @@ class ForeignMachine(RuleBasedStateMachine):
         assert all(message.data[: len(data)] == data for message in sent)
         assert len(sent) <= 1
         self.check(before)
+
+    @rule(node=NODES, flags=FLAGS, lifetime=LIFETIMES)
+    def visit(self, node: int, flags: int, lifetime: int) -> None:
+        """Asked and answered at once."""
+        self.ask(node, 0, flags, lifetime, 255)
+        self.answer(0, 0, lifetime, True)
 
     @rule(number=st.integers(0, 2**64 - 1), home=NODES)
     def forge(self, number: int, home: int) -> None:
@@ -136,7 +143,7 @@ class ForeignMachine(RuleBasedStateMachine):
     @invariant()
     def tables_are_bounded_and_agree(self) -> None:
         agent = self.bench.agent
-        visitors = {visitor.home_address for visitor in agent.visitors()}
+        visitors = {v.home_address for v in agent.visitors() if not v.colocated}
         assert visitors == self.carried
         assert len(visitors) <= 3 + 6  # the limit, and what was pending when it was reached
         pending = list(agent.pending())

@@ -33,6 +33,7 @@ from fastmip.agents.effects import (
     Effect,
     Endpoint,
     Now,
+    RemoveVisitor,
 )
 from fastmip.agents.foreign_challenges import Challenges
 from fastmip.agents.foreign_counters import new_counters
@@ -383,11 +384,15 @@ class ForeignAgent:
         visitor = visitor_of(reply, trailing, pending, self._policy, arrival, now)
         udp = first(trailing, UdpTunnelReply)
         keepalive_s = (udp.keepalive_s if udp is not None else 0) or self._policy.keepalive_s
+        standing = self._visits.standing(visitor.home_address)
         install = self._visits.begin(visitor, pending, reply, authorized, keepalive_s)
-        if visitor.colocated:  # it has a tunnel of its own
-            effects += self.visitor_installed(install.token, visitor.home_address, True, now)
-        else:
+        if not visitor.colocated:
             effects.append(install)
+            return
+        # It has a tunnel of its own now.
+        if standing is not None and not standing.colocated:
+            effects.append(RemoveVisitor(standing.home_address, standing.interface))
+        effects += self.visitor_installed(install.token, visitor.home_address, True, now)
 
     def visitor_installed(
         self, token: int, home_address: int, is_carried: bool, now: Now

@@ -120,13 +120,15 @@ class Visits:
         """Remove a visitor, also one that is still being installed."""
         installing = self._installing.pop(home_address, None)
         visitor = self.table.remove(home_address)
-        gone = visitor or (None if installing is None else installing.visitor)
-        if gone is None:
+        found = [visitor, None if installing is None else installing.visitor]
+        visits = [visit for visit in found if visit is not None]
+        if not visits:
             return
+        gone = visits[0]
         self._count[counter] += 1
         self.keepalives.leave(home_address)
         self._challenges.forget(gone)
-        if not gone.colocated:
+        if not all(visit.colocated for visit in visits):
             effects.append(RemoveVisitor(home_address, gone.interface))
         effects.append(visitor_event("visitor-left", gone, why))
 
