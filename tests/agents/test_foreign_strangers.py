@@ -188,6 +188,19 @@ def test_a_denial_passed_on_is_no_larger_than_its_request() -> None:
     assert bench.count("faPendingRequests") == 0
 
 
+def test_a_home_agent_that_proves_itself_denies_at_any_length() -> None:
+    bench = Bench(home_agent_associations={HOME_AGENT: FOREIGN_HOME}.get)
+    number = identification()
+    bench.ask(request(number))
+    denial = reply(number, code=133, before=short(200, b"larger"))
+    [passed] = bench.answer(sign_foreign_home(denial))
+    assert passed.data == denial
+
+    number = identification()
+    bench.ask(request(number))
+    assert bench.answer(reply(number, code=133, before=short(200, b"larger"))) == []
+
+
 def test_nobody_floods_a_home_agent_through_us() -> None:
     bench = Bench(mobile_nodes=lambda home, _nai: MOBILE_FOREIGN if home == NODE + 9 else None)
     for _ in range(100):

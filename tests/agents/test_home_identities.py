@@ -147,6 +147,16 @@ def test_our_identity_is_told_where_it_is_configured_rfc3846_4() -> None:
     assert only_reply(lab.send(lab.request())).data == sign(fixed(0, ntp(lab.wall_s)) + ours)
 
 
+def test_our_identity_makes_no_denial_larger_than_its_request() -> None:
+    """A foreign agent would not send it on: the node would never learn our clock."""
+    lab = Lab()
+    lab.set_policy(identity=b"ha1@wustl.edu")
+    late = lab.request(identification=ntp(lab.wall_s - 60))
+    reply = only_reply(lab.send(late)).data
+    assert reply[1] == 133
+    assert len(reply) <= len(late)
+
+
 # challenge and AAA --------------------------------------------------------------------------
 
 

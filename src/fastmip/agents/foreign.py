@@ -341,7 +341,14 @@ class ForeignAgent:
         asker = pending.asker
         challenge = self._offer(asker, reply.home_address)
         self._replies.pass_on(
-            authorized, asker, reply, now, effects, status=status, challenge=challenge
+            authorized,
+            asker,
+            reply,
+            now,
+            effects,
+            status=status,
+            challenge=challenge,
+            is_proven=pending.home_associations is not None,
         )
 
     def _disown(

@@ -70,17 +70,20 @@ class ForeignReplies:
         *,
         status: int | None = None,
         challenge: bytes | None = None,
+        is_proven: bool = False,
     ) -> None:
         """Add a home agent's reply: what the home agent signed, then what we have to say.
 
-        Acceptance vouches for the request; else nobody does but the node's own proof.
+        Acceptance vouches for the request, and so does a home agent that proves itself to us
+        (``is_proven``); else nobody does but the node's own proof.
         """
         message = authorized
         if status is not None:
             self._count[names.ERRORS_ADDED] += 1
             self._note(status, now)
             message += ForeignAgentError(status).build()
-        is_vouched = is_accepted(reply.code) and status != ReplyCode.FA_HOME_AGENT_AUTHENTICATION
+        is_vouched = is_proven or is_accepted(reply.code)
+        is_vouched = is_vouched and status != ReplyCode.FA_HOME_AGENT_AUTHENTICATION
         data = self._fitting(message, asker, challenge, is_vouched=is_vouched)
         if data is None:
             self._count[names.REPLIES_WITHHELD] += 1

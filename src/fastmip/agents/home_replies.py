@@ -8,10 +8,13 @@ mobile node stands before the first, what is for the foreign agent between the t
 | extension                | answers              | stands                          | RFC  |
 |--------------------------|----------------------|---------------------------------|------|
 | 131 mobile node NAI      | the same, always     | first                           | 2794 |
-| 136/1 our identity       | any, if configured   | before Mobile-Home              | 3846 |
+| 136/1 our identity       | if accepted          | before Mobile-Home              | 3846 |
 | 44 UDP tunnel reply      | 144, if accepted     | behind the one of who asked     | 3519 |
 | 137 revocation support   | 137, if accepted     | as 44                           | 3543 |
 | 132 challenge            | the same, always     | behind Mobile-Home              | 4721 |
+
+A denial is no larger than its request without need: foreign agents send no more on to a node that
+proved nothing to them.
 """
 
 from __future__ import annotations
@@ -74,9 +77,11 @@ class ReplyWriter:
     def _extensions(self, case: Case, code: int) -> tuple[bytes, bytes]:
         """What stands before and behind the Mobile-Home authentication."""
         for_node, for_agent = echoes(case.claims)
+        if not is_accepted(code):
+            return for_node, for_agent
         if self.policy.identity:
             for_node += NaiCarrying(HOME_AGENT_NAI, self.policy.identity).build()
-        if not is_accepted(code) or not case.request.lifetime:
+        if not case.request.lifetime:
             return for_node, for_agent
         choice = case.choice
         if choice.answer is not None:
