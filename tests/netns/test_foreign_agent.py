@@ -390,6 +390,11 @@ def test_reload_takes_limits_and_refuses_links(lab: ForeignAgentLab) -> None:
     assert lab.code(lab.request(lifetime_s=61)) == 69
     [row] = lab.fa.ask("show agent")["rows"]
     assert row["max_lifetime_s"] == 60
+    for most in (5, 1000):  # fewer visitors, and as many as there were
+        lab.settings = f"max_lifetime = 60\nmax_visitors = {most}"
+        lab.write_foreign_agent()
+        [change] = lab.fa.ask("reload")["changes"]
+        assert change.endswith(f"-> {most}")
     assert handmade.SPI == 256
 
 

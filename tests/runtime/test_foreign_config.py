@@ -8,6 +8,7 @@ from fastmip.agents.foreign_policy import ForeignLink, Nat
 from fastmip.agents.hosts import ReverseTunnel
 from fastmip.errors import ConfigError
 from fastmip.runtime.config import Config, check_text
+from fastmip.runtime.config_checks import warnings
 from fastmip.runtime.foreign_config import AdvertiseConfig
 from fastmip.runtime.foreign_service import policy_of
 
@@ -18,6 +19,18 @@ KEY = "000102030405060708090a0b0c0d0e0f"
 def read(text: str) -> Config:
     """A configuration file's meaning."""
     return check_text("fa.toml", text)
+
+
+def test_check_warns_of_udp_tunnels_no_home_agent_of_ours_grants() -> None:
+    text = MINIMAL + 'nat = "translating"\n'
+    [warning] = warnings(read(text))
+    assert warning.startswith("foreign_agent.nat: ")
+    peer = (
+        '[[foreign_agent.home_agent]]\naddress = "10.1.0.1"\n'
+        f'[[foreign_agent.home_agent.association]]\nspi = 300\nkey = "{KEY}"\n'
+    )
+    assert warnings(read(text + peer)) == []
+    assert warnings(read(MINIMAL)) == []
 
 
 def test_a_foreign_agent_needs_its_links_only() -> None:

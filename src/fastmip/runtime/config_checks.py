@@ -92,6 +92,10 @@ def warnings(config: Config) -> list[str]:
         if association.replay == "timestamps" and association.replay_window <= ADVISED_WINDOW_S:
             remedy = f"should be greater than {ADVISED_WINDOW_S} (RFC 5944 5.7.1)"
             found.append(f"{path}.replay_window: {remedy}")
+    foreign = config.foreign_agent
+    if foreign is not None and foreign.nat != "none" and not foreign.home_agents:
+        remedy = "home agents like ours grant UDP tunnels to those who prove themselves alone"
+        found.append(f"foreign_agent.nat: {remedy}: add a [[foreign_agent.home_agent]]")
     if config.metrics is not None and not is_loopback(config.metrics.listen):
         remedy = "not a loopback address: let a firewall decide who may read it"
         found.append(f"metrics.listen: {remedy}")

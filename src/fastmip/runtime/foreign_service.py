@@ -159,6 +159,8 @@ class ForeignService:
         self._upkeep: Upkeep | None = None
         self._planned: ForeignAgentPolicy
         """Of the file that ``plan_reload`` looked at last."""
+        self._room = self.section.max_visitors
+        """Visitors the engine was made for."""
         self._running = False
 
     # start and stop
@@ -178,7 +180,7 @@ class ForeignService:
         )
         workers = self.config.engine.workers
         self.engine = _dataplane.Engine(
-            max_bindings=section.max_visitors + 1,
+            max_bindings=self._room + 1,
             role=self.name,
             workers=workers,
             local_addresses=sorted(self._ours),
@@ -424,7 +426,7 @@ class ForeignService:
         changed = [
             key for key in NEEDS_RESTART if getattr(section, key) != getattr(self.section, key)
         ]
-        if section.max_visitors > self.section.max_visitors:
+        if section.max_visitors > self._room:
             changed.append("max_visitors (more of them)")
         if new.engine != self.config.engine:
             changed.append("[engine]")
