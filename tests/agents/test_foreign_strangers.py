@@ -214,6 +214,20 @@ def test_nobody_floods_a_home_agent_through_us() -> None:
     assert bench.ask(request(identification()))[0].destination == Endpoint(HOME_AGENT, 434)
 
 
+def test_requests_under_a_node_s_link_layer_address_take_no_room_from_it() -> None:
+    """Neither from a visitor, nor from one that proves itself; from a stranger they do."""
+    known, stranger = NODE + 9, NODE + 10
+    bench = Bench(mobile_nodes=lambda home, _nai: MOBILE_FOREIGN if home == known else None)
+    bench.register()
+    for number in range(5):
+        bench.ask(request(identification(), home_address=NODE + 100 + number))
+    assert bench.count("faPendingRequests") == 5
+    assert bench.ask(request(identification(), home_address=stranger))[0].data[1] == 66
+    assert len(bench.register()) == 1
+    [relayed] = bench.ask(sign_mobile_foreign(request(identification(), home_address=known)))
+    assert relayed.destination == Endpoint(HOME_AGENT, 434)
+
+
 def test_what_a_home_agent_accepted_is_passed_on_whatever_its_size() -> None:
     bench = Bench()
     number = identification()

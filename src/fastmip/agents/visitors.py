@@ -355,10 +355,9 @@ def may_wait(
         return False
     if pending.get(key) is not None:
         return True
-    if pending.of_mac(key.mac) >= limits.pending_of_mac:
-        return False
-    most = limits.pending + (limits.visitors if is_visitor or is_proven else 0)
-    return len(pending) < most
+    if is_visitor or is_proven:  # also where a stranger writes its link-layer address
+        return len(pending) < limits.pending + limits.visitors
+    return len(pending) < limits.pending and pending.of_mac(key.mac) < limits.pending_of_mac
 
 
 def visitor_event(name: str, visitor: Visitor, why: str = "") -> Event:
