@@ -55,6 +55,7 @@ def test_packets_go_through_the_kernel_and_are_counted(lab: HomeAgentLab) -> Non
     carried = offloaded(lab, "encapsulated")
     assert carried > 25  # some are the kernel's, which keeps its neighbours
     assert lab.verdict("encapsulated") == 50
+    assert lab.ask("observe")["roles"][0]["verdicts"]["encapsulated"][0] == 50
     (row,) = lab.ask("show tunnel")["rows"]
     assert row["sent_packets"] == 50
     lab.ask("clear traffic")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,9 +29,11 @@ COUNTERS = {"haRegRequestsReceived": 7, "haBindings": 3, "port-434-received": 9,
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def page_of(engine: _dataplane.Engine) -> dict[str, list[Sample]]:
+def page_of(
+    engine: _dataplane.Engine, offloaded: Mapping[str, tuple[int, int]] = MappingProxyType({})
+) -> dict[str, list[Sample]]:
     """Samples by name."""
-    observed = Observed(engine, COUNTERS, frozenset(["haBindings"]), {"tunnel": 2})
+    observed = Observed(engine, COUNTERS, frozenset(["haBindings"]), {"tunnel": 2}, offloaded)
     text = MetricsPage(lambda: {"home-agent": observed}, time.monotonic()).render().decode()
     samples: dict[str, list[Sample]] = {}
     for family in text_string_to_metric_families(text):
@@ -63,6 +66,16 @@ def test_every_counter_has_its_metric() -> None:
     assert value(page, "fastmip_socket_lost_packets_total", socket="tunnel") == 2
     assert value(page, "fastmip_info", version=__version__) == 1
     assert value(page, "process_resident_memory_bytes") > 1 << 20
+
+
+def test_what_the_kernel_carried_counts_by_its_verdict() -> None:
+    engine = engine_for(TWIN)
+    _dataplane.MemoryPort(engine).inject(HOME, [TO_NODE] * 3)
+    page = page_of(engine, {"encapsulated": (10, 1000), "drop-redirect": (2, 200)})
+    assert value(page, "fastmip_packets_total", verdict="encapsulated") == 13
+    assert value(page, "fastmip_packet_bytes_total", verdict="encapsulated") == 3 * 28 + 1000
+    assert value(page, "fastmip_packets_total", verdict="drop-redirect", severity="warning") == 2
+    assert value(page, "fastmip_input_packets_total") == 3
 
 
 def test_labels_are_bounded() -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from fastmip.runtime.engine_view import NOTHING, all_verdicts
 from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.service import Answer, Arguments, CommandError
 from fastmip.wire.addresses import AddressError, format_address, parse_address
@@ -34,7 +34,6 @@ _REASON_NUMBERS = {
     "missingSecurityExtension": 5,
 }
 _OTHER_REASON = 6
-_NOTHING: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({})
 
 
 def address_of(arguments: Arguments, name: str = "home_address", default: int | None = None) -> int:
@@ -66,17 +65,14 @@ def flag_letters(flags: int) -> str:
     return "".join(letter for bit, letter in _FLAGS if flags & bit)
 
 
-def errors_answer(engine: Engine, offloaded: Mapping[str, tuple[int, int]] = _NOTHING) -> Answer:
+def errors_answer(engine: Engine, offloaded: Mapping[str, tuple[int, int]] = NOTHING) -> Answer:
     """Every verdict and event of an engine that occurred, and the balance of verdicts.
 
     ``offloaded``: verdicts of packets that never came to the engine.
     """
-    verdicts = {**dict.fromkeys(offloaded, (0, 0)), **engine.counters()}
-    for name, (packets, size) in offloaded.items():
-        verdicts[name] = (verdicts[name][0] + packets, verdicts[name][1] + size)
     rows: list[dict[str, object]] = [
         {"verdict": name, "packets": packets, "bytes": size}
-        for name, (packets, size) in verdicts.items()
+        for name, (packets, size) in all_verdicts(engine, offloaded).items()
         if packets
     ]
     rows += [{"event": name, "packets": n} for name, n in engine.events().items() if n]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
 
 CONTROL_THREAD = "control"
 """Whose packets are not a worker's: broadcasts are copied by the control thread itself."""
+
+
+NOTHING: Mapping[str, tuple[int, int]] = MappingProxyType({})
 
 
 class Observed(NamedTuple):
@@ -22,6 +26,18 @@ class Observed(NamedTuple):
     """Names of those that may fall."""
     lost: Mapping[str, int]
     """Packets that full socket buffers lost, by kind of socket."""
+    offloaded: Mapping[str, tuple[int, int]] = NOTHING
+    """Verdict -> (packets, bytes) of packets that never came to the engine."""
+
+
+def all_verdicts(
+    engine: Engine, offloaded: Mapping[str, tuple[int, int]]
+) -> dict[str, tuple[int, int]]:
+    """Verdict -> (packets, bytes): of the engine, and what never came to it."""
+    verdicts = {**dict.fromkeys(offloaded, (0, 0)), **engine.counters()}
+    for name, (packets, size) in offloaded.items():
+        verdicts[name] = (verdicts[name][0] + packets, verdicts[name][1] + size)
+    return verdicts
 
 
 class StageCost(NamedTuple):

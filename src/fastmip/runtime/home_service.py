@@ -526,7 +526,9 @@ class HomeService:
         if not self._running or self.tunnel is None:
             return None
         lost = self.tunnel.port.receive_drops()
-        return Observed(self.engine, self._commands.counters(), frozenset(GAUGES), lost)
+        offloaded = {} if self.offload is None else self.offload.verdicts()
+        counters = self._commands.counters()
+        return Observed(self.engine, counters, frozenset(GAUGES), lost, offloaded)
 
     def commands(self) -> Mapping[str, Command]:
         """See ``home_commands.py``."""

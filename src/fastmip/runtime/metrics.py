@@ -19,7 +19,7 @@ from fastmip import __version__
 from fastmip.agents.foreign_counters import FOREIGN_COUNTERS
 from fastmip.agents.home_counters import HOME_COUNTERS
 from fastmip.agents.mobile_counters import MOBILE_COUNTERS
-from fastmip.runtime.engine_view import Observed, stage_costs
+from fastmip.runtime.engine_view import Observed, all_verdicts, stage_costs
 
 if TYPE_CHECKING:
     from fastmip._dataplane import Engine
@@ -62,7 +62,7 @@ class DaemonCollector(Collector):
             "fastmip_uptime_seconds", "Since the daemon began.", time.monotonic() - self._started
         )
         engines = {role: one.engine for role, one in roles.items()}
-        yield from _packets(engines)
+        yield from _packets(roles)
         yield from _stages(engines)
         yield from _workers(engines)
         yield from _ports(roles)
@@ -74,7 +74,7 @@ def metric_name(counter: str) -> str:
     return "fastmip_" + counter.replace("-", "_")
 
 
-def _packets(engines: Mapping[str, Engine]) -> Iterator[Metric]:
+def _packets(roles: Mapping[str, Observed]) -> Iterator[Metric]:
     from fastmip import _dataplane  # noqa: PLC0415 - only a started role has an engine
 
     packets = CounterMetricFamily(
@@ -97,9 +97,11 @@ def _packets(engines: Mapping[str, Engine]) -> Iterator[Metric]:
         labels=["role"],
     )
     severities = {name: severity for name, severity, _ in _dataplane.verdicts()}
-    for role, engine in engines.items():
-        for verdict, (count, size) in engine.counters().items():
-            packets.add_metric([role, verdict, severities[verdict]], count)
+    for role, one in roles.items():
+        engine = one.engine
+        for verdict, (count, size) in all_verdicts(engine, one.offloaded).items():
+            severity = severities.get(verdict, "warning")  # what only offload can lose
+            packets.add_metric([role, verdict, severity], count)
             octets.add_metric([role, verdict], size)
         for event, count in engine.events().items():
             events.add_metric([role, event], count)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fastmip.runtime.engine_view import Observed, stage_rows
+from fastmip.runtime.engine_view import Observed, all_verdicts, stage_rows
 from fastmip.runtime.service import Answer, Arguments, CommandError, Service
 from fastmip.runtime.taps import TraceBook, capture
 
@@ -69,10 +69,11 @@ COMMANDS: Final = frozenset({"observe", "trace add", "trace clear", "show trace"
 
 def _told(role: str, one: Observed) -> dict[str, object]:
     engine = one.engine
+    verdicts = all_verdicts(engine, one.offloaded)
     return {
         "role": role,
         "bindings": engine.bindings(),
-        "verdicts": {name: list(pair) for name, pair in engine.counters().items() if pair[0]},
+        "verdicts": {name: list(pair) for name, pair in verdicts.items() if pair[0]},
         "balance": engine.balance(),
         "stages": stage_rows(engine),
         "workers": engine.worker_status(),
