@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import re
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -17,6 +19,7 @@ from fastmip import _dataplane
 from fastmip._dataplane import HOME, TUNNEL
 from fastmip.runtime import route_mirror
 from fastmip.runtime.egress_routes import Flow
+from fastmip.runtime.route_messages import RTM_GETROUTE
 from fastmip.runtime.route_mirror import Hop, RouteMirror
 from fastmip.wire.addresses import format_address
 
@@ -173,6 +176,33 @@ async def test_a_carrier_that_flaps(lab: Namespaces, mirror: RouteMirror) -> Non
     await until(leaves_by(mirror, mac(lab, "two")))
     lab.ip("two", "link", "set", "e0", "down")
     await until(leaves_by(mirror, None))
+
+
+async def test_a_reading_that_fails_forgets_no_link(
+    lab: Namespaces, mirror: RouteMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = address("10.2.0.3")
+    ip("neigh", "replace", "10.2.0.3", "lladdr", mac(lab, "two").hex(":"), "dev", "eth1")
+    await until(leaves_by(mirror, mac(lab, "two"), there))
+    refused = 0
+    dump = RouteMirror._dump
+
+    async def refuse(self: RouteMirror, opened: socket.socket, kind: int) -> list[bytes]:
+        nonlocal refused
+        if kind == RTM_GETROUTE and mirror._routes.links[index].is_up:
+            refused += 1
+            raise OSError(errno.ENOBUFS, "no buffer space available")
+        return await dump(self, opened, kind)
+
+    index = socket.if_nametoindex("eth1")
+    monkeypatch.setattr(route_mirror, "_RETRY_S", 0.5)
+    monkeypatch.setattr(RouteMirror, "_dump", refuse)
+    ip("link", "set", "eth1", "down")
+    ip("link", "set", "eth1", "up")
+    ip("neigh", "replace", "10.2.0.3", "lladdr", mac(lab, "two").hex(":"), "dev", "eth1")
+    await until(lambda: refused >= 3)  # the last one after the link was to be trusted
+    monkeypatch.setattr(RouteMirror, "_dump", dump)
+    await until(leaves_by(mirror, mac(lab, "two"), there))
 
 
 async def test_a_neighbour_that_changes_its_mac(lab: Namespaces, mirror: RouteMirror) -> None:

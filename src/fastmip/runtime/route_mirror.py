@@ -204,7 +204,7 @@ class RouteMirror:
     async def _read_all(self) -> None:
         self._wake.clear()
         self._backlog = []
-        trusted, self._trusted = self._trusted, {}
+        trusted = dict(self._trusted)
         opened = _netlink(0)
         try:
             links = await self._dump(opened, messages.RTM_GETLINK)
@@ -230,6 +230,9 @@ class RouteMirror:
                     self._apply(message)
             await asyncio.sleep(0)
         self._routes.trust(trusted)
+        for index, down in trusted.items():
+            if self._trusted.get(index) == down:
+                del self._trusted[index]
         self.readings += 1
         self._ask_for_gateways()
         self.on_change()
