@@ -172,6 +172,7 @@ async def test_too_many_captures_are_refused_and_nothing_stays(engine: _dataplan
     ("arguments", "message"),
     [
         ({"points": ["nowhere"]}, "points: expected some of rx, decap, encap, tx"),
+        ({"points": [["rx"]]}, "points: expected some of"),
         ({"points": ["tx"], "drops": True}, "at the point rx only"),
         ({"snap": 19}, "snap: expected a number from 20"),
         ({"count": -1}, "count: expected"),

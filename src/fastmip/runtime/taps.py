@@ -208,7 +208,7 @@ async def capture(
 def points_of(arguments: Arguments) -> list[str]:
     """Points that are asked for, in the order of a packet's way. Raises CommandError."""
     asked = arguments.get("points") or (["rx"] if arguments.get("drops") else ["rx", "tx"])
-    if not isinstance(asked, list) or not set(asked) <= _POINTS.keys():
+    if not isinstance(asked, list) or not all(point in list(_POINTS) for point in asked):
         raise CommandError(f"points: expected some of {', '.join(_POINTS)}")
     if arguments.get("drops") and asked != ["rx"]:
         raise CommandError("a dropped packet is seen at the point rx only: leave --point out")
