@@ -100,6 +100,7 @@ def bound(encapsulation: int = 4) -> CareOfBinding:
 def test_the_keepalive_goes_as_the_tunnel_carries_packets_rfc3519_4_9(encapsulation: int) -> None:
     plain, sent = (Keepalive().datagram(HOME, bound(e)).data for e in (4, encapsulation))
     method = Method(encapsulation, None, 434, 5555)
+    assert sent[:4] == bytes((4, encapsulation, 0, 0))
     assert sent == wrapped(plain[4:], method, CARE_OF, AGENT, 64, 0)[28:]
 
 

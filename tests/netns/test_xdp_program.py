@@ -134,6 +134,7 @@ def station() -> Iterator[tuple[XdpProgram, int]]:
     with Namespaces("a", "b") as made:
         made.wire("a", "eth0", "b", "eth0")
         made.ip("a", "link", "set", "eth0", "address", MAC)
+        made.ip("b", "link", "set", "eth0", "down")  # no packets but the tests' own
         with made.inside("a"):
             for loaded in a_program():
                 ifindex = socket.if_nametoindex("eth0")

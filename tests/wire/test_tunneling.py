@@ -100,9 +100,12 @@ def test_a_next_header_is_a_byte(protocol: int) -> None:
         TunnelData.encode_header(protocol)
 
 
+@pytest.mark.parametrize("flags", ["", "DF"])
 @pytest.mark.parametrize("protocol", [4, 47, 55])
-def test_a_packet_is_wrapped_as_scapy_and_the_reference_do_rfc3519_3_3(protocol: int) -> None:
-    packet = bytes(IP(src="10.1.0.5", dst="10.1.0.1", ttl=64) / ICMP() / b"ab")
+def test_a_packet_is_wrapped_as_scapy_and_the_reference_do_rfc3519_3_3(
+    protocol: int, flags: str
+) -> None:
+    packet = bytes(IP(src="10.1.0.5", dst="10.1.0.1", ttl=64, flags=flags) / ICMP() / b"ab")
     found = TunnelData.wrap(protocol, packet)
     assert found == wrapped(packet, Method(protocol, None, 434, 434), 1, 2, 64, 0)[28:]
     if protocol == 47:

@@ -29,6 +29,8 @@ ANSWER_NS = 2 * SECOND_NS
 LOOKS = 4
 """Ours: how often during an interval somebody looks whether the tunnel was used."""
 _ECHO_REQUEST, _ICMP, _TTL = 8, 1, 64
+_DONT_FRAGMENT = 0x4000
+"""Ours: without it a tunnel of minimal encapsulation in UDP would carry it as IP in IP."""
 _IPV4 = struct.Struct("!BBHHHBBHII")
 _ECHO = struct.Struct("!BBHHH")
 
@@ -125,7 +127,7 @@ class Keepalive:
         self._sequence = (self._sequence + 1) & 0xFFFF
         echo = _ECHO.pack(_ECHO_REQUEST, 0, 0, _ICMP_ID, self._sequence)
         echo = _ECHO.pack(_ECHO_REQUEST, 0, internet_checksum(echo), _ICMP_ID, self._sequence)
-        fields = (0x45, 0, _IPV4.size + len(echo), self._sequence, 0, _TTL, _ICMP)
+        fields = (0x45, 0, _IPV4.size + len(echo), self._sequence, _DONT_FRAGMENT, _TTL, _ICMP)
         header = _IPV4.pack(*fields, 0, home_address, home_agent)
         header = _IPV4.pack(*fields, internet_checksum(header), home_address, home_agent)
         return SendDatagram(

@@ -38,6 +38,7 @@ TUNNEL_DATA_HEADER_LEN: Final = 4
 
 _GRE_OF_IPV4: Final = bytes((0, 0, 8, 0))
 _MINIMAL_SOURCE: Final = 0x80
+_DONT_FRAGMENT: Final = 0x40
 """S: the original source is there too (RFC 2004 3)."""
 _REQUEST: Final = struct.Struct("!BBBH")
 _REPLY: Final = struct.Struct("!BHH")
@@ -170,8 +171,11 @@ class TunnelData:
     def wrap(cls, encapsulation: int, packet: bytes) -> bytes:
         """Return a UDP payload that carries an IPv4 packet (RFC 3519 3.3): no fragment, no options.
 
-        As IP in IP, as GRE without a key, or as minimal encapsulation, by its protocol number.
+        As IP in IP, as GRE without a key, or as minimal encapsulation, by its protocol number;
+        a minimal header in UDP has no room for "may fragment": such a packet goes as IP in IP.
         """
+        if encapsulation == ENCAPSULATION_MINIMAL and not packet[6] & _DONT_FRAGMENT:
+            encapsulation = ENCAPSULATION_IPIP
         header = cls.encode_header(encapsulation)
         if encapsulation == ENCAPSULATION_GRE:
             return header + _GRE_OF_IPV4 + packet
