@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -310,6 +311,28 @@ def test_routes_are_asked_for_anew(away: Lab, net: Namespaces) -> None:
 def test_switched_off_nothing_is_carried(away: Lab) -> None:
     away.program.set_offload(False)
     assert away.send(BACK_THERE) is None
+
+
+async def test_an_interface_that_is_back_has_the_program_again(net: Namespaces) -> None:
+    net.wire("a", "eth5", "b", "eth5")
+    engine = _dataplane.Engine(max_bindings=1)
+    with net.inside("a"):
+        offload = Offload.load(
+            engine, own=[number(HOME_AGENT)], home_networks=[NETWORK], interfaces=["eth5"]
+        )
+        try:
+            offload.attach()
+            offload.start(asyncio.get_running_loop())
+            net.ip("a", "link", "del", "eth5")
+            offload.keep()
+            assert offload.program.attached() == []
+            net.wire("a", "eth5", "b", "eth5")
+            offload.keep()
+            assert offload.program.attached() == [socket.if_nametoindex("eth5")]
+        finally:
+            engine.leave_offload()
+            offload.close()
+    net.ip("a", "link", "del", "eth5")
 
 
 def test_networks_too_large_are_refused() -> None:

@@ -99,6 +99,9 @@ class Offload:
         self.program = program
         self.is_on = False
         self._interfaces = list(interfaces)
+        self._attaches = False
+        """Nobody else attaches the program."""
+        self._complaints: set[str] = set()
         self._watch: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending: asyncio.TimerHandle | None = None
@@ -138,6 +141,7 @@ class Offload:
 
     def attach(self) -> None:
         """Attach to the interfaces, where nobody else does it. Raises BpfError."""
+        self._attaches = True
         for name in self._interfaces:
             try:
                 self.program.attach(socket.if_nametoindex(name))
@@ -191,6 +195,8 @@ class Offload:
         if not self.is_on or self._loop is None:
             return
         self.program.set_clock()
+        if self._attaches:
+            self._attach_again()
         if self._loop.time() - self._refreshed_s > _REFRESH_S:
             self._refresh()
         counters = self.program.counters()
@@ -207,6 +213,24 @@ class Offload:
                 refused=lost,
                 remedy="native XDP or GRO at the other end of a veth; the engine carries on",
             )
+
+    def _attach_again(self) -> None:
+        """An interface that went and is back has no program any more."""
+        there = {name: index for index, name in socket.if_nameindex()}
+        for ifindex in self.program.attached():
+            if ifindex not in there.values():
+                log.warning("offload-interface-gone", ifindex=ifindex)
+                self.program.detach(ifindex)
+        for name in self._interfaces:
+            if name not in there or there[name] in self.program.attached():
+                self._complaints.discard(name)
+                continue
+            try:
+                self.program.attach(there[name])
+            except BpfError as error:
+                if name not in self._complaints:
+                    self._complaints.add(name)
+                    log.warning("offload-interface-refused", reason=str(error))
 
     def stop(self) -> None:
         """Leave all packets to the engine again; may be called again."""
