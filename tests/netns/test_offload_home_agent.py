@@ -170,3 +170,10 @@ def test_with_sockets_of_af_xdp(lab: HomeAgentLab) -> None:
     assert IP(tunnel.recv(4096)).dst == CARE_OF
     assert lab.ping("hh", HOME_AGENT)
     assert lab.stop() == 0
+
+
+def test_a_kernel_that_refuses_the_program_is_told_of(lab: HomeAgentLab) -> None:
+    lab.start("setpriv", "--bounding-set", "-bpf,-sys_admin,-perfmon")
+    summary = lab.ask("show runtime")["summary"]
+    assert summary["offload"] == "off"
+    assert "CAP_BPF" in summary["offload_trouble"]

@@ -235,7 +235,7 @@ class HomeCommands:
             "engine_bytes": service.engine.memory_bytes(),
             "workers": service.config.engine.workers,
             **({} if service.tunnel is None else service.tunnel.facts()),
-            **({} if service.offload is None else service.offload.facts()),
+            **service.offload_facts(),
             **engine_facts(service.engine),
         }
         return {"rows": rows, "summary": summary}

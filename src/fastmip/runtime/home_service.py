@@ -158,6 +158,7 @@ class HomeService:
         self.pipeline: HomePipeline
         self.tunnel: HomeTunnel | None = None
         self.offload: Offload | None = None
+        self._offload_refused = ""
         self.port: ControlPort | RolePort | None = None
         self._half_bound_fd = -1
         self._upkeep: Upkeep | None = None
@@ -250,6 +251,7 @@ class HomeService:
                 interfaces=self.config.engine.interfaces,
             )
         except BpfError as error:
+            self._offload_refused = str(error)
             self._without_offload(error)
 
     def _start_offload(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -267,6 +269,13 @@ class HomeService:
     @staticmethod
     def _without_offload(error: BpfError) -> None:
         log.warning("offload-refused", reason=str(error), remedy="the engine carries on")
+
+    def offload_facts(self) -> dict[str, object]:
+        """What ``show runtime`` tells of offload; nothing where it is not wanted."""
+        if self.offload is not None:
+            return self.offload.facts()
+        refused = self._offload_refused
+        return {"offload": "off", "offload_trouble": refused} if refused else {}
 
     def _xdp_port(self, own: Sequence[int]) -> XdpPort | None:
         """AF_XDP sockets, if the configuration wants them."""
