@@ -42,6 +42,7 @@ cdef extern from "publication_lab.h" nogil:
     int lab_create(lab *l)
     void lab_destroy(lab *l)
     void lab_churn(lab *l, int how, uint64_t publications)
+    uint64_t lab_learn_late(lab *l)
     void lab_watch(lab *l, lab_result *result)
     void lab_stop(lab *l)
 
@@ -109,6 +110,10 @@ cdef class PublicationLab:
         with nogil:
             lab_churn(self.inside, way, count)
             lab_stop(self.inside)
+
+    def learn_late(self):
+        """What offload is told by a worker that holds a line no longer published."""
+        return lab_learn_late(self.inside)
 
     def watch(self):
         """Send packets until stopped: packets, broken, missed, backwards."""

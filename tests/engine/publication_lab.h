@@ -109,6 +109,33 @@ FM_FN void lab_churn(struct lab *l, int how, uint64_t publications)
     }
 }
 
+/* What the offload programs hear when a worker learns something about a line that was replaced
+ * while it held it; all ones without memory. */
+FM_FN uint64_t lab_learn_late(struct lab *l)
+{
+    struct fm_engine *e = &l->c.e;
+    struct fm_offload offload = {.network_count = 1,
+                                 .home_count = LAB_NODES,
+                                 .network = {{LAB_HOME, LAB_HOME + LAB_NODES - 1, 0}}};
+    size_t size = LAB_NODES * sizeof(struct fm_home);
+    uint64_t told = ~(uint64_t)0;
+    offload.homes = (struct fm_home *)aligned_alloc(128, size);
+    offload.cleared = (struct fm_home_tally *)calloc(LAB_NODES, sizeof *offload.cleared);
+    if (offload.homes && offload.cleared) {
+        struct fm_line *line = &e->lines[control_head(&l->c, swap32(LAB_HOME))];
+        memset(offload.homes, 0, size);
+        e->offload = &offload;
+        lab_publish(l, LAB_ATOMIC, 0, 1);
+        __atomic_store_n(&line->soft, 1300, __ATOMIC_RELAXED);
+        offload_learn(e, line);
+        told = offload.homes[0].soft;
+        e->offload = NULL;
+    }
+    free(offload.homes);
+    free(offload.cleared);
+    return told;
+}
+
 FM_FN void lab_judge(const uint8_t *p, uint32_t *last, struct lab_result *result)
 {
     uint32_t remote = get32(p + OFF_DESTINATION) - LAB_REMOTE;

@@ -37,6 +37,10 @@ def test_the_watcher_notices_publication_that_is_not_atomic(how: str) -> None:
     assert churned(how, 100 * PUBLICATIONS)["broken"] > 0
 
 
+def test_what_is_learnt_of_a_replaced_binding_is_not_told_of_the_new_one() -> None:
+    assert probe().PublicationLab().learn_late() == 0
+
+
 @pytest.mark.parametrize("side", [HOME, TUNNEL])
 def test_moves_through_the_api_lose_no_packet(side: int) -> None:
     engine = _dataplane.Engine(max_bindings=64, local_addresses=[HOME_AGENT])

@@ -95,13 +95,23 @@ FM_INLINE int offload_is_plain(const struct fm_line *head)
     return head->chain_length == 1 && head->method == FM_IPIP && head->plain_budget;
 }
 
-/* A line's soft state changed: whoever learnt it tells the programs. */
+/* A line's soft state changed: whoever learnt it tells the programs what is true of the line that is
+ * published now, however many learn and publish at once. */
 FM_FN void offload_learn(const struct fm_engine *e, const struct fm_line *line)
 {
     struct fm_home *home = offload_home(e, line->home);
-    if (home)
-        __atomic_store_n(&home->soft, __atomic_load_n(&line->soft, __ATOMIC_RELAXED),
-                         __ATOMIC_RELAXED);
+    uint32_t number;
+    uint64_t soft;
+    if (!home)
+        return;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* published before it is told of */
+    do {
+        number = index_find(&e->by_home, line->home);
+        soft = __atomic_load_n(&e->lines[number].soft, __ATOMIC_RELAXED);
+        __atomic_store_n(&home->soft, soft, __ATOMIC_RELAXED);
+        __atomic_thread_fence(__ATOMIC_SEQ_CST); /* told before it is looked at again */
+    } while (number != index_find(&e->by_home, line->home) ||
+             soft != __atomic_load_n(&e->lines[number].soft, __ATOMIC_RELAXED));
 }
 
 /* `head` is the published chain of the home address, FM_NO_LINE when it has none any more. */
@@ -130,8 +140,6 @@ FM_FN void offload_end(const struct fm_engine *e, uint32_t home_be, uint32_t hea
     }
     __atomic_store_n(&home->hop_stamp, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&home->version, (home->version | 1) + 1, __ATOMIC_RELEASE);
-    if (head) /* a worker may have learnt something in between */
-        offload_learn(e, line);
 }
 
 FM_INLINE void offload_extend(const struct fm_engine *e, const struct fm_line *line)
