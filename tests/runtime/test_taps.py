@@ -6,14 +6,18 @@ import asyncio
 import base64
 import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from scapy.layers.inet import IP, UDP
 from tests.engine.lab import CARE_OF, HOME_AGENT, NODE, engine_for
+from tests.helpers.control_server import ControlServer, result
 from tests.reference.tunnels import HOME, TUNNEL, Binding, Twin
 
 from fastmip import _dataplane
+from fastmip.runtime.cli.main import main
 from fastmip.runtime.service import CommandError
 from fastmip.runtime.taps import MIN_SLOTS, RING_BYTES, TraceBook, capture, slots_for
 
@@ -183,6 +187,17 @@ async def test_a_wrong_capture_is_refused(
 ) -> None:
     with pytest.raises(CommandError, match=message):
         await anext(capture({"home-agent": engine}, arguments))
+
+
+def test_a_full_disk_ends_a_capture_with_one_line(tmp_path: Path) -> None:
+    path, full = tmp_path / "c", Path("/dev/full")
+    mode = full.stat().st_mode
+    piece = {"pcapng": base64.b64encode(bytes(64)).decode(), "packets": 0, "lost": 0}
+    with ControlServer(path, lambda _: result(piece)):
+        run = CliRunner().invoke(main, ["capture", "-w", str(full), "--socket", str(path)])
+    assert run.exit_code == 1
+    assert "/dev/full: No space left on device" in run.output
+    assert full.stat().st_mode == mode, "a device is everybody's"
 
 
 @pytest.mark.parametrize("snap", [20, 2048, 9000, 65535])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -79,6 +80,8 @@ def capture(
                     break
         except BrokenPipeError:  # who reads has seen enough
             _silence_stdout()
+        except OSError as error:
+            raise Failure(f"{file}: {error.strerror}: the capture ends here") from None
         except KeyboardInterrupt:
             pass
     told = f"{last.get('packets', 0)} packets captured"
@@ -117,7 +120,8 @@ def _open(file: Path) -> BinaryIO:
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         descriptor = os.open(file, flags, 0o600)
-        os.fchmod(descriptor, 0o600)  # also where a file was already
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # not /dev/null and the like
+            os.fchmod(descriptor, 0o600)  # also where a file was already
     except OSError as error:
         raise Failure(f"{file}: {error.strerror}: name another file") from None
     return os.fdopen(descriptor, "wb", buffering=0)

@@ -63,12 +63,15 @@ class ControlClient:
         request = {"command": command, "args": arguments or {}}
         with self._connect(msgspec.json.encode(request) + b"\n") as connection:
             connection.settimeout(None)
-            with connection.makefile("rb") as lines:
-                for line in lines:
-                    answer = self._decode(line)
-                    if not answer.ok:
-                        raise Failure(answer.error or "the daemon refused without a reason")
-                    yield answer.result
+            try:
+                with connection.makefile("rb") as lines:
+                    for line in lines:
+                        answer = self._decode(line)
+                        if not answer.ok:
+                            raise Failure(answer.error or "the daemon refused without a reason")
+                        yield answer.result
+            except OSError as error:
+                self._unreachable(f"failed: {error.strerror or error}")
         self._unreachable("closed: the daemon has stopped")
 
     def _exchange(self, request: bytes) -> bytes:
