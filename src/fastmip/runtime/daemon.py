@@ -272,7 +272,7 @@ class Daemon:
                     self._failure = error
                     self._stopping.set()
                     return
-                except (OSError, NetlinkError) as error:
+                except (OSError, NetlinkError, FastmipError) as error:
                     log.warning("upkeep-failed", role=service.name, reason=str(error))
 
     def _status_line(self) -> str:
