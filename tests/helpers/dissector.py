@@ -1,8 +1,8 @@
 """Wireshark as a judge we did not write: what does it read in our control messages?
 
 Limits of its dissector (4.0): it verifies no authenticator, and takes a one-byte pad for an
-extension of two bytes. Messages with pads are therefore not shown to it. Types 45, 129, 136
-and those of experiments it leaves undissected; message type 255 it does not know.
+extension of two bytes. Messages with pads are therefore not shown to it. Types 45, 129, 136,
+148 and those of experiments it leaves undissected; message type 255 it does not know.
 """
 
 from __future__ import annotations

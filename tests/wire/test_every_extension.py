@@ -12,6 +12,7 @@ from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.experimental import NonSkippableExperiment, SkippableExperiment
 from fastmip.wire.extensions import Extension, RawExtension, UnknownExtension
 from fastmip.wire.foreign_error import ForeignAgentError
+from fastmip.wire.mobile_network import MobileNetworkAcknowledgement, MobileNetworkRequest
 from fastmip.wire.nai import MobileNodeNai, NaiCarrying
 from fastmip.wire.registration import REQUEST_LEN, RegistrationRequest
 from fastmip.wire.registry import CONTROL_EXTENSIONS, EXPERIMENTAL_EXTENSIONS
@@ -25,6 +26,7 @@ from fastmip.wire.tunneling import (
 from fastmip.wire.vendor import CriticalVendorExtension, NormalVendorExtension
 
 U8, U16, U24, U32 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 24, 32))
+UNREGISTERED = st.sampled_from(sorted({*range(145, 255)} - CONTROL_EXTENSIONS.types))
 EVERY = st.one_of(
     st.builds(AuthenticationExtension, st.sampled_from([32, 33, 34]), U32, st.binary(max_size=64)),
     st.builds(
@@ -44,9 +46,11 @@ EVERY = st.one_of(
     st.builds(NaiCarrying, st.sampled_from([1, 2, 3]), st.binary(max_size=254)),
     st.builds(MobileForeignChallenge, st.binary(max_size=255)),
     st.builds(RevocationSupport, st.booleans(), U32),
+    st.builds(MobileNetworkRequest, U32, U8),
+    st.builds(MobileNetworkAcknowledgement, U32, U8, U8, st.booleans()),
     st.builds(NonSkippableExperiment, U8, st.binary(max_size=400)),
     st.builds(SkippableExperiment, U8, st.binary(max_size=254)),
-    st.builds(RawExtension, st.integers(145, 254), data=st.binary(max_size=255)),
+    st.builds(RawExtension, UNREGISTERED, data=st.binary(max_size=255)),
 )
 ALL_VECTORS = [bytes.fromhex(text) for text, _ in (VECTORS | EXPERIMENTS).values()]
 

@@ -20,6 +20,7 @@ from fastmip.wire.codes import ExtensionType
 from fastmip.wire.experimental import NonSkippableExperiment, SkippableExperiment
 from fastmip.wire.extensions import Entry, Extension, ExtensionRegistry, UnknownExtension
 from fastmip.wire.foreign_error import ForeignAgentError
+from fastmip.wire.mobile_network import MobileNetworkAcknowledgement, MobileNetworkRequest
 from fastmip.wire.nai import MobileNodeNai, NaiCarrying
 from fastmip.wire.registration import RegistrationReply, RegistrationRequest
 from fastmip.wire.registry import CONTROL_EXTENSIONS, EXPERIMENTAL_EXTENSIONS
@@ -105,6 +106,20 @@ VECTORS: dict[str, tuple[str, Extension]] = {
     "UDP tunnel request, minimal through the agent": (
         "90 06 00 00 40 37 0000",
         UdpTunnelRequest(REQUIRED, 55),
+    ),
+    "mobile network request": ("94 06 00 18 0a020800", MobileNetworkRequest(0x0A020800, 24)),
+    "mobile network request, dynamic": ("94 06 00 1d 00000000", MobileNetworkRequest(0, 29)),
+    "mobile network granted": (
+        "94 08 01 00 18 00 0a020800",
+        MobileNetworkAcknowledgement(0x0A020800, 24),
+    ),
+    "mobile network unauthorized": (
+        "94 08 01 02 20 00 0a020801",
+        MobileNetworkAcknowledgement(0x0A020801, 32, 2),
+    ),
+    "mobile network, implicit": (
+        "94 08 02 00 18 00 0a020900",
+        MobileNetworkAcknowledgement(0x0A020900, 24, implicit=True),
     ),
 }
 EXPERIMENTS: dict[str, tuple[str, Extension]] = {

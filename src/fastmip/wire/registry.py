@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastmip.wire import authext, nai, tunneling
+from fastmip.wire import authext, mobile_network, nai, tunneling
 from fastmip.wire.authext import AuthenticationExtension, GeneralizedAuthentication
 from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.codes import ExtensionType
 from fastmip.wire.experimental import NonSkippableExperiment, SkippableExperiment
 from fastmip.wire.extensions import Entry, ExtensionRegistry, Framing, subtypes
 from fastmip.wire.foreign_error import FOREIGN_ERROR_SUBTYPE, ForeignAgentError
+from fastmip.wire.mobile_network import MobileNetworkAcknowledgement, MobileNetworkRequest
 from fastmip.wire.nai import MobileNodeNai, NaiCarrying
 from fastmip.wire.revocation_support import RevocationSupport
 from fastmip.wire.tunneling import (
@@ -64,6 +65,18 @@ _ENTRIES: Final = [
         UdpTunnelRequest.decode,
         Framing.SHORT,
         tunneling.UDP_TUNNEL_SUBTYPE,
+    ),
+    Entry(
+        ExtensionType.MOBILE_NETWORK,
+        MobileNetworkRequest.decode,
+        Framing.SHORT,
+        mobile_network.REQUEST_SUBTYPE,
+    ),
+    *subtypes(
+        ExtensionType.MOBILE_NETWORK,
+        MobileNetworkAcknowledgement.decode,
+        Framing.SHORT,
+        (mobile_network.EXPLICIT_SUBTYPE, mobile_network.IMPLICIT_SUBTYPE),
     ),
 ]
 
