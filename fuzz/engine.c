@@ -90,7 +90,7 @@ static void set_up(void)
                   kind & 1 ? back | FM_RECORD_NESTED : back);
     }
     CLAIM(prefixes_apply(&engines[0].e.prefixes, 0x0a020800, 25, 0, NODE, 25) == 0);
-    engines[0].e.prefixes.count = 1;
+    prefixes_note(&engines[0].e.prefixes, 0x0a020800, 25, 0);
 }
 
 static void judge(const struct fm_desc *d, int done)

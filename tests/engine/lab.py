@@ -34,6 +34,8 @@ def engine_for(twin: Twin, *, max_bindings: int = 64, scalar: bool = False) -> _
     )
     engine.use_scalar_loops(scalar)
     engine.restore(twin.records())
+    for (prefix, length), home in twin.networks.items():
+        engine.set_prefix(prefix, length, home)
     return engine
 
 

@@ -427,3 +427,24 @@ def test_parameter_problems_point_into_the_inner_packet_rfc2003_4_5(
         assert (verdict, errors) == ("icmp-not-relayed", [])
     else:
         assert [error[4] for error in errors] == [relayed]
+
+
+def test_an_error_about_two_headers_reaches_the_sender_rfc5177_7() -> None:
+    ends = Binding(CARE_OF, HOME_AGENT, nested=True)
+    twin = Twin("home-agent", (HOME_AGENT,), {NODE: [ends]}, networks={(a("10.2.8.0"), 24): NODE})
+    engine = engine_for(twin)
+    port = _dataplane.MemoryPort(engine)
+    inner = header(CORRESPONDENT, a("10.2.8.20"), 17, 1380, fragment=0x4000) + bytes(1380)
+    assert port.inject(HOME, [inner]) == ["encapsulated"]
+    (sent,) = port.take(TUNNEL)
+    assert len(sent) == len(inner) + 40
+    error = IP(src=ROUTER, dst="10.1.0.1") / ICMP(type=3, code=4, nexthopmtu=1400) / Raw(sent[:548])
+    assert port.inject(TUNNEL, [bytes(error)]) == ["icmp-soft-state"]
+    (told,) = port.take(HOME)
+    heard = IP(told)
+    assert (heard.dst, heard[ICMP].nexthopmtu) == ("10.9.0.7", 1360)
+    assert bytes(heard[ICMP].payload)[12:20] == inner[12:20]
+    assert port.inject(HOME, [inner]) == ["drop-too-big"]
+    (told,) = port.take(HOME)
+    assert IP(told)[ICMP].nexthopmtu == 1360
+    assert_balanced(engine)

@@ -20,6 +20,15 @@ from tests.reference.encapsulations import GRE, IPIP, MINIMAL, UNKNOWN_PORT, Met
 from tests.reference.ipv4 import Header, checksum, header, is_fragment, problem
 from tests.reference.tunnels import HOME, NEVER, TUNNEL, Binding, Twin
 
+IN_NETWORK, DEEPER = a("10.2.8.20"), a("10.2.8.200")
+NETWORKS = st.dictionaries(
+    st.sampled_from(
+        [(a("10.2.8.0"), 24), (a("10.2.8.192"), 26), (a("10.2.8.200"), 32), (a("10.8.0.0"), 13)]
+    ),
+    st.sampled_from([NODE, OTHER_NODE]),
+    max_size=3,
+)
+"""Mobile networks; the last holds the correspondent."""
 ADDRESSES = st.sampled_from(
     [
         NODE,
@@ -28,6 +37,8 @@ ADDRESSES = st.sampled_from(
         OTHER_CARE_OF,
         HOME_AGENT,
         CORRESPONDENT,
+        IN_NETWORK,
+        DEEPER,
         a("127.0.0.1"),
         a("224.0.0.5"),
         a("255.255.255.255"),
@@ -183,7 +194,8 @@ def home_agents(draw: st.DrawFn) -> Twin:
     if draw(st.booleans()):
         for chain_of_node in chains.values():
             chain_of_node[0].first_only = True
-    return Twin("home-agent", (HOME_AGENT,), chains, draw(DONE), now_ns=100)
+    networks = draw(NETWORKS)
+    return Twin("home-agent", (HOME_AGENT,), chains, draw(DONE), now_ns=100, networks=networks)
 
 
 @st.composite
@@ -198,7 +210,9 @@ def mobile_nodes(draw: st.DrawFn) -> Twin:
             max_size=2,
         )
     )
-    return Twin("mobile-node", (CARE_OF,), {NODE: chain}, draw(DONE), now_ns=100)
+    networks = {network: NODE for network in draw(NETWORKS)}
+    chains = {NODE: chain}
+    return Twin("mobile-node", (CARE_OF,), chains, draw(DONE), now_ns=100, networks=networks)
 
 
 @st.composite

@@ -64,6 +64,8 @@ class Binding:
     nested: bool = False
     last_sequence: int = 2**32 - 1
     """RFC 2890 2.2."""
+    home: int = 0
+    """Whose it is; a ``Twin`` fills it in."""
 
     def record(self, home: int) -> bytes:
         """As the engine takes it."""
@@ -91,6 +93,12 @@ class Binding:
         """Largest packet of this kind that fits: fragments never go by minimal encapsulation."""
         return self.mtu - self.method.overhead - (8 if self.method.falls_back(packet) else 0)
 
+    def nest(self, packet: bytes) -> bytes:
+        """In a packet from us to the home address (RFC 5177 7)."""
+        tos = packet[1] & (0xFC if self.is_compatible else 0xFF)
+        outside = header(self.local, self.home, IPIP, len(packet), tos=tos, fragment=0x4000)
+        return outside + packet
+
     def takes(self, carried: Carried) -> bool:
         """Was this negotiated?"""
         if bool(self.method.remote_port) != (carried.udp is not None):
@@ -117,6 +125,25 @@ class Twin:
     """Verdicts of copies and of our own ICMP errors."""
     told: list[tuple[int, int, int]] = field(default_factory=list)
     """Half bound tunnels whose port became known: home address, source, port."""
+    networks: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Prefix and length of mobile networks: home address of the router."""
+
+    def __post_init__(self) -> None:
+        """Tell bindings whose they are."""
+        for home, chain in self.bindings.items():
+            for binding in chain:
+                binding.home = home
+
+    def owner(self, address: int) -> int:
+        """The home address an address belongs to: itself, or its mobile router's."""
+        if address in self.bindings:
+            return address
+        held = [
+            (length, home)
+            for (prefix, length), home in self.networks.items()
+            if address >> (32 - length) == prefix >> (32 - length)
+        ]
+        return max(held)[1] if held else address
 
     def records(self) -> bytes:
         """Everything bound, for `Engine.restore`."""
@@ -142,7 +169,7 @@ class Twin:
     def from_home(self, packet: bytes) -> str:
         """RFC 5944 4.2.3, RFC 2003 3."""
         fields = Header(packet)
-        home = fields.destination if self.role == "home-agent" else fields.source
+        home = self.owner(fields.destination if self.role == "home-agent" else fields.source)
         live = self.live(home)
         if not live and self.role == "mobile-node":
             return "drop-expired" if home in self.bindings else "drop-no-binding"
@@ -192,11 +219,14 @@ class Twin:
             return "drop-half-bound"
         if fields.source == binding.remote:
             return "drop-loop-intercepted" if is_tunnel else "drop-loop-tunnel"
-        budget = binding.budget(packet)
+        is_behind = self.role == "home-agent" and fields.destination != binding.home
+        nest = binding.nest if binding.nested and is_behind else bytes
+        budget = binding.budget(packet) if nest is bytes else binding.budget(nest(packet)) - 20
         if len(packet) <= budget:
-            self.left[TUNNEL].append(binding.wrap(packet))
+            self.left[TUNNEL].append(binding.wrap(nest(packet)))
             return sent
-        if not fields.dont_fragment and binding.method.encapsulation == MINIMAL:
+        is_minimal = binding.method.encapsulation == MINIMAL
+        if not fields.dont_fragment and is_minimal and nest is bytes:
             budget = binding.mtu - binding.method.overhead - 8
         pieces = None if fields.dont_fragment else fragments(packet, budget)
         if pieces is None:
@@ -204,7 +234,7 @@ class Twin:
             return "drop-too-big"
         if (fields.fragment & 0x1FFF) * 8 + len(fields.payload) > 65535:
             return "drop-header"
-        self.left[TUNNEL].extend(binding.wrap(piece) for piece in pieces)
+        self.left[TUNNEL].extend(binding.wrap(nest(piece)) for piece in pieces)
         return "encapsulated-fragments"
 
     def answer(self, source: int, kind: int, code: int, rest: int, about: bytes) -> None:
@@ -220,7 +250,7 @@ class Twin:
         number, self.next_error = self.next_error, (self.next_error + 2) % 65536
         error = header(source, fields.source, ICMP, len(body), tos=0xC0, identification=number)
         error += body
-        live = self.live(fields.source) if self.role == "home-agent" else []
+        live = self.live(self.owner(fields.source)) if self.role == "home-agent" else []
         if live:
             self.extra.append(self.send_copies(error, live, "icmp-tunnelled"))
             return
@@ -247,8 +277,8 @@ class Twin:
             ours, onward_home = visitor[0], fields.source
             refusal = self.refusal_of_delivery(ours, carried, fields)
         else:
-            home = inner.source if self.role == "home-agent" else inner.destination
-            onward_home = inner.destination if self.role == "home-agent" else 0
+            home = self.owner(inner.source if self.role == "home-agent" else inner.destination)
+            onward_home = 0
             chain = self.bindings.get(home)
             if chain is None:
                 return "drop-no-binding"
@@ -256,7 +286,41 @@ class Twin:
             if refusal == "drop-udp-port":
                 refusal = self.half_bound(home, chain, carried, fields)
         refusal = refusal or spoilt(carried, ours, fields)
-        return refusal or self.deliver(merged(carried, fields), ours, onward_home)
+        if refusal:
+            return refusal
+        inside = merged(carried, fields)
+        while self.is_tunnel_to_us(inside):
+            found = self.open_within(inside, ours)
+            if isinstance(found, str):
+                return found
+            inside, ours = found
+        if self.role == "home-agent":
+            onward_home = self.owner(Header(inside).destination)
+        return self.deliver(inside, ours, onward_home)
+
+    def is_tunnel_to_us(self, packet: bytes) -> bool:
+        """A tunnel packet again, to the home agent."""
+        fields = Header(packet)
+        is_ours = self.role == "home-agent" and fields.destination in self.own
+        return is_ours and fields.protocol == IPIP and not is_fragment(packet)
+
+    def open_within(self, packet: bytes, ours: Binding) -> str | tuple[bytes, Binding]:
+        """RFC 5177 7: from a router's home address inside its tunnel, or from a visitor's agent."""
+        fields = Header(packet)
+        carried = opened(packet)
+        if isinstance(carried, str):
+            return carried
+        refusal = unfit_inside(carried, fields)
+        if refusal:
+            return refusal
+        home = self.owner(Header(carried.inner).source)
+        chain = self.bindings.get(home)
+        if chain is None:
+            return "drop-no-binding"
+        if not home == fields.source == ours.home:
+            refusal, ours = self.refusal(chain, carried, fields)
+        refusal = refusal or spoilt(carried, ours, fields)
+        return refusal or (merged(carried, fields), ours)
 
     def deliver(self, packet: bytes, ours: Binding, onward_home: int) -> str:
         """Out of a tunnel, and perhaps into another."""

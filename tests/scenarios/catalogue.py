@@ -146,6 +146,64 @@ def forwarding() -> list[Scenario]:
             tunnel=[outer(HOME_AGENT, CARE_OF, data(CORRESPONDENT, "10.2.8.20", ttl=63))],
             prefixes=[("10.2.8.0", 24, NODE)],
         ),
+        *behind_an_agent(),
+    ]
+
+
+def behind_an_agent() -> list[Scenario]:
+    """A mobile router with a foreign agent's care-of address: a header more (RFC 5177 7)."""
+    there, prefixes = "10.2.8.20", [("10.2.8.0", 24, NODE)]
+    router = home_agent((NODE, [to(CARE_OF, nested=True)]))
+    into, back = data(CORRESPONDENT, there, ttl=64), data(there, CORRESPONDENT, ttl=64)
+    stranger = data("10.2.9.20", CORRESPONDENT)
+    less = data(CORRESPONDENT, there, ttl=63)
+    forged = outer(CORRESPONDENT, HOME_AGENT, outer(NODE, HOME_AGENT, back))
+    return [
+        Scenario(
+            "mobile network behind a foreign agent: two headers, the node itself: one",
+            HOME,
+            [into, data(CORRESPONDENT, NODE, ttl=64)],
+            ["encapsulated"] * 2,
+            tunnel=[
+                outer(HOME_AGENT, CARE_OF, outer(HOME_AGENT, NODE, less)),
+                outer(HOME_AGENT, CARE_OF, data(CORRESPONDENT, NODE, ttl=63)),
+            ],
+            node=router,
+            prefixes=prefixes,
+        ),
+        Scenario(
+            "out of a mobile network through two headers",
+            TUNNEL,
+            [
+                outer(CARE_OF, HOME_AGENT, outer(NODE, HOME_AGENT, back)),
+                outer(CARE_OF, HOME_AGENT, outer(NODE, HOME_AGENT, stranger)),
+                outer(CARE_OF, HOME_AGENT, outer(OTHER, HOME_AGENT, back)),
+                forged,
+            ],
+            ["decapsulated", "drop-no-binding", "drop-no-binding", "drop-care-of-address"],
+            home=[data(there, CORRESPONDENT, ttl=63)],
+            node=router,
+            prefixes=prefixes,
+        ),
+        Scenario(
+            "from one mobile network to another, and to a visitor of the first",
+            TUNNEL,
+            [
+                outer(CARE_OF, HOME_AGENT, data(there, "10.2.9.20", ttl=9)),
+                outer(
+                    CARE_OF, HOME_AGENT, outer("10.2.8.1", HOME_AGENT, data(OTHER, there, ttl=9))
+                ),
+            ],
+            ["reencapsulated"] * 2,
+            tunnel=[
+                outer(HOME_AGENT, SECOND_CARE_OF, data(there, "10.2.9.20", ttl=8)),
+                outer(HOME_AGENT, CARE_OF, data(OTHER, there, ttl=8)),
+            ],
+            node=home_agent(
+                (NODE, [to(CARE_OF)]), ("10.1.0.7", [to(SECOND_CARE_OF)]), (OTHER, [to("10.2.8.1")])
+            ),
+            prefixes=[*prefixes, ("10.2.9.0", 24, "10.1.0.7")],
+        ),
     ]
 
 

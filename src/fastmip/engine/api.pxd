@@ -256,8 +256,9 @@ cdef extern from "control.h" nogil:
     fm_counts control_counts(const fm_control *c)
     fm_cost control_cost(const fm_control *c, uint32_t worker, uint32_t stage)
     void tap_engage(fm_engine *e)
-    void control_widen(fm_engine *e, uint32_t lowest, uint32_t highest)
     const char *fm_choose_loops(fm_engine *e, fm_find_fn *find, int is_scalar)
+    int prefixes_reserve(fm_prefixes *t, uint32_t prefix, uint8_t length) nogil
+    void prefixes_note(fm_prefixes *t, uint32_t prefix, uint8_t length, int is_clear) nogil
     int prefixes_apply(fm_prefixes *t, uint32_t prefix, uint8_t length, int is_clear,
                        uint32_t value, uint8_t value_length)
     void fm_run_batch(fm_worker *w, fm_desc *batch, uint32_t n, int side, uint64_t now_ns,

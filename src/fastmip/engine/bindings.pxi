@@ -340,6 +340,15 @@ cdef class BindingCache:
 
     # mobile networks
 
+    def reserve_prefix(self, prefix, length):
+        """Make room for a prefix, so that ``set_prefix`` of it cannot fail any more.
+
+        Nothing a worker sees changes. Raises as ``set_prefix`` does.
+        """
+        self._check_prefix(prefix, length)
+        if prefixes_reserve(&self.control.e.prefixes, prefix, length) != 0:
+            raise EngineFull("no room for another prefix longer than 24 bits")
+
     def set_prefix(self, prefix, length, home_address):
         """Lead a prefix of 1 to 32 bits to the chain of a home address (longest match wins).
 
@@ -351,9 +360,9 @@ cdef class BindingCache:
             raise ValueError("home address is no unicast address")
         if prefixes_apply(&self.control.e.prefixes, prefix, length, 0, home_address, length) != 0:
             raise EngineFull("no room for another prefix longer than 24 bits")
+        if (prefix, length) not in self._prefixes:
+            prefixes_note(&self.control.e.prefixes, prefix, length, 0)
         self._prefixes[prefix, length] = home_address
-        control_widen(&self.control.e, prefix, prefix | (0xffffffff >> length))
-        self.control.e.prefixes.count = <uint32_t>len(self._prefixes)
 
     def clear_prefix(self, prefix, length):
         """Forget a prefix; False if it was not set."""
@@ -367,8 +376,12 @@ cdef class BindingCache:
                 value, value_length = self._prefixes[covering, shorter], shorter
                 break
         prefixes_apply(&self.control.e.prefixes, prefix, length, 1, value, value_length)
-        self.control.e.prefixes.count = <uint32_t>len(self._prefixes)
+        prefixes_note(&self.control.e.prefixes, prefix, length, 1)
         return True
+
+    def prefixes(self):
+        """(prefix, length) -> home address of its router."""
+        return dict(self._prefixes)
 
     cdef int _check_prefix(self, prefix, length) except -1:
         if not 1 <= length <= 32:

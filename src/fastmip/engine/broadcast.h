@@ -15,17 +15,6 @@
 #define FM_BROADCAST_MAX 1024u /* copies of one call */
 #define FM_BROADCAST_PACKET_MAX 1500u
 
-/* The packet nested for a home address: IP in IP from the home agent (RFC 5944 4.3). */
-FM_FN void broadcast_nest(struct fm_desc *d, const struct fm_line *line)
-{
-    uint8_t tos = d->data[OFF_TOS];
-    uint32_t sum = ipip_constant_sum(line->local, line->home, FM_DEFAULT_TTL, PROTO_IPIP);
-    uint64_t middle = ipip_constant_middle(line->local, FM_DEFAULT_TTL, PROTO_IPIP);
-    ipip_write_outer(d->data, d->len, tos, sum, middle, line->home);
-    d->data -= IPIP_OVERHEAD;
-    d->len += IPIP_OVERHEAD;
-}
-
 /* A copy for each live line of this home address that wants it; their number. */
 FM_FN uint32_t broadcast_to(struct fm_control *c, struct fm_worker *w, uint32_t home_be,
                             const uint8_t *packet, uint32_t len, struct fm_out *out)
@@ -47,7 +36,7 @@ FM_FN uint32_t broadcast_to(struct fm_control *c, struct fm_worker *w, uint32_t 
         d->side = FM_HOME;
         d->done = FM_DONE_TTL | FM_DONE_QUIET;
         if (line->flags & FM_LINE_NESTED)
-            broadcast_nest(d, line);
+            nest_for_home(d, line);
         encapsulate_one(w, d, number, 0, FM_ENCAPSULATED_COPY, out);
         copies += d->verdict == FM_ENCAPSULATED_COPY || d->verdict == FM_ENCAPSULATED_FRAGMENTS;
     }

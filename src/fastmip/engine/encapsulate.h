@@ -28,6 +28,35 @@ FM_FN uint32_t find_binding(const struct fm_engine *e, uint32_t address_be)
     return number && e->lines[number].home == swap32(home) ? number : FM_NO_LINE;
 }
 
+/* Is this address (host order) held here, or may it be: by a home address, or a mobile network? */
+FM_INLINE int may_be_held(const struct fm_engine *e, uint32_t address)
+{
+    uint32_t lowest = __atomic_load_n(&e->lowest_home, __ATOMIC_RELAXED);
+    uint32_t highest = __atomic_load_n(&e->highest_home, __ATOMIC_RELAXED);
+    return address - lowest <= highest - lowest ||
+           (prefixes_may_hold(&e->prefixes, address) && prefixes_find(&e->prefixes, address));
+}
+
+/* Does a packet for a mobile network get a header to its router's home address first? So that the
+ * foreign agent knows whose it is (RFC 5177 7). */
+FM_INLINE int is_for_network_behind(const struct fm_engine *e, const struct fm_line *line,
+                                    const uint8_t *p)
+{
+    return (line->flags & FM_LINE_NESTED) && e->role == FM_HOME_AGENT &&
+           ipv4_destination_be(p) != line->home;
+}
+
+/* Nest a packet in one from the home agent to the home address: IP in IP (RFC 5944 4.3, 5177 7). */
+FM_FN void nest_for_home(struct fm_desc *d, const struct fm_line *line)
+{
+    uint8_t tos = d->data[OFF_TOS] & line->tos_mask;
+    uint32_t sum = ipip_constant_sum(line->local, line->home, 64, PROTO_IPIP);
+    uint64_t middle = ipip_constant_middle(line->local, 64, PROTO_IPIP);
+    ipip_write_outer(d->data, d->len, tos, sum, middle, line->home);
+    d->data -= IPIP_OVERHEAD;
+    d->len += IPIP_OVERHEAD;
+}
+
 FM_INLINE int sends_on_head_only(const struct fm_engine *e, const struct fm_line *head)
 {
     return e->role != FM_HOME_AGENT || (head->flags & FM_LINE_FIRST_ONLY);
@@ -60,9 +89,12 @@ FM_FN void answer(struct fm_worker *w, uint32_t source_be, uint8_t type, uint8_t
 FM_INLINE void put_outer(struct fm_worker *w, struct fm_desc *d, uint32_t number,
                          struct fm_out *out)
 {
-    uint32_t added = outer_write(&w->engine->lines[number], d->data, d->len);
+    const struct fm_line *line = &w->engine->lines[number];
     w->sent[number].packets++;
     w->sent[number].bytes += d->len;
+    if (is_for_network_behind(w->engine, line, d->data))
+        nest_for_home(d, line);
+    uint32_t added = outer_write(line, d->data, d->len);
     d->data -= added;
     d->len += added;
     d->line = number;
@@ -159,7 +191,10 @@ FM_FN void encapsulate_one(struct fm_worker *w, struct fm_desc *d, uint32_t numb
         }
     }
     uint32_t budget = line_budget(line, soft, w->now_ns);
-    if (line_falls_back(line, d->data))
+    int is_nested = is_for_network_behind(w->engine, line, d->data);
+    if (is_nested)
+        budget -= IPIP_OVERHEAD;
+    else if (line_falls_back(line, d->data))
         budget -= FM_FALLBACK_OCTETS;
     if (total <= budget) {
         put_outer(w, d, number, out);
@@ -168,7 +203,7 @@ FM_FN void encapsulate_one(struct fm_worker *w, struct fm_desc *d, uint32_t numb
     }
     int verdict = FM_DROP_TOO_BIG;
     if (!ipv4_is_df(d->data)) {
-        if (line_is_minimal(line) && !line_falls_back(line, d->data))
+        if (line_is_minimal(line) && !is_nested && !line_falls_back(line, d->data))
             budget -= FM_FALLBACK_OCTETS; /* each piece will be a fragment */
         verdict = encapsulate_fragments(w, d, number, budget, out);
     }

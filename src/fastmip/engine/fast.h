@@ -11,6 +11,99 @@
  * repeats every check in the order of the texts.
  */
 
+/* Packets of mobile networks: those whose key found no line and lies in a prefix get their router's
+ * home address for a key, and its line. `chosen` numbers the packets, `held` are their addresses
+ * (host order); both are used up. Apart, because batches without mobile networks come more often. */
+FM_TARGET FM_NOINLINE void FM_ISA(find_routers)(const struct fm_engine *e, uint32_t *chosen,
+                                                uint32_t *held, uint32_t count, uint32_t *key,
+                                                uint32_t *other_key, uint32_t *number)
+{
+    const struct fm_prefixes *t = &e->prefixes;
+    uint32_t bucket[FM_BATCH], found = 0;
+    for (uint32_t j = 0; j < count; j++) {
+        uint32_t home = swap32(prefixes_find(t, held[j]));
+        if (home == FM_NO_KEY)
+            continue;
+        chosen[found] = chosen[j];
+        held[found] = home;
+        bucket[found] = index_bucket(&e->by_home, home);
+        __builtin_prefetch(&e->by_home.buckets[bucket[found]]);
+        found++;
+    }
+    for (uint32_t j = 0; j < found; j++) {
+        uint32_t i = chosen[j];
+        if (key[i] != FM_NO_KEY)
+            key[i] = held[j];
+        else
+            other_key[i] = held[j];
+        number[i] = FM_FIND(&e->by_home, held[j], bucket[j]);
+        __builtin_prefetch(&e->lines[number[i]]);
+    }
+}
+
+FM_TARGET FM_NOINLINE void FM_ISA(home_networks)(struct fm_worker *w, uint32_t *key,
+                                                 uint32_t *number, uint32_t n)
+{
+    const struct fm_engine *e = w->engine;
+    uint32_t chosen[FM_BATCH], held[FM_BATCH], count = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t address = swap32(key[i]);
+        if ((number[i] != FM_NO_LINE) | (key[i] == FM_NO_KEY) ||
+            !prefixes_may_hold(&e->prefixes, address))
+            continue;
+        __builtin_prefetch(&e->prefixes.entry[address >> 8]);
+        chosen[count] = i;
+        held[count++] = address;
+    }
+    FM_ISA(find_routers)(e, chosen, held, count, key, key, number);
+    if (e->role != FM_HOME_AGENT)
+        return;
+    for (uint32_t j = 0; j < count; j++) { /* those found stand first: a header more is slow.h's */
+        uint32_t i = chosen[j];
+        __builtin_prefetch(&w->sent[number[i]], 1);
+        if (e->lines[number[i]].flags & FM_LINE_NESTED)
+            key[i] = FM_NO_KEY;
+    }
+}
+
+FM_TARGET FM_NOINLINE void FM_ISA(tunnel_networks)(struct fm_worker *w,
+                                                   const struct fm_desc *batch,
+                                                   const struct fm_shape *shape, uint32_t *key,
+                                                   uint32_t *other_key, uint32_t *number,
+                                                   uint32_t n)
+{
+    const struct fm_engine *e = w->engine;
+    const struct fm_prefixes *t = &e->prefixes;
+    uint32_t chosen[FM_BATCH], held[FM_BATCH], count = 0;
+    uint32_t into[FM_BATCH], into_address[FM_BATCH], into_count = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t k = key[i] != FM_NO_KEY ? key[i] : other_key[i];
+        if (k == FM_NO_KEY)
+            continue;
+        if (number[i] == FM_NO_LINE && prefixes_may_hold(t, swap32(k))) {
+            __builtin_prefetch(&t->entry[swap32(k) >> 8]);
+            chosen[count] = i;
+            held[count++] = swap32(k);
+        }
+        if (e->role != FM_HOME_AGENT)
+            continue;
+        uint32_t to = swap32(key[i] != FM_NO_KEY
+                                 ? ipv4_destination_be(batch[i].data + IPIP_OVERHEAD)
+                                 : shape_destination_be(&batch[i], &shape[i]));
+        if (prefixes_may_hold(t, to)) {
+            __builtin_prefetch(&t->entry[to >> 8]);
+            into[into_count] = i;
+            into_address[into_count++] = to;
+        }
+    }
+    FM_ISA(find_routers)(e, chosen, held, count, key, other_key, number);
+    for (uint32_t j = 0; j < count; j++)
+        __builtin_prefetch(&w->received[number[chosen[j]]], 1);
+    for (uint32_t j = 0; j < into_count; j++) /* perhaps into another tunnel: slow.h's */
+        if (prefixes_find(t, into_address[j]))
+            key[into[j]] = other_key[into[j]] = FM_NO_KEY;
+}
+
 FM_TARGET void FM_ISA(home_batch)(struct fm_worker *w, struct fm_desc *batch, uint32_t n,
                                          uint64_t now_ns, struct fm_out *out)
 {
@@ -47,6 +140,8 @@ FM_TARGET void FM_ISA(home_batch)(struct fm_worker *w, struct fm_desc *batch, ui
         __builtin_prefetch(&lines[number[i]]);
         __builtin_prefetch(&sent[number[i]], 1);
     }
+    if (FM_UNLIKELY(__atomic_load_n(&e->prefixes.count, __ATOMIC_RELAXED) != 0))
+        FM_ISA(home_networks)(w, key, number, n);
     clock = fm_stage_end(w, FM_STAGE_LOOKUP, n, clock);
 
     const FM_OWN_SET own = FM_OWN_LOAD(e);
@@ -149,6 +244,8 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
         __builtin_prefetch(&lines[number[i]]);
         __builtin_prefetch(&received[number[i]], 1);
     }
+    if (FM_UNLIKELY(__atomic_load_n(&e->prefixes.count, __ATOMIC_RELAXED) != 0))
+        FM_ISA(tunnel_networks)(w, batch, shape, key, other_key, number, n);
     clock = fm_stage_end(w, FM_STAGE_LOOKUP, n, clock);
 
     struct fm_desc **left = out->packets[FM_HOME];

@@ -181,10 +181,7 @@ static inline int port_ends_at_home(const struct kernel_port *k, const uint8_t *
 {
     const struct fm_engine *e = k->engine;
     if (!e || !k->vnet_len || e->role == FM_FOREIGN_AGENT) return 0;
-    uint32_t lowest = __atomic_load_n(&e->lowest_home, __ATOMIC_RELAXED);
-    uint32_t highest = __atomic_load_n(&e->highest_home, __ATOMIC_RELAXED);
-    uint32_t destination = vnet_get32(ip + VNET_IP_DESTINATION);
-    return e->role == FM_MOBILE_NODE || destination < lowest || destination > highest;
+    return e->role == FM_MOBILE_NODE || !may_be_held(e, vnet_get32(ip + VNET_IP_DESTINATION));
 }
 
 /* A merged TCP packet in IP in IP that need not be cut, because the kernel takes it from the TUN

@@ -18,6 +18,7 @@
 /* An engine header is shared by the extension, the probe and the fuzz target; none uses all. */
 #define FM_FN __attribute__((unused)) static
 #define FM_INLINE __attribute__((unused)) static inline
+#define FM_NOINLINE __attribute__((noinline))
 #define FM_COLD __attribute__((unused, noinline, cold)) static
 
 FM_INLINE uint16_t load16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v; }

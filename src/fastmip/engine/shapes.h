@@ -77,6 +77,13 @@ FM_APART uint32_t shape_read(const struct fm_desc *d, struct fm_shape *s, uint32
     return load32(p + at + (is_home_agent ? OFF_SOURCE : OFF_DESTINATION));
 }
 
+/* Destination of the packet inside one that shape_read has read. */
+FM_INLINE uint32_t shape_destination_be(const struct fm_desc *d, const struct fm_shape *s)
+{
+    const uint8_t *q = d->data + s->inner;
+    return s->method & FM_MINIMAL ? minimal_destination_be(q) : ipv4_destination_be(q);
+}
+
 /* Decapsulate if nothing speaks against it: d->data becomes the inner packet, whose length is
  * returned; 0 leaves the packet as it is, to slow.h. */
 FM_APART uint32_t shape_open(const struct fm_engine *e, struct fm_desc *d,

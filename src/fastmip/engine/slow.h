@@ -240,6 +240,36 @@ FM_FN int check_delivered(const struct fm_worker *w, const struct fm_line *line,
     return line->flags & FM_LINE_REVERSE ? FM_NONE : FM_DROP_NOT_REVERSE;
 }
 
+/* A mobile router behind a foreign agent tunnels twice (RFC 5177 7): inside the tunnel from the
+ * care-of address is one from its home address. *number is the line that let the outer one in. */
+FM_FN int check_within(const struct fm_worker *w, const struct fm_carried *c, uint32_t *number)
+{
+    const struct fm_engine *e = w->engine;
+    uint32_t head = find_receiver(e, c);
+    if (!head)
+        return FM_DROP_NO_BINDING;
+    if (e->lines[head].home == c->source && e->lines[*number].home == c->source)
+        return FM_NONE;
+    return check_tunnel(w, head, c, number);
+}
+
+/* Is what was carried a tunnel packet to us in its turn? IP in IP only. */
+FM_INLINE int is_tunnel_to_us(const struct fm_engine *e, const uint8_t *inner)
+{
+    return e->role == FM_HOME_AGENT && ipv4_protocol(inner) == PROTO_IPIP &&
+           !ipv4_is_fragment(inner) && is_own_address(e, ipv4_destination_be(inner));
+}
+
+/* ECN and GRE sequence number of a tunnel packet that its line lets in. */
+FM_FN int check_order(struct fm_worker *w, const struct fm_carried *c, uint32_t number)
+{
+    int verdict = merge_ecn(w, c);
+    if (verdict == FM_NONE && c->gre.has_sequence &&
+        !gre_is_ahead(&w->engine->lines[number].gre_last, c->gre.sequence))
+        verdict = FM_DROP_GRE_SEQUENCE;
+    return verdict;
+}
+
 /* Everything that may be wrong with a packet of the tunnel side. *number becomes its line;
  * *onward the chain it goes on by when a visitor delivered it. */
 FM_FN int check_carried(struct fm_worker *w, const struct fm_desc *d, struct fm_carried *c,
@@ -262,10 +292,16 @@ FM_FN int check_carried(struct fm_worker *w, const struct fm_desc *d, struct fm_
             verdict = check_half_bound(w, head, c);
     }
     if (verdict == FM_NONE)
-        verdict = merge_ecn(w, c);
-    if (verdict == FM_NONE && c->gre.has_sequence &&
-        !gre_is_ahead(&e->lines[*number].gre_last, c->gre.sequence))
-        verdict = FM_DROP_GRE_SEQUENCE;
+        verdict = check_order(w, c, *number);
+    while (verdict == FM_NONE && is_tunnel_to_us(e, c->inner)) { /* check_inner bounds the depth */
+        verdict = carried_open(c->inner, c);
+        if (verdict == FM_NONE)
+            verdict = check_inner(c);
+        if (verdict == FM_NONE)
+            verdict = check_within(w, c, number);
+        if (verdict == FM_NONE)
+            verdict = check_order(w, c, *number);
+    }
     return verdict;
 }
 

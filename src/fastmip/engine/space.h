@@ -162,6 +162,8 @@ FM_FN void control_destroy(struct fm_control *c)
     control_unmap(e->prefixes.length, (uint64_t)1 << 24);
     control_unmap(e->prefixes.group_entry, (uint64_t)FM_GROUP_MAX << 10);
     control_unmap(e->prefixes.group_length, (uint64_t)FM_GROUP_MAX << 8);
+    control_unmap(e->prefixes.sixteen, 8 << 10);
+    control_unmap(e->prefixes.sixteen_count, 4 << 16);
     c->notes = (struct fm_line_note *)0;
     memset(e, 0, sizeof *e);
 }
@@ -186,10 +188,12 @@ FM_FN int control_create(struct fm_control *c, uint32_t max_bindings, int role, 
     e->prefixes.length = (uint8_t *)control_map((uint64_t)1 << 24);
     e->prefixes.group_entry = (uint32_t *)control_map((uint64_t)FM_GROUP_MAX << 10);
     e->prefixes.group_length = (uint8_t *)control_map((uint64_t)FM_GROUP_MAX << 8);
+    e->prefixes.sixteen = (uint64_t *)control_map(8 << 10);
+    e->prefixes.sixteen_count = (uint32_t *)control_map(4 << 16);
     if (control_index_create(&e->by_home, max_bindings, seed) ||
         control_index_create(&e->by_remote, max_bindings, seed + 3) || !e->lines || !c->notes ||
         !e->prefixes.entry || !e->prefixes.length || !e->prefixes.group_entry ||
-        !e->prefixes.group_length)
+        !e->prefixes.group_length || !e->prefixes.sixteen || !e->prefixes.sixteen_count)
         return -1;
     e->lines[FM_NO_LINE].home = FM_NO_HOME;
     for (uint32_t i = 0; i < workers; i++) {
@@ -217,7 +221,9 @@ FM_FN uint64_t control_memory(const struct fm_control *c)
                    control_resident(e->prefixes.entry, (uint64_t)4 << 24) +
                    control_resident(e->prefixes.length, (uint64_t)1 << 24) +
                    control_resident(e->prefixes.group_entry, (uint64_t)FM_GROUP_MAX << 10) +
-                   control_resident(e->prefixes.group_length, (uint64_t)FM_GROUP_MAX << 8);
+                   control_resident(e->prefixes.group_length, (uint64_t)FM_GROUP_MAX << 8) +
+                   control_resident(e->prefixes.sixteen, 8 << 10) +
+                   control_resident(e->prefixes.sixteen_count, 4 << 16);
     for (uint32_t i = 0; i < e->worker_count; i++) {
         const struct fm_worker *w = e->workers[i];
         sum += control_resident(w->sent, tallies_bytes(c)) +

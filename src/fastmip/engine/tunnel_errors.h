@@ -124,6 +124,22 @@ FM_FN uint32_t find_quoted(const struct fm_engine *e, const struct fm_quote *q)
     return number && line_sent(&e->lines[number], q) ? number : FM_NO_LINE;
 }
 
+/* Behind the header to a router's home address stands the sender's (RFC 5177 7): look there.
+ * Octets passed over. */
+FM_FN uint32_t quote_unnest(const struct fm_engine *e, const struct fm_line *line,
+                            struct fm_quote *q)
+{
+    if (e->role != FM_HOME_AGENT || !(line->flags & FM_LINE_NESTED) ||
+        q->inner_len < 2 * IPV4_MIN_HEADER_LEN || q->inner[0] != 0x45 ||
+        ipv4_protocol(q->inner) != PROTO_IPIP || ipv4_source_be(q->inner) != line->local ||
+        ipv4_destination_be(q->inner) != line->home)
+        return 0;
+    q->inner += IPIP_OVERHEAD;
+    q->inner_len -= IPIP_OVERHEAD;
+    q->moved += IPIP_OVERHEAD;
+    return IPIP_OVERHEAD;
+}
+
 /* RFC 2003 4.1-4.4: code of the destination unreachable an inner source hears; -1 none. */
 FM_FN int relayed_code(int role, uint8_t type, uint8_t code)
 {
@@ -226,9 +242,10 @@ FM_COLD int tunnel_error(struct fm_worker *w, struct fm_desc *d, struct fm_out *
     uint32_t number = find_quoted(e, &q);
     if (!number) /* about UDP: perhaps one of the control plane's datagrams */
         return q.method & FM_UDP ? FM_ICMP_IGNORED : FM_ICMP_UNRELATED;
+    struct fm_line *line = &w->engine->lines[number];
+    uint32_t nested = quote_unnest(e, line, &q);
     const uint8_t *inner = q.inner;
     uint32_t inner_len = q.inner_len;
-    struct fm_line *line = &w->engine->lines[number];
     d->line = number;
     if (inner_len >= IPV4_MIN_HEADER_LEN && inner_len > ipv4_total(inner))
         inner_len = ipv4_total(inner); /* behind it: padding and extensions (RFC 4884) */
@@ -240,7 +257,7 @@ FM_COLD int tunnel_error(struct fm_worker *w, struct fm_desc *d, struct fm_out *
             return FM_ICMP_UNRELATED;
         if (can_relay && ipv4_is_df(inner))
             answer(w, line->local, ICMP_UNREACHABLE, ICMP_CODE_TOO_BIG,
-                   line_budget(line, line_soft(line), w->now_ns), inner, inner_len, out);
+                   line_budget(line, line_soft(line), w->now_ns) - nested, inner, inner_len, out);
         return FM_ICMP_SOFT_STATE;
     }
     if (icmp[0] == ICMP_PARAMETER) { /* 4.5: only about fields copied from the inner header */

@@ -64,7 +64,7 @@ struct fm_engine {
     struct fm_line *lines;
     struct fm_prefixes prefixes;
     int role;
-    uint32_t lowest_home, highest_home; /* host order; everything bound lies between */
+    uint32_t lowest_home, highest_home; /* host order; all home addresses bound lie between */
     uint32_t local_count;
     uint32_t local_be[FM_LOCAL_MAX] __attribute__((aligned(64))); /* zero-padded */
     fm_batch_fn loops[FM_SIDES]; /* chosen for this CPU */
