@@ -210,7 +210,7 @@ def mobile_nodes(draw: st.DrawFn) -> Twin:
             max_size=2,
         )
     )
-    networks = {network: NODE for network in draw(NETWORKS)}
+    networks = dict.fromkeys(draw(NETWORKS), NODE)
     chains = {NODE: chain}
     return Twin("mobile-node", (CARE_OF,), chains, draw(DONE), now_ns=100, networks=networks)
 

@@ -28,15 +28,6 @@ FM_FN uint32_t find_binding(const struct fm_engine *e, uint32_t address_be)
     return number && e->lines[number].home == swap32(home) ? number : FM_NO_LINE;
 }
 
-/* Is this address (host order) held here, or may it be: by a home address, or a mobile network? */
-FM_INLINE int may_be_held(const struct fm_engine *e, uint32_t address)
-{
-    uint32_t lowest = __atomic_load_n(&e->lowest_home, __ATOMIC_RELAXED);
-    uint32_t highest = __atomic_load_n(&e->highest_home, __ATOMIC_RELAXED);
-    return address - lowest <= highest - lowest ||
-           (prefixes_may_hold(&e->prefixes, address) && prefixes_find(&e->prefixes, address));
-}
-
 /* Does a packet for a mobile network get a header to its router's home address first? So that the
  * foreign agent knows whose it is (RFC 5177 7). */
 FM_INLINE int is_for_network_behind(const struct fm_engine *e, const struct fm_line *line,

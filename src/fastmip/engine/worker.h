@@ -200,4 +200,13 @@ FM_INLINE struct fm_desc *fm_scratch(struct fm_worker *w, uint32_t len)
     return d;
 }
 
+/* Is this address (host order) held here, or may it be: by a home address, or a mobile network? */
+FM_INLINE int may_be_held(const struct fm_engine *e, uint32_t address)
+{
+    uint32_t lowest = __atomic_load_n(&e->lowest_home, __ATOMIC_RELAXED);
+    uint32_t highest = __atomic_load_n(&e->highest_home, __ATOMIC_RELAXED);
+    return address - lowest <= highest - lowest ||
+           (prefixes_may_hold(&e->prefixes, address) && prefixes_find(&e->prefixes, address));
+}
+
 #endif
