@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fastmip.agents.bindings import unpack_bindings
 from fastmip.agents.effects import (
     Arrival,
     Commit,
@@ -135,6 +136,12 @@ class Lab:
     hosts: dict[int, Host] = field(default_factory=dict)
     rows: dict[int, NodeRow] = field(default_factory=dict)
     tunnels: dict[int, tuple[Tunnel, ...]] = field(default_factory=dict)
+    networks: dict[int, bytes] = field(default_factory=dict)
+    """The store's records of mobile networks, by home address."""
+    prefixes: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Where the engine leads mobile networks to."""
+    full: bool = False
+    """The engine has no room for another prefix."""
     randoms: int = 0
     unreadable: bool = False
     no_directory: bool = False
@@ -155,9 +162,18 @@ class Lab:
             boot=self.boot,
             random=self.random,
             by_nai=self.lookup_nai,
+            reserve_prefix=lambda _prefix, _length: not self.full,
             cache_nodes=self.cache_nodes,
             started=self.now,
         )
+        bound = {
+            home_address
+            for home_address, row in self.rows.items()
+            for binding in unpack_bindings(row.bindings, boot=self.boot, anchor=self.now)
+            if binding.expires_boot_ns > self.boot_ns
+        }
+        restored = self.agent.restore_networks(self.networks.items(), bound)
+        self.prefixes = {(prefix, length): home for prefix, length, home in restored}
 
     def lookup(self, home_address: int) -> Host | None:
         if self.no_directory:
@@ -243,6 +259,13 @@ class Lab:
         """End one commit with the lab's outcome."""
         if self.outcome is CommitOutcome.COMMITTED:
             self.rows[commit.home_address] = commit.row
+            if commit.networks is not None:
+                self.networks[commit.home_address] = commit.networks.records
+                for network in commit.networks.leaving:
+                    assert self.prefixes.pop(network) == commit.home_address
+                for network in commit.networks.entering:
+                    assert network not in self.prefixes
+                    self.prefixes[network] = commit.home_address
             if commit.tunnels:
                 self.tunnels[commit.home_address] = commit.tunnels
             else:

@@ -84,11 +84,10 @@ def slow_expiry(binding: Binding, boot: int, now: Now) -> int:
 
 
 def slow_flags(binding: Binding) -> int:
-    """Record flags of a binding: reverse, and broadcasts, nested unless D is set."""
+    """Record flags of a binding: reverse, broadcasts, and nested unless D is set."""
     flags = RECORD_REVERSE if binding.flags & 0x02 else 0
-    if binding.services & 0x08:
-        flags |= RECORD_BROADCAST if binding.flags & 0x20 else RECORD_BROADCAST | RECORD_NESTED
-    return flags
+    flags |= RECORD_BROADCAST if binding.services & 0x08 else 0
+    return flags | (0 if binding.flags & 0x20 else RECORD_NESTED)
 
 
 @given(bindings)

@@ -370,7 +370,7 @@ def test_a_port_that_cannot_be_written_down_is_refused() -> None:
         (D | B, True, True, False),
         (B, True, True, True),
         (D, True, False, False),
-        (B, False, False, False),
+        (B, False, False, True),
     ],
 )
 def test_the_b_bit_is_granted_if_broadcasts_are_forwarded_rfc5944_4_3(

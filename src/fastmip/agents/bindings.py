@@ -170,6 +170,7 @@ def tunnel_of(binding: Binding) -> Tunnel:
             binding.expires_boot_ns,
             binding.encapsulation,
             flags & FLAG_REVERSE_TUNNEL != 0,
+            nested=not flags & FLAG_COLOCATED,
         )
     broadcasts = binding.services & SERVICE_BROADCASTS != 0
     return Tunnel(
@@ -181,7 +182,7 @@ def tunnel_of(binding: Binding) -> Tunnel:
         remote_port=binding.tunnel_port,
         local_port=MOBILE_IP_PORT if binding.tunnel_port else 0,
         broadcasts=broadcasts,
-        nested=broadcasts and not flags & FLAG_COLOCATED,
+        nested=not flags & FLAG_COLOCATED,
     )
 
 
@@ -257,7 +258,7 @@ def tunnel_records(
     tunnels["mtu"] = mtu_bytes
     tunnels["encapsulation"] = kept["encapsulation"]
     broadcasts = kept["services"] & SERVICE_BROADCASTS != 0
-    nested = broadcasts & (kept["flags"] & FLAG_COLOCATED == 0)
+    nested = kept["flags"] & FLAG_COLOCATED == 0
     tunnels["flags"] = (
         np.where(kept["flags"] & FLAG_REVERSE_TUNNEL, reverse_flag, 0)
         | np.where(broadcasts, RECORD_BROADCAST, 0)

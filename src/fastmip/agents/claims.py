@@ -15,6 +15,7 @@ from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.codes import ExtensionType
 from fastmip.wire.experimental import NonSkippableExperiment, SkippableExperiment
 from fastmip.wire.extensions import Extension
+from fastmip.wire.mobile_network import MobileNetworkRequest
 from fastmip.wire.nai import MobileNodeNai
 from fastmip.wire.registration import RegistrationRequest
 from fastmip.wire.revocation_support import RevocationSupport
@@ -34,6 +35,7 @@ class Claims:
         "is_experimental",
         "node_critical",
         "node_nai",
+        "node_networks",
         "node_revocation",
         "node_udp",
     )
@@ -44,6 +46,7 @@ class Claims:
         self.node_udp: UdpTunnelRequest | None = None
         self.node_revocation: RevocationSupport | None = None
         self.node_critical: list[CriticalVendorExtension] = []
+        self.node_networks: list[MobileNetworkRequest] = []
         self.agent_udp: UdpTunnelRequest | None = None
         self.agent_revocation: RevocationSupport | None = None
         self.agent_critical: list[CriticalVendorExtension] = []
@@ -59,6 +62,8 @@ class Claims:
             self.node_nai = extension
         elif isinstance(extension, UdpTunnelRequest):
             self.node_udp = extension
+        elif isinstance(extension, MobileNetworkRequest):
+            self.node_networks.append(extension)
         elif isinstance(extension, RevocationSupport):
             self.node_revocation = extension
         elif isinstance(extension, CriticalVendorExtension):

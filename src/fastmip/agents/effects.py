@@ -67,7 +67,8 @@ class Tunnel(NamedTuple):
     broadcasts: bool = False
     """The B bit was granted: broadcasts of the home network go through this tunnel."""
     nested: bool = False
-    """D is 0: broadcasts are nested. At a foreign agent: encapsulating delivery (RFC 3024)."""
+    """D is 0: broadcasts, and what is for mobile networks, get a header to the home address first.
+    At a foreign agent: encapsulating delivery (RFC 3024)."""
     gre_key: int | None = None
     """Key of a GRE tunnel (RFC 2890), None without."""
 
@@ -113,6 +114,19 @@ class Commit:
     home_address: int
     tunnels: tuple[Tunnel, ...]
     row: NodeRow
+    networks: PrefixChange | None = None
+    """What becomes of its mobile networks; None: nothing."""
+
+
+class PrefixChange(NamedTuple):
+    """New mobile networks of a router, in the store and in the engine (RFC 5177)."""
+
+    records: bytes
+    """What is durable of them from now on, see ``fastmip.agents.mobile_networks``."""
+    leaving: tuple[tuple[int, int], ...] = ()
+    """Prefixes and lengths that lead to it no more."""
+    entering: tuple[tuple[int, int], ...] = ()
+    """Those that do from now on."""
 
 
 class NodeRow(NamedTuple):

@@ -40,6 +40,7 @@ from fastmip.agents.home_ledger import HomeLedger
 from fastmip.agents.home_revocation import negotiate
 from fastmip.agents.home_tunnels import choose_encapsulation
 from fastmip.agents.hosts import INFINITE_LIFETIME, HomeAgentPolicy, Host
+from fastmip.agents.mobile_networks import is_router, room_for_any
 from fastmip.agents.nodes import Held, Node, Work
 from fastmip.agents.reply_policy import (
     IDENTIFICATION_MISMATCH,
@@ -66,6 +67,7 @@ from fastmip.errors import StoreError, WireError
 from fastmip.wire.addresses import is_unicast
 from fastmip.wire.authext import AuthenticationExtension, GeneralizedAuthentication
 from fastmip.wire.codes import FLAG_BROADCAST, ExtensionType, MessageType, ReplyCode
+from fastmip.wire.mobile_network import NetworkCode
 from fastmip.wire.registration import RegistrationRequest
 from fastmip.wire.registry import CONTROL_EXTENSIONS, EXPERIMENTAL_EXTENSIONS
 
@@ -82,9 +84,10 @@ class HomeAgent(HomeLedger):
 
     Never raises on what a datagram contains. ``hosts`` finds a served mobile node, ``by_nai``
     one by its network access identifier, ``load`` its durable row (while it raises StoreError
-    its node is denied with 130); ``boot`` is this boot's row in the boot table; ``random(n)``
-    gives n unpredictable bytes; ``started`` are the clocks of this start, ``anchor`` those by
-    which it converted bindings of earlier boots (``bindings.tunnel_records``).
+    its node is denied with 130); ``reserve_prefix`` asks the engine for room for one; ``boot`` is
+    this boot's row in the boot table; ``random(n)`` gives n unpredictable bytes; ``started`` are
+    the clocks of this start, ``anchor`` those by which it converted bindings of earlier boots
+    (``bindings.tunnel_records``).
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class HomeAgent(HomeLedger):
         boot: int,
         random: Callable[[int], bytes],
         by_nai: Callable[[bytes], Host | None] = _nobody,
+        reserve_prefix: Callable[[int, int], bool] = room_for_any,
         cache_nodes: int = 65536,
         started: Now | None = None,
         anchor: Now | None = None,
@@ -105,6 +109,7 @@ class HomeAgent(HomeLedger):
             hosts=hosts,
             load=load,
             boot=boot,
+            reserve_prefix=reserve_prefix,
             cache_nodes=cache_nodes,
             started=started,
             anchor=anchor,
@@ -316,6 +321,8 @@ class HomeAgent(HomeLedger):
         not belong to a current binding; then it is a replay like any other.
         """
         request = case.request
+        if is_router(case.host):
+            case.networks = self._networks.judge(case.host, case.claims.node_networks, dry=True)
         for binding in case.live:
             if (
                 binding.care_of_address == request.care_of_address
@@ -354,8 +361,9 @@ class HomeAgent(HomeLedger):
         if not self._writer.may_deny(request.home_address, case.now):
             return effects
         identification = request.identification
-        if case.uses_nonces:
-            nonce = self._new_nonce(node)
+        change = None if case.networks is None else case.networks.change
+        if case.uses_nonces or change is not None:
+            nonce = self._new_nonce(node) if case.uses_nonces else node.nonce
             if refusal is not IDENTIFICATION_MISMATCH:
                 # The request's own nonce is spent and must stay so after a restart.
                 row = NodeRow(
@@ -364,7 +372,7 @@ class HomeAgent(HomeLedger):
                     nonce,
                     pack_bindings(node.bindings),
                 )
-                work = Work(node, row, node.bindings, case, refusal.code)
+                work = Work(node, row, node.bindings, case, refusal.code, networks=change)
                 effects.append(self._commit(work, case.live))
                 return effects
             node.nonce = nonce
@@ -379,9 +387,17 @@ class HomeAgent(HomeLedger):
 
     def _accept(self, node: Node, case: Case) -> list[Effect]:
         """Turn an accepted request into the node's next state (RFC 5944 3.8.2.2)."""
+        effects: list[Effect] = []
         request = case.request
         home_address = request.home_address
         lifetime = self._writer.grant(request, case.host)
+        change = None
+        if request.lifetime and (case.claims.node_networks or is_router(case.host)):
+            case.networks = self._networks.judge(case.host, case.claims.node_networks)
+            change = case.networks.change
+            self._report_networks(case, effects)
+            if case.networks.code:
+                return effects + self._refuse(node, case, Refusal(case.networks.code))
         if lifetime:
             if case.claims is not PLAIN and case.choice.tunnel_port:
                 lifetime = min(lifetime, self._policy.nat_max_lifetime_s)
@@ -394,8 +410,15 @@ class HomeAgent(HomeLedger):
             bindings = tuple([b for b in case.live if b.care_of_address != care_of])
         nonce = self._new_nonce(node) if case.uses_nonces else NO_NONCE
         row = NodeRow(home_address, request.identification, nonce, pack_bindings(bindings))
-        work = Work(node, row, bindings, case, _success_code(case), lifetime)
-        return [self._commit(work, bindings)]
+        work = Work(node, row, bindings, case, _success_code(case), lifetime, networks=change)
+        return [*effects, self._commit(work, bindings)]
+
+    def _report_networks(self, case: Case, effects: list[Effect]) -> None:
+        """A router that asks for somebody else's prefix is a security violation."""
+        answers = () if case.networks is None else case.networks.answers
+        if any(answer.code == NetworkCode.UNAUTHORIZED for answer in answers):
+            spi, reason = case.association.spi, ViolationReason.OTHER
+            self._report(case.request, case.arrival, spi, reason, case.now, effects)
 
     def _new_binding(self, case: Case, lifetime: int) -> Binding:
         request = case.request

@@ -42,6 +42,13 @@ REVOCATIONS_HELD: Final = "haRevocationsHeld"
 UDP_TUNNELS: Final = "haUdpTunnelsGranted"
 KEEPALIVES: Final = "haFirstKeepalives"
 KEEPALIVES_REFUSED: Final = "haFirstKeepalivesRefused"
+NETWORKS_GRANTED: Final = "haNetworksGranted"
+NETWORKS_INVALID: Final = "haNetworksInvalid"
+NETWORKS_UNAUTHORIZED: Final = "haNetworksUnauthorized"
+NETWORKS_FAILED: Final = "haNetworksForwardingFailed"
+NETWORKS_UNASSIGNED: Final = "haNetworksUnassigned"
+NETWORKS: Final = "haMobileNetworks"
+NETWORKS_REMEMBERED: Final = "haMobileNetworksRemembered"
 BINDINGS: Final = "haBindings"
 CACHED_NODES: Final = "haCachedNodes"
 
@@ -64,6 +71,8 @@ CODE_COUNTERS: Final[dict[int, str]] = {
     ReplyCode.HA_CRITICAL_VENDOR_FROM_FOREIGN_AGENT: "haUnknownCriticalVendorFromFA",
     ReplyCode.HA_UDP_ENCAPSULATION_UNAVAILABLE: "haUdpEncapsulationUnavailable",
     ReplyCode.HA_BAD_AAA_AUTHENTICATION: "haAAAAuthenticationFailure",
+    ReplyCode.HA_MOBILE_NETWORK_ERROR: "haMobileNetworkError",
+    ReplyCode.HA_MOBILE_NETWORK_DISALLOWED: "haMobileNetworkDisallowed",
 }
 """Reply code -> counter: RFC 2006 where it has one, CISCO-MOBILE-IP-MIB for RFC 3024's codes.
 
@@ -90,6 +99,13 @@ HOME_COUNTERS: Final[dict[str, str]] = {
     "haUnknownCriticalVendorFromFA": "Requests denied with code 141 (RFC 3115).",
     "haUdpEncapsulationUnavailable": "Requests denied with code 142 (RFC 3519).",
     "haAAAAuthenticationFailure": "Requests with a wrong Mobile-AAA authenticator, code 144.",
+    "haMobileNetworkError": "Requests denied with code 147: no mobile network granted (RFC 5177).",
+    "haMobileNetworkDisallowed": "Requests denied with code 148: no mobile router (RFC 5177).",
+    NETWORKS_GRANTED: "Mobile networks acknowledged with code 0 (RFC 5177).",
+    NETWORKS_INVALID: "Mobile networks answered 1: length 0 or above 32, or no pools.",
+    NETWORKS_UNAUTHORIZED: "Mobile networks answered 2: not configured for their router.",
+    NETWORKS_FAILED: "Mobile networks answered 3: another router has it, or the engine no room.",
+    NETWORKS_UNASSIGNED: "Mobile networks answered 4: pools or the router's limit exhausted.",
     REPLIES: "Registration Replies sent.",
     DEREGISTRATION_REPLIES: "Registration Replies sent to requests with lifetime 0.",
     GRATUITOUS_ARPS: "Gratuitous ARPs asked for on behalf of mobile nodes.",
@@ -118,6 +134,8 @@ HOME_COUNTERS: Final[dict[str, str]] = {
     KEEPALIVES_REFUSED: "First keepalives from an address that did not register; dropped.",
     **revocation_counters("ha"),
     REVOCATIONS_HELD: "Revocations that waited for a commit of their node to end.",
+    NETWORKS: "Mobile networks routed now (a gauge).",
+    NETWORKS_REMEMBERED: "Allocated mobile networks kept for their routers now (a gauge).",
     BINDINGS: "Bindings in force now (a gauge).",
     CACHED_NODES: "Mobile nodes held in memory now (a gauge).",
 }

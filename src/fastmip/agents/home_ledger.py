@@ -8,7 +8,7 @@ change a node the same way. One commit per node is outstanding at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ from fastmip.agents.home_counters import CODE_COUNTERS, ViolationReason, new_cou
 from fastmip.agents.home_replies import ReplyWriter
 from fastmip.agents.home_revocation import HomeRevocations
 from fastmip.agents.hosts import HomeAgentPolicy, Host
+from fastmip.agents.mobile_networks import MobileNetworks, room_for_any
 from fastmip.agents.nodes import Held, HeldRevocation, Node, NodeCache, Work
 from fastmip.agents.throttle import Allowance
 from fastmip.auth.freshness import nonce_reply
@@ -63,6 +64,7 @@ class HomeLedger:
         hosts: Callable[[int], Host | None],
         load: Callable[[int], NodeRow | None],
         boot: int,
+        reserve_prefix: Callable[[int, int], bool] = room_for_any,
         cache_nodes: int = 65536,
         started: Now | None = None,
         anchor: Now | None = None,
@@ -81,6 +83,7 @@ class HomeLedger:
         self._count = new_counters()
         self._writer = ReplyWriter(policy, self._count)
         self._revocations = HomeRevocations(policy, self._find_host, self._count)
+        self._networks = MobileNetworks(policy.networks, self._count, reserve_prefix)
 
     def _find_host(self, home_address: int) -> Host | None:
         """The host, or None: a directory that cannot be read knows nobody."""
@@ -109,11 +112,14 @@ class HomeLedger:
         self._token = token = self._token + 1
         self._works[token] = work
         work.node.work = work
+        if not tunnels and work.networks is None:  # a prefix leaves with its binding
+            work.networks = self._networks.leave(work.row.home_address)
         return Commit(
             token,
             work.row.home_address,
             tuple([tunnel_of(binding) for binding in tunnels]),
             work.row,
+            None if work.networks is None else work.networks.step(),
         )
 
     # after the commit -----------------------------------------------------------------------
@@ -129,6 +135,8 @@ class HomeLedger:
         node = work.node
         node.work = None
         effects: list[Effect] = []
+        if work.networks is not None:
+            self._networks.settle(work.networks, committed=outcome is CommitOutcome.COMMITTED)
         if outcome is CommitOutcome.COMMITTED:
             self._committed(node, work, now, effects)
         else:
@@ -140,6 +148,8 @@ class HomeLedger:
         if node.held is not None and node.work is None:
             held, node.held = node.held, None
             effects += self._resume(node, held, now)
+        if node.work is None and work.row.home_address in self._networks.unrevised:
+            effects += self._revise(work.row.home_address, now)
         return effects
 
     def _committed(self, node: Node, work: Work, now: Now, effects: list[Effect]) -> None:
@@ -406,6 +416,53 @@ class HomeLedger:
     def set_policy(self, policy: HomeAgentPolicy) -> None:
         """Replace the policy; bindings already granted stay as they are."""
         self._policy = self._writer.policy = self._revocations.policy = policy
+        self._networks.set_policy(policy.networks)
+
+    # mobile networks ------------------------------------------------------------------------
+
+    @property
+    def networks(self) -> MobileNetworks:
+        """The prefix table."""
+        return self._networks
+
+    def restore_networks(
+        self, rows: Iterable[tuple[int, bytes]], bound: Container[int]
+    ) -> list[tuple[int, int, int]]:
+        """Take over what routers had: prefix, length and home address of what is to be routed.
+
+        ``bound``: home addresses whose bindings were restored. Raises StoreError.
+        """
+        found = []
+        for home_address, records in rows:
+            host = self._hosts(home_address) if home_address in bound else None
+            for prefix, length in self._networks.restore(home_address, records, host):
+                found.append((prefix, length, home_address))
+        return found
+
+    def revise_networks(self, now: Now) -> list[Effect]:
+        """Take back mobile networks that routers may not have any more, after a reload."""
+        effects: list[Effect] = []
+        for home_address in self._networks.routers():
+            effects += self._revise(home_address, now)
+        return effects
+
+    def _revise(self, home_address: int, now: Now) -> list[Effect]:
+        self._networks.unrevised.discard(home_address)
+        try:
+            host = self._hosts(home_address)
+            node = self._nodes.get(home_address, now)
+        except StoreError:
+            self._count[names.UNREADABLE] += 1
+            return []
+        if node.work is not None:
+            self._networks.unrevised.add(home_address)
+            return []
+        change = self._networks.revise(host, home_address)
+        if change is None:
+            return []
+        live = node.live(now.boot_ns)
+        row = NodeRow(home_address, node.identification, node.nonce, pack_bindings(live))
+        return [self._commit(Work(node, row, live, networks=change), live)]
 
     def revoking(self, home_addresses: Iterable[int]) -> list[int]:
         """Those whose revocation waits for its acknowledgment."""
@@ -417,4 +474,5 @@ class HomeLedger:
         found = dict(self._count)
         found[names.BINDINGS] = self._bindings
         found[names.CACHED_NODES] = len(self._nodes)
+        found |= self._networks.gauges()
         return found

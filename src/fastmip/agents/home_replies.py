@@ -11,6 +11,7 @@ mobile node stands before the first, what is for the foreign agent between the t
 | 136/1 our identity       | if accepted          | before Mobile-Home              | 3846 |
 | 44 UDP tunnel reply      | 144, if accepted     | behind the one of who asked     | 3519 |
 | 137 revocation support   | 137, if accepted     | as 44                           | 3543 |
+| 148 mobile networks      | 148, or implicit     | before Mobile-Home              | 5177 |
 | 132 challenge            | the same, always     | behind Mobile-Home              | 4721 |
 
 A denial is no larger than its request without need: foreign agents send no more on to a node that
@@ -59,7 +60,7 @@ class ReplyWriter:
     ) -> None:
         """Add the reply to an authentic request, signed as the request was."""
         for_node = for_agent = b""
-        if case.claims is not PLAIN or self.policy.identity:
+        if case.claims is not PLAIN or self.policy.identity or case.networks is not None:
             for_node, for_agent = self._extensions(case, code)
         self.reply(
             case.request,
@@ -77,6 +78,9 @@ class ReplyWriter:
     def _extensions(self, case: Case, code: int) -> tuple[bytes, bytes]:
         """What stands before and behind the Mobile-Home authentication."""
         for_node, for_agent = echoes(case.claims)
+        is_told = is_accepted(code) or code == ReplyCode.HA_MOBILE_NETWORK_ERROR
+        if case.networks is not None and is_told:
+            for_node += case.networks.acknowledgements()
         if not is_accepted(code):
             return for_node, for_agent
         if self.policy.identity:

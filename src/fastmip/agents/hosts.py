@@ -42,6 +42,10 @@ class Host:
     """Its network access identifier (RFC 2794); a request that names another is a stranger's."""
     aaa: tuple[AaaSecret, ...] = ()
     """Secrets of the Mobile-AAA authentication (RFC 4721); the SPI selects one."""
+    networks: tuple[tuple[int, int], ...] = ()
+    """Mobile networks it may register (RFC 5177): prefix and length."""
+    dynamic_networks: int = 0
+    """Most prefixes it may get out of the pools (RFC 6626)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,18 @@ class Prefix:
     def broadcast(self) -> int:
         """The subnet-directed broadcast address."""
         return self.network | (0xFFFFFFFF >> self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPolicy:
+    """Pools of mobile networks (RFC 6626)."""
+
+    pools: tuple[tuple[int, int], ...] = ()
+    """Prefix and length of each."""
+    length: int = 28
+    """Length of what is allocated without a hint."""
+    shortest: int = 24
+    """A hint below it counts as this length."""
 
 
 def _no_foreign_agent(_address: int) -> AssociationSet | None:
@@ -123,6 +139,8 @@ class HomeAgentPolicy:
     """Denials answered per second over all nodes; each node gets at most one a second."""
     reports_per_second: int = 50
     """Security violations reported per second; the rest is only counted."""
+    networks: NetworkPolicy = field(default_factory=NetworkPolicy)
+    """Mobile networks to allocate."""
     foreign_agents: Callable[[int], AssociationSet | None] = field(
         default=_no_foreign_agent, repr=False
     )

@@ -16,6 +16,7 @@ from fastmip.agents.claims import Claims
 from fastmip.agents.effects import Arrival, NodeRow, Now
 from fastmip.agents.home_revocation import Ending
 from fastmip.agents.hosts import Host
+from fastmip.agents.mobile_networks import NetworkChange
 from fastmip.agents.reply_policy import Case
 from fastmip.auth.associations import ReplayStyle, SecurityAssociation
 from fastmip.auth.freshness import (
@@ -68,7 +69,17 @@ class HeldRevocation(NamedTuple):
 class Work:
     """A commit under way: what the node becomes when it succeeds, and whom to answer."""
 
-    __slots__ = ("bindings", "case", "code", "ending", "lifetime_s", "node", "row", "withdraws")
+    __slots__ = (
+        "bindings",
+        "case",
+        "code",
+        "ending",
+        "lifetime_s",
+        "networks",
+        "node",
+        "row",
+        "withdraws",
+    )
 
     def __init__(
         self,
@@ -81,6 +92,7 @@ class Work:
         *,
         withdraws: bool = False,
         ending: Ending | None = None,
+        networks: NetworkChange | None = None,
     ) -> None:
         self.node = node
         self.row = row
@@ -94,6 +106,8 @@ class Work:
         """It takes bindings away before their time."""
         self.ending = ending
         """A foreign agent's revocation asked for it."""
+        self.networks = networks
+        """What it makes of the node's mobile networks."""
 
 
 class Node:

@@ -24,6 +24,7 @@ from fastmip.agents.home_tunnels import (
     is_ill_placed,
 )
 from fastmip.agents.hosts import HomeAgentPolicy, Host, ReverseTunnel
+from fastmip.agents.mobile_networks import Judgement
 from fastmip.auth.associations import AssociationSet, ReplayStyle, SecurityAssociation
 from fastmip.auth.authenticators import verify_authentication
 from fastmip.auth.freshness import Freshness
@@ -110,6 +111,7 @@ class Case:
         "freshness",
         "host",
         "live",
+        "networks",
         "now",
         "policy",
         "request",
@@ -147,6 +149,8 @@ class Case:
         self.live = live
         """Unexpired bindings of the node, newest first."""
         self.claims = claims
+        self.networks: Judgement | None = None
+        """What its mobile networks got; None of a node without."""
         self._agent_is_proven: bool | None = None
         self._choice: TunnelChoice | None = None
 

@@ -1,0 +1,142 @@
+"""Pools that mobile routers get prefixes out of (RFC 6626 3.2).
+
+Free is what is neither routed nor remembered for a router. A cursor walks each pool once for
+each length; afterwards what was given back is used again, a longer prefix cut out of a shorter
+one if need be. When nothing is free, the prefix remembered for the longest time goes first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from fastmip.agents.hosts import NetworkPolicy
+from fastmip.agents.prefix_set import Network, PrefixSet, holds, last_of
+
+_RECLAIMS: Final = 64
+"""Remembered prefixes given up for one request at most."""
+
+
+class PrefixPool:
+    """Allocates prefixes; ``routed`` is what nobody else can have."""
+
+    __slots__ = ("_cursors", "_free", "_idle", "_owners", "_policy", "_remembered", "_routed")
+
+    def __init__(self, policy: NetworkPolicy, routed: PrefixSet) -> None:
+        self._policy = policy
+        self._routed = routed
+        self._remembered: OrderedDict[Network, int] = OrderedDict()
+        """Prefix -> the router it was, the longest unused first."""
+        self._idle = PrefixSet()
+        """The same prefixes, for overlaps."""
+        self._cursors: dict[tuple[Network, int], int] = {}
+        self._free: dict[int, list[Network]] = {}
+        """Given back, by length."""
+
+    def __len__(self) -> int:
+        """Prefixes remembered."""
+        return len(self._remembered)
+
+    def set_policy(self, policy: NetworkPolicy) -> None:
+        """Use other pools."""
+        if policy.pools != self._policy.pools:
+            self._cursors.clear()
+            self._free.clear()
+            for network in [known for known in self._remembered if not self.covers(known)]:
+                self._forget(network)
+        self._policy = policy
+
+    def covers(self, network: Network) -> bool:
+        """Whether a prefix could come out of a pool."""
+        return any(holds(pool, network) for pool in self._policy.pools)
+
+    def allocate(self, hint: int) -> Network | None:
+        """A free prefix; the length is ours within limits, the hint if it is in them.
+
+        None: the pools are exhausted.
+        """
+        policy = self._policy
+        length = max(hint, policy.shortest) if hint else policy.length
+        for _ in range(_RECLAIMS):
+            network = self._find(length)
+            if network is not None:
+                return network
+            if not self._remembered:
+                return None
+            self._forget(next(iter(self._remembered)))
+        return None
+
+    def _find(self, length: int) -> Network | None:
+        for pool in self._policy.pools:
+            if pool[1] > length:
+                continue
+            size = 1 << (32 - length)
+            start = self._cursors.get((pool, length), pool[0])
+            while start + size - 1 <= last_of(pool):
+                until = self._blocked_until((start, length))
+                if until < 0:
+                    self._cursors[pool, length] = start + size
+                    return start, length
+                start = (until // size + 1) * size
+            self._cursors[pool, length] = start
+        return self._again(length)
+
+    def _again(self, length: int) -> Network | None:
+        """One that was given back."""
+        for shorter in range(length, 0, -1):
+            free = self._free.get(shorter)
+            while free:
+                prefix, _ = free.pop()
+                if self._blocked_until((prefix, shorter)) >= 0:
+                    continue
+                for cut in range(shorter + 1, length + 1):  # the other halves stay free
+                    self._free.setdefault(cut, []).append((prefix | 1 << (32 - cut), cut))
+                return prefix, length
+        return None
+
+    def _blocked_until(self, network: Network) -> int:
+        return max(self._routed.blocked_until(network), self._idle.blocked_until(network))
+
+    def remember(self, network: Network, home_address: int) -> bool:
+        """Keep a prefix for a router that does not use it now; False if it cannot be kept."""
+        if not self.covers(network) or self._routed.is_foreign(network, 0):
+            return False
+        if self._idle.is_foreign(network, home_address):
+            return False
+        self._remembered[network] = home_address
+        self._remembered.move_to_end(network)
+        self._idle.add(network, home_address)
+        return True
+
+    def use(self, network: Network, home_address: int) -> None:
+        """A prefix is routed and remembered by that."""
+        if self._remembered.get(network) == home_address:
+            del self._remembered[network]
+            self._idle.remove(network, home_address)
+
+    def owns(self, network: Network, home_address: int) -> bool:
+        """Whether a prefix is still remembered for a router."""
+        return self._remembered.get(network) == home_address
+
+    def give_back(self, network: Network, home_address: int) -> None:
+        """A prefix is free again, unless it is remembered for its router still."""
+        if self._remembered.get(network) != home_address and self.covers(network):
+            self._free.setdefault(network[1], []).append(network)
+
+    def forget_overlapping(self, network: Network, home_address: int) -> None:
+        """A prefix becomes routed: what is remembered in its place for others is not any more."""
+        while True:
+            around = self._idle.around(network)
+            found = [known for known in around if self._remembered[known] != home_address]
+            inside = self._idle.first_within(network, home_address)
+            if inside is not None:
+                found.append(inside)
+            if not found:
+                return
+            for known in found:
+                self._forget(known)
+
+    def _forget(self, network: Network) -> None:
+        home_address = self._remembered.pop(network)
+        self._idle.remove(network, home_address)
+        self.give_back(network, home_address)
