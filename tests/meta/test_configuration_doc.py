@@ -35,6 +35,7 @@ from fastmip.runtime.foreign_config import (
 from fastmip.runtime.foreign_service import NEEDS_RESTART as FOREIGN_NEEDS_RESTART
 from fastmip.runtime.home_service import NEEDS_RESTART
 from fastmip.runtime.mobile_service import RELOADABLE
+from fastmip.runtime.network_config import MobileNetworksConfig
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -43,6 +44,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[metrics]`": MetricsConfig,
     "`[home_agent]`": HomeAgentConfig,
     "`[[home_agent.host]]`": HostConfig,
+    "`[home_agent.mobile_networks]`": MobileNetworksConfig,
     "`[[home_agent.foreign_agent]]`": ForeignAgentConfig,
     "`[home_agent.host.aaa]`": AaaConfig,
     "Associations": AssociationConfig,

@@ -56,6 +56,13 @@ class World:
     def abandon(self, ticket: int) -> None:
         self.steps.append(("abandon", ticket))
 
+    def set_prefix(self, prefix: int, length: int, home_address: int) -> None:
+        self.steps.append(("set prefix", prefix, length, home_address))
+
+    def clear_prefix(self, prefix: int, length: int) -> bool:
+        self.steps.append(("clear prefix", prefix, length))
+        return True
+
     def remove(self, home_address: int) -> bool:
         self.steps.append(("remove", home_address))
         return True

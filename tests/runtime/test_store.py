@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fastmip.agents.effects import NodeRow
+from fastmip.agents.effects import NodeRow, PrefixChange
 from fastmip.errors import StoreError
 from fastmip.runtime import store_schema
 from fastmip.runtime.service import StartError
@@ -31,6 +31,7 @@ class Item:
     """A commit as the store sees it."""
 
     row: NodeRow
+    networks: PrefixChange | None = None
 
 
 def item(number: int, mark: int = 1) -> Item:

@@ -89,12 +89,14 @@ class SecurityAssociation:
 
     spi: int
     key: bytes = field(repr=False)
-    """At least 16 bytes of any value."""
+    """At least 16 bytes of any value, unless ``may_be_short``."""
     algorithm: Algorithm = Algorithm.HMAC_MD5
     replay: ReplayStyle = ReplayStyle.TIMESTAMPS
     window_s: int = DEFAULT_WINDOW_S
     """Largest accepted difference of a timestamp from our clock, either way."""
     direction: Direction = Direction.BOTH
+    may_be_short: bool = field(default=False, compare=False)
+    """Accept a key below 128 bits, against RFC 5944 5.1: for routers that have no other."""
     _keyed: hmac.HMAC | HASH = field(init=False, repr=False, compare=False)
     """Hash state that has absorbed the key: each message costs a copy, not a key schedule."""
 
@@ -104,7 +106,7 @@ class SecurityAssociation:
             raise AssociationError(
                 f"SPI {self.spi} is not usable: choose {FIRST_USABLE_SPI}..{LAST_SPI}"
             )
-        if len(self.key) < MIN_KEY_LEN:
+        if len(self.key) < MIN_KEY_LEN and not (self.may_be_short and self.key):
             raise AssociationError(
                 f"SPI {self.spi}: key of {len(self.key)} bytes, at least {MIN_KEY_LEN} needed"
             )

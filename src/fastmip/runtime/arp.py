@@ -20,10 +20,12 @@ import fcntl
 import socket
 import struct
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
+from fastmip.agents.prefix_set import Network, PrefixSet, holds
 from fastmip.runtime import clock
 from fastmip.runtime.logging import get_logger
 
@@ -159,6 +161,8 @@ class ArpResponder:
         self.interface = interface
         self.bound = AddressBits(network, length)
         """Home addresses we answer for."""
+        self.behind = PrefixSet()
+        """Mobile networks out of the home network, which we answer for as well (RFC 5177 6.4)."""
         self.counters = dict.fromkeys(ARP_COUNTERS, 0)
         self._network = (network, length)
         self._learnt: OrderedDict[int, bytes] = OrderedDict()
@@ -198,6 +202,16 @@ class ArpResponder:
         return b"" if self._socket is None else bytes(self._socket.getsockname()[4])
 
     # effects of the agent
+
+    def lead_networks(
+        self, leaving: Iterable[Network], entering: Iterable[Network], router: int
+    ) -> None:
+        """Stop, and start, answering for mobile networks of a router."""
+        for network in leaving:
+            self.behind.remove(network, router)
+        for network in entering:
+            if holds(self._network, network):
+                self.behind.add(network, router)
 
     def start_proxy(self, home_address: int) -> None:
         """Answer requests for a home address from now on."""
@@ -255,7 +269,7 @@ class ArpResponder:
             return  # a group address is nobody's
         if sender in self.bound and sender_mac != self.mac:
             self._learn(sender, sender_mac)
-        if operation != _REQUEST or target not in self.bound:
+        if operation != _REQUEST or not (target in self.bound or self.behind.find(target)):
             return
         if self._is_from_node(sender, sender_mac, target):
             self.counters["arp-own-requests-ignored"] += 1

@@ -20,7 +20,7 @@ import msgspec
 from fastmip.auth import associations as auth
 from fastmip.auth.mn_aaa import CHAP_SPI, AaaSecret, ChapKey
 from fastmip.errors import ConfigError
-from fastmip.runtime import config_checks, config_messages, engine_checks, foreign_checks
+from fastmip.runtime import config_checks, config_messages, engine_checks, foreign_checks, profiles
 from fastmip.runtime.config_types import (
     Address,
     Algorithm,
@@ -35,7 +35,9 @@ from fastmip.runtime.foreign_config import (
     HomeAgentPeerConfig,
     VisitorConfig,
 )
-from fastmip.runtime.keys import OTHERS, Key, KeyFileError, read_key_file
+from fastmip.runtime.keys import OTHERS, AsciiKey, Key, KeyFileError, read_key_file
+from fastmip.runtime.network_config import MobileNetworksConfig, check_host_networks, pools_of
+from fastmip.runtime.profiles import ProfileName
 from fastmip.wire.vendor import VendorRegistry
 
 MAX_FILE_LEN = 16 << 20
@@ -115,6 +117,12 @@ class HostConfig(
     nai: str | None = None
     """Network access identifier (RFC 2794)."""
     aaa: AaaConfig | None = None
+    networks: tuple[ipaddress.IPv4Network, ...] = ()
+    """Mobile networks behind it (RFC 5177)."""
+    dynamic_networks: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    """Most prefixes it may get out of the pools (RFC 6626)."""
+    profile: ProfileName | None = None
+    """The kind of router it is (``profiles.py``)."""
 
     def association_set(self) -> auth.AssociationSet:
         """Make the set of associations shared with this node."""
@@ -192,10 +200,17 @@ class HomeAgentConfig(
     """A Mobile-AAA authentication stands in for a Mobile-Home one (RFC 4721)."""
     identity: str | None = None
     """Our own NAI, told in replies (RFC 3846)."""
+    mobile_networks: MobileNetworksConfig | None = None
+    """Prefixes for mobile routers that ask for some (RFC 6626)."""
     broadcast: tuple[BroadcastKind, ...] = ()
     """Broadcasts of the home link tunnelled to nodes with B set (RFC 5944 4.3)."""
     foreign_agents: tuple[ForeignAgentConfig, ...] = ()
     hosts: tuple[HostConfig, ...] = ()
+
+    @property
+    def pools(self) -> MobileNetworksConfig:
+        """The table, or its defaults: no pool."""
+        return self.mobile_networks or MobileNetworksConfig()
 
     @property
     def max_lifetime_s(self) -> int:
@@ -331,7 +346,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     """
     file = str(path)
     data, mode = _read(file)
-    document = parse_toml(file, data)
+    document = profiles.fill_in_hosts(parse_toml(file, data))
     config = convert(file, document, Config)
     config_checks.check_config(file, config, file_is_private=not mode & OTHERS, mode=mode)
     foreign_checks.check_foreign(file, config, file_is_private=not mode & OTHERS, mode=mode)
@@ -344,7 +359,8 @@ def check_text(file: str, text: str) -> Config:
 
     Raises ConfigError.
     """
-    config: Config = convert(file, parse_toml(file, text.encode()), Config)
+    document = profiles.fill_in_hosts(parse_toml(file, text.encode()))
+    config: Config = convert(file, document, Config)
     config_checks.check_config(file, config, file_is_private=True, mode=0o600)
     foreign_checks.check_foreign(file, config, file_is_private=True, mode=0o600)
     engine_checks.check_engine(file, config)
@@ -381,8 +397,9 @@ def load_host(source: str, arguments: dict[str, Any], home_agent: HomeAgentConfi
 
     ``source`` takes the place of the file name in errors. Raises ConfigError.
     """
-    host: HostConfig = convert(source, arguments, HostConfig)
+    host: HostConfig = convert(source, profiles.fill_in(arguments), HostConfig)
     config_checks.check_host(source, "host", host, home_agent, file_is_private=True, mode=0o600)
+    check_host_networks(source, "host", host, home_agent, pools_of(home_agent))
     return host
 
 
@@ -417,9 +434,9 @@ def _decode(kind: type, value: object) -> object:
         return _address(value)
     if kind is ipaddress.IPv4Network:
         return _network(value)
-    if kind is Key:
+    if kind in (Key, AsciiKey):
         try:
-            return Key.from_hex(value)
+            return Key.from_hex(value) if kind is Key else Key.from_ascii(value)
         except KeyFileError as error:
             raise ValueError(str(error)) from None
     if kind is Path:

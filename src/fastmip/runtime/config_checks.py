@@ -15,6 +15,7 @@ from fastmip.auth.associations import ADVISED_WINDOW_S
 from fastmip.auth.mn_aaa import CHAP_SPI
 from fastmip.errors import ConfigError
 from fastmip.runtime.listen import check_metrics, is_loopback
+from fastmip.runtime.network_config import check_networks
 from fastmip.wire.nai import check_nai
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def check_config(file: str, config: Config, *, file_is_private: bool, mode: int)
     if home_agent is not None:
         _check_home_agent(file, home_agent)
         _check_hosts(file, home_agent, file_is_private=file_is_private, mode=mode)
+        check_networks(file, home_agent)
         _check_foreign_agents(file, home_agent, file_is_private=file_is_private, mode=mode)
         if len(home_agent.hosts) > config.engine.max_bindings:
             remedy = f"set it to at least {len(home_agent.hosts)}, the number of hosts"
@@ -87,6 +89,9 @@ def warnings(config: Config) -> list[str]:
     if config.mobile_node is not None:
         associations.append(("mobile_node.association", config.mobile_node.association))
     for path, association in associations:
+        if association.is_short:
+            remedy = "shorter than 128 bits (RFC 5944 5.1): only for routers without another"
+            found.append(f"{path}.key_ascii: {remedy}")
         if association.algorithm == "keyed-md5":
             found.append(f"{path}.algorithm: keyed-md5 is weak: only for peers without another")
         if association.replay == "timestamps" and association.replay_window <= ADVISED_WINDOW_S:
@@ -183,7 +188,14 @@ def check_host(
     _check_home_address(file, where, host.home_address, home_agent.home_network)
     if host.home_address == home_agent.address:
         raise ConfigError(file, where, "is the home agent's own address: use another")
-    check_associations(file, path, host.associations, file_is_private=file_is_private, mode=mode)
+    check_associations(
+        file,
+        path,
+        host.associations,
+        file_is_private=file_is_private,
+        mode=mode,
+        may_be_short=host.profile is not None,
+    )
     if host.nai is not None:
         _check_nai(file, f"{path}.nai", host.nai)
     if host.aaa is not None:
@@ -218,6 +230,7 @@ def check_associations(
     *,
     file_is_private: bool,
     mode: int,
+    may_be_short: bool = False,
 ) -> None:
     """Check the associations shared with one peer."""
     if not associations:
@@ -229,6 +242,7 @@ def check_associations(
             association,
             file_is_private=file_is_private,
             mode=mode,
+            may_be_short=may_be_short,
         )
     _check_directions(file, path, associations)
 
@@ -246,9 +260,18 @@ def _check_directions(file: str, path: str, associations: tuple[AssociationConfi
 
 
 def _check_association(
-    file: str, path: str, association: AssociationConfig, *, file_is_private: bool, mode: int
+    file: str,
+    path: str,
+    association: AssociationConfig,
+    *,
+    file_is_private: bool,
+    mode: int,
+    may_be_short: bool = False,
 ) -> None:
     _check_spi(file, path, association)
+    if association.is_short and not may_be_short:
+        remedy = "has less than 16 characters (RFC 5944 5.1): use more, or name a profile"
+        raise ConfigError(file, f"{path}.key_ascii", remedy)
     _check_key(file, path, association, file_is_private=file_is_private, mode=mode)
 
 
@@ -266,7 +289,13 @@ def _check_key(
     file_is_private: bool,
     mode: int,
 ) -> None:
-    if association.key is None and association.key_file is None:
+    ascii_key = getattr(association, "key_ascii", None)
+    if ascii_key is not None and (association.key or association.key_file) is not None:
+        raise ConfigError(file, f"{path}.key_ascii", "another key is set too: remove one of them")
+    if ascii_key is not None and not file_is_private:
+        remedy = f"the file has mode {mode:04o}: run chmod 600 {file}"
+        raise ConfigError(file, f"{path}.key_ascii", remedy)
+    if ascii_key is None and association.key is None and association.key_file is None:
         raise ConfigError(file, f"{path}.key_file", "missing: name a file with the key, mode 0600")
     if association.key is not None and association.key_file is not None:
         raise ConfigError(file, f"{path}.key", "key_file is set too: remove one of them")

@@ -87,6 +87,7 @@ _WORDS = {
     "Address": 'an IPv4 address such as "10.1.0.1"',
     ipaddress.IPv4Network.__name__: 'an IPv4 network such as "10.1.0.0/24"',
     "Key": "a string of hexadecimal digits",
+    "AsciiKey": "a string of printable ASCII characters",
     Path.__name__: "a path",
 }
 

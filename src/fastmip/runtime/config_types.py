@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from fastmip.auth import associations as auth
-from fastmip.runtime.keys import Key
+from fastmip.runtime.keys import AsciiKey, Key
 
 INFINITE_LIFETIME = 0xFFFF
 """A registration lifetime that never ends, as on the wire (RFC 5944 3.3)."""
@@ -43,6 +43,8 @@ class AssociationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """After ``load_config`` always present: from ``key`` or from ``key_file``."""
     key_file: Path | None = None
     """Relative paths start at the directory of the configuration file."""
+    key_ascii: AsciiKey | None = None
+    """Characters, as routers on sale take them (``profile``)."""
     algorithm: Algorithm = "hmac-md5"
     replay: Replay = "timestamps"
     replay_window: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 7
@@ -52,9 +54,15 @@ class AssociationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     @property
     def secret(self) -> bytes:
         """The key's bytes; LookupError on a configuration that did not go through load."""
-        if self.key is None:
+        key = self.key_ascii if self.key is None else self.key
+        if key is None:
             raise LookupError("the key of this association was not loaded")
-        return self.key.reveal()
+        return key.reveal()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the key is shorter than RFC 5944 5.1 asks for."""
+        return self.key_ascii is not None and self.key_ascii.is_short
 
     def build(self) -> auth.SecurityAssociation:
         """Make the association that signs and verifies."""
@@ -65,6 +73,7 @@ class AssociationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             replay=auth.ReplayStyle(self.replay),
             window_s=self.replay_window,
             direction=auth.Direction(self.direction),
+            may_be_short=self.is_short,
         )
 
 

@@ -22,7 +22,10 @@ from fastmip.auth.associations import (
     SecurityAssociation,
 )
 from fastmip.runtime.config import AaaConfig, HostConfig
-from fastmip.runtime.keys import Key
+from fastmip.runtime.keys import MIN_KEY_LEN, Key
+from fastmip.runtime.network_config import networks_of
+from fastmip.runtime.profiles import PROFILES
+from fastmip.wire.addresses import parse_network
 
 CACHE_HOSTS = 65536
 """Hosts of the directory kept ready; about 1 KiB each."""
@@ -143,13 +146,53 @@ class HostDirectory:
             f"SELECT {_IDENTITY} FROM identity WHERE home_address=?",  # noqa: S608 - as above
             (home_address,),
         )
+        networks, dynamic, lifetime_s = self._networks(home_address)
         if not identity:
-            return Host(home_address, associations)
+            return Host(
+                home_address,
+                associations,
+                lifetime_s,
+                networks=networks,
+                dynamic_networks=dynamic,
+            )
         nai, spi, key, algorithm = identity[0]
         aaa = (
             () if key is None else (AaaConfig(spi=spi, key=Key(key), algorithm=algorithm).build(),)
         )
-        return Host(home_address, associations, nai=(nai or "").encode(), aaa=aaa)
+        return Host(
+            home_address,
+            associations,
+            lifetime_s,
+            nai=(nai or "").encode(),
+            aaa=aaa,
+            networks=networks,
+            dynamic_networks=dynamic,
+        )
+
+    def _networks(self, home_address: int) -> tuple[tuple[tuple[int, int], ...], int, int | None]:
+        """Mobile networks of a directory's host, how many it may get, and its lifetime."""
+        rows = self._query(
+            "SELECT networks, dynamic, profile FROM router WHERE home_address=?", (home_address,)
+        )
+        if not rows:
+            return (), 0, None
+        networks, dynamic, profile = rows[0]
+        known = PROFILES.get(profile)
+        lifetime_s = None if known is None else known.lifetime_s
+        return tuple(parse_network(text) for text in networks.split()), dynamic, lifetime_s
+
+    def networks(self) -> dict[tuple[int, int], int]:
+        """Every mobile network configured -> a router it is for."""
+        found = {
+            network: host.home_address
+            for host in self._static.values()
+            for network in host.networks
+        }
+        for home_address, networks in self._query("SELECT home_address, networks FROM router", ()):
+            if home_address not in self._static:
+                for text in networks.split():
+                    found.setdefault(parse_network(text), home_address)
+        return found
 
     def entries(self, limit: int) -> Iterator[HostEntry]:
         """Hosts in order of home address, the file's first, one entry an association."""
@@ -192,6 +235,9 @@ def host_of(config: HostConfig) -> Host:
         config.association_set(),
         nai=(config.nai or "").encode(),
         aaa=() if config.aaa is None else (config.aaa.build(),),
+        max_lifetime_s=None if config.profile is None else PROFILES[config.profile].lifetime_s,
+        networks=networks_of(config.networks),
+        dynamic_networks=config.dynamic_networks,
     )
 
 
@@ -213,6 +259,12 @@ def insert_host(connection: sqlite3.Connection, host: HostConfig) -> None:
             for item in host.associations
         ],
     )
+    if host.networks or host.dynamic_networks or host.profile:
+        networks = " ".join(map(str, host.networks))
+        connection.execute(
+            "INSERT INTO router(home_address, networks, dynamic, profile) VALUES(?,?,?,?)",
+            (int(host.home_address), networks, host.dynamic_networks, host.profile),
+        )
     if host.nai is None and host.aaa is None:
         return
     aaa = host.aaa
@@ -226,6 +278,7 @@ def insert_host(connection: sqlite3.Connection, host: HostConfig) -> None:
 def delete_host(connection: sqlite3.Connection, home_address: int) -> bool:
     """Remove a host from the directory; False if it was not there. For ``Store.run``."""
     connection.execute("DELETE FROM identity WHERE home_address=?", (home_address,))
+    connection.execute("DELETE FROM router WHERE home_address=?", (home_address,))
     cursor = connection.execute("DELETE FROM host WHERE home_address=?", (home_address,))
     return cursor.rowcount > 0
 
@@ -239,4 +292,5 @@ def _association(row: tuple[int, str, bytes, str, str, int]) -> SecurityAssociat
         replay=ReplayStyle(replay),
         window_s=window_s,
         direction=Direction(direction),
+        may_be_short=len(key) < MIN_KEY_LEN,
     )

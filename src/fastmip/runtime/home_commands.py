@@ -21,7 +21,13 @@ from fastmip.agents.bindings import (
     unpack_bindings,
 )
 from fastmip.agents.effects import NEVER
-from fastmip.agents.home_counters import BINDINGS, CACHED_NODES, VIOLATIONS_SUPPRESSED
+from fastmip.agents.home_counters import (
+    BINDINGS,
+    CACHED_NODES,
+    NETWORKS,
+    NETWORKS_REMEMBERED,
+    VIOLATIONS_SUPPRESSED,
+)
 from fastmip.agents.peaks import SampledPeaks
 from fastmip.auth.mn_aaa import CHAP_SPI
 from fastmip.errors import ConfigError
@@ -41,6 +47,7 @@ from fastmip.runtime.config import load_host
 from fastmip.runtime.directory import delete_host, insert_host
 from fastmip.runtime.engine_view import engine_facts, stage_rows
 from fastmip.runtime.home_pipeline import PAUSE_ABOVE
+from fastmip.runtime.network_commands import network_rows
 from fastmip.runtime.service import Answer, Arguments, Command, CommandError
 from fastmip.wire.addresses import format_address
 
@@ -49,7 +56,7 @@ if TYPE_CHECKING:
 
 ACKNOWLEDGMENT_WAIT_S = 6.0
 """How long ``clear binding --revoke`` waits: three repetitions."""
-GAUGES = (BINDINGS, CACHED_NODES)
+GAUGES = (BINDINGS, CACHED_NODES, NETWORKS, NETWORKS_REMEMBERED)
 
 
 class _Ends(NamedTuple):
@@ -82,6 +89,7 @@ class HomeCommands:
             "show interface": self.show_interface,
             "show violation": self.show_violation,
             "show host": self.show_host,
+            "show mobile-networks": self.show_mobile_networks,
             "host list": self.show_host,
             "host add": self.host_add,
             "host remove": self.host_remove,
@@ -272,6 +280,12 @@ class HomeCommands:
         ]
         return {"rows": rows, "summary": {"shown": len(rows)}}
 
+    async def show_mobile_networks(self, arguments: Arguments) -> Answer:
+        """See ``network_commands.py``."""
+        rows = network_rows(self._service, limit_of(arguments))
+        routed = sum(row["state"] == "routed" for row in rows)
+        return {"rows": rows, "summary": {"routed": routed, "shown": len(rows)}}
+
     async def show_secure(self, arguments: Arguments) -> Answer:
         """Mobility security associations; never a key."""
         rows = [
@@ -330,7 +344,9 @@ class HomeCommands:
         document = dict(arguments)
         home_address = document.pop("home_address", None)
         more: dict[str, Any] = {
-            name: document.pop(name) for name in ("nai", "aaa") if name in document
+            name: document.pop(name)
+            for name in ("nai", "aaa", "networks", "dynamic_networks", "profile")
+            if name in document
         }
         if isinstance(more.get("aaa"), dict):
             more["aaa"] = _with_key(more["aaa"])
@@ -351,6 +367,8 @@ class HomeCommands:
                 raise CommandError(f"{host.nai} is the NAI of {other} already: use another")
         await service.store.run(lambda connection: insert_host(connection, host))
         service.hosts.forget(int(host.home_address))
+        service.revise_networks()
+        await service.lead_networks()
         return {"home_address": format_address(host.home_address)}
 
     async def host_remove(self, arguments: Arguments) -> Answer:
@@ -367,6 +385,7 @@ class HomeCommands:
             raise CommandError(f"{format_address(home_address)} is not in the directory")
         service.hosts.forget(home_address)
         service.withdraw_host(home_address, host)
+        await service.lead_networks()
         return {"home_address": format_address(home_address)}
 
     # clearing

@@ -26,6 +26,7 @@ from fastmip.agents.effects import (
     GratuitousArp,
     NodeRow,
     Now,
+    PrefixChange,
     SendDatagram,
     StartProxyArp,
     StopProxyArp,
@@ -61,6 +62,8 @@ class BindingCache(Protocol):
     def publish(self, ticket: int) -> None: ...
     def abandon(self, ticket: int) -> None: ...
     def remove(self, home_address: int) -> bool: ...
+    def set_prefix(self, prefix: int, length: int, home_address: int) -> None: ...
+    def clear_prefix(self, prefix: int, length: int) -> bool: ...
 
 
 class Submit(Protocol):
@@ -80,14 +83,22 @@ class Port(Protocol):
 class Prepared:
     """A Commit whose chain stands ready in the engine."""
 
-    __slots__ = ("home_address", "row", "ticket", "token")
+    __slots__ = ("home_address", "networks", "row", "ticket", "token")
 
-    def __init__(self, token: int, home_address: int, ticket: int | None, row: NodeRow) -> None:
+    def __init__(
+        self,
+        token: int,
+        home_address: int,
+        ticket: int | None,
+        row: NodeRow,
+        networks: PrefixChange | None = None,
+    ) -> None:
         self.token = token
         self.home_address = home_address
         self.ticket = ticket
         """None: the node leaves the engine."""
         self.row = row
+        self.networks = networks
 
 
 class HomePipeline:
@@ -167,6 +178,10 @@ class HomePipeline:
         bindings_of = self.agent.bindings_of
         outcome = CommitOutcome.STORE_FAILED if reason else CommitOutcome.COMMITTED
         for item in group:
+            networks = None if reason else item.networks
+            if networks is not None:
+                for network in networks.leaving:
+                    engine.clear_prefix(*network)
             if item.ticket is None:
                 if not reason:
                     engine.remove(item.home_address)
@@ -174,6 +189,12 @@ class HomePipeline:
                 engine.abandon(item.ticket)
             else:
                 engine.publish(item.ticket)
+            if networks is not None:
+                for network in networks.entering:  # there is room: the agent asked for it
+                    engine.set_prefix(*network, item.home_address)
+                if self._arp is not None:
+                    leaving, entering = networks.leaving, networks.entering
+                    self._arp.lead_networks(leaving, entering, item.home_address)
             old = bindings_of(item.home_address)
             effects = done(item.token, outcome, now)
             if not reason:
@@ -240,7 +261,9 @@ class HomePipeline:
             except (EngineFull, ValueError) as error:
                 log.warning("binding-not-prepared", reason=str(error))
                 return self.agent.commit_done(commit.token, CommitOutcome.ENGINE_FULL, now)
-        self._prepared.append(Prepared(commit.token, commit.home_address, ticket, commit.row))
+        self._prepared.append(
+            Prepared(commit.token, commit.home_address, ticket, commit.row, commit.networks)
+        )
         return []
 
     def _record(self, home_address: int, tunnel: Tunnel) -> bytes:

@@ -37,6 +37,7 @@ from fastmip.runtime.home_tunnel import HomeTunnel
 from fastmip.runtime.libbpf import BpfError
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.netlink import read_sysctl
+from fastmip.runtime.network_config import outside
 from fastmip.runtime.offload import Offload
 from fastmip.runtime.path_mtu import PathMtu
 from fastmip.runtime.service import Command, ReloadRefused, StartError
@@ -113,6 +114,7 @@ def policy_of(config: Config) -> HomeAgentPolicy:
         vendors=config.vendor_registry(),
         experimental=config.daemon.experimental,
         broadcasts=bool(section.broadcast),
+        networks=section.pools.policy(),
     )
 
 
@@ -206,6 +208,7 @@ class HomeService:
         self.engine.start()
         self._running = True
         await self.tunnel.attract(self.section.interface)
+        await self.lead_networks()
         loop = asyncio.get_running_loop()
         self._start_offload(loop)
         if self.arp is not None:
@@ -335,6 +338,7 @@ class HomeService:
             load=self.store.load,
             boot=self.store.boot.id,
             random=os.urandom,
+            reserve_prefix=self._reserve_prefix,
             started=started,
             anchor=self.store.boot.anchor,
         )
@@ -362,8 +366,41 @@ class HomeService:
         self.restored = len(everything)
         # All at once: the agent's work is one step for each second in which something expires.
         self.agent.schedule_expiries(everything)
+        self._restore_networks(everything)
         if self.arp is not None:
             self.arp.bound.update(everything["home_address"])
+
+    def _reserve_prefix(self, prefix: int, length: int) -> bool:
+        """Whether the engine has room for a prefix; setting it cannot fail then."""
+        try:
+            self.engine.reserve_prefix(prefix, length)
+        except EngineFull:
+            return False
+        return True
+
+    def _restore_networks(self, tunnels: npt.NDArray[np.void]) -> None:
+        """Lead mobile networks to the routers whose bindings were restored."""
+        rows = self.store.networks()
+        if not rows:
+            return
+        bound = set(tunnels["home_address"].tolist())
+        for prefix, length, home_address in self.agent.restore_networks(rows, bound):
+            self.engine.set_prefix(prefix, length, home_address)
+            if self.arp is not None:
+                self.arp.lead_networks((), [(prefix, length)], home_address)
+
+    async def lead_networks(self) -> None:
+        """Lead the traffic of all mobile networks to the engine that are configured now."""
+        if self.tunnel is not None:
+            pools = self.section.pools.policy().pools
+            networks = [*self.hosts.networks(), *pools]
+            await self.tunnel.lead_networks(outside(networks, self.section.home_network))
+
+    def revise_networks(self) -> None:
+        """Take back mobile networks that are not configured any more."""
+        now = clock.now()
+        self.pipeline.carry_out(self.agent.revise_networks(now), now)
+        self.pipeline.flush()
 
     def _install(self, tunnels: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
         """Fill the engine; returns what it took. A bad record costs its own node only."""
@@ -585,6 +622,8 @@ class HomeService:
                     home_address=format_address(home_address),
                     reason=str(error),
                 )
+        self.revise_networks()
+        await self.lead_networks()
 
     def withdraw_host(self, home_address: int, host: Host | None = None) -> None:
         """Withdraw the bindings of a host that is served no more; ``host`` is what it was."""

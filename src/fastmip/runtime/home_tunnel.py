@@ -5,6 +5,11 @@ network through the TUN device. So traffic for the home network goes to the engi
 it has no binding for comes back from the TUN device, no longer matches, and is routed as if
 we were not there. (An inverted rule inverts all of its selectors together, hence the
 destination stands in the route and not in the rule.)
+
+Mobile networks have routes beside that one. They stay while the configuration names them, whether
+their routers are away or not, so that a registration changes no route and a routing protocol has
+nothing to flap with. What the engine has no router for comes back from the TUN device into a
+second table, which tells the sender that the network is unreachable: upstream it would come back.
 """
 
 from __future__ import annotations
@@ -55,6 +60,8 @@ class HomeTunnel:
         self._address = address
         self._home_network = home_network
         self._changes: list[Rule | Route | Address] = []
+        self._table = self._unreachable = 0
+        self._networks: dict[str, tuple[Route, Route]] = {}
 
     async def open(self, engine: Engine, workers: int, *, udp_port: int = 0) -> None:
         """Open what each worker works on and attach it; ``udp_port``: see ``EnginePort.open``.
@@ -85,6 +92,31 @@ class HomeTunnel:
         rule = Rule(priority=PRIORITY, table=table, iif=self.device, invert=True)
         await self._add(route)
         await self._add(rule)
+        self._table = table
+
+    async def lead_networks(self, networks: Sequence[str]) -> None:
+        """Lead these mobile networks to the engine, beside the home network, and no others."""
+        if networks and not self._unreachable:
+            self._unreachable = await self._kernel.free_table(self._table + 1)
+            await self._add(Rule(priority=PRIORITY, table=self._unreachable, iif=self.device))
+        for network in self._networks.keys() - set(networks):
+            for route in self._networks.pop(network):
+                self._changes.remove(route)
+                await self._kernel.undo(route)
+        for network in networks:
+            if network in self._networks:
+                continue
+            into = Route(
+                network,
+                self._table,
+                device=self.device,
+                prefsrc=format_address(self._address),
+                gateways_behind=False,
+            )
+            lost = Route(network, self._unreachable, kind="unreachable")
+            await self._add(lost)
+            await self._add(into)
+            self._networks[network] = (into, lost)
 
     async def _relax_reverse_path(self, home_interface: str | None) -> None:
         """Strict reverse path filtering would drop the home link's own packets.

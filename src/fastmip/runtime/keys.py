@@ -61,6 +61,23 @@ class Key:
         return cls(data)
 
     @classmethod
+    def from_ascii(cls, text: str) -> AsciiKey:
+        """Take characters as they are; short ones too, which only old routers need.
+
+        Raises KeyFileError.
+        """
+        if not text.isascii() or not text.isprintable() or not 1 <= len(text) <= MAX_KEY_LEN:
+            raise KeyFileError(f"the key is not 1 to {MAX_KEY_LEN} printable ASCII characters")
+        key = AsciiKey.__new__(AsciiKey)
+        key._data = text.encode()
+        return key
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it is shorter than RFC 5944 5.1 asks for."""
+        return len(self._data) < MIN_KEY_LEN
+
+    @classmethod
     def generate(cls) -> Key:
         """Make a fresh random key of 32 bytes."""
         return cls(secrets.token_bytes(NEW_KEY_LEN))
@@ -79,6 +96,12 @@ class Key:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key cannot be pickled")
+
+
+class AsciiKey(Key):
+    """A key that is written as characters in a configuration; it may be short."""
+
+    __slots__ = ()
 
 
 def read_key_file(path: Path) -> Key:

@@ -114,6 +114,10 @@ class Store(Generic[C]):
         while found := cursor.fetchmany():
             yield b"".join([row[0] for row in found])
 
+    def networks(self) -> list[tuple[int, bytes]]:
+        """Home addresses of mobile routers and the records of their networks."""
+        return self.query("SELECT home_address, networks FROM mobile_network")
+
     # one node
 
     def load(self, home_address: int) -> NodeRow | None:

@@ -54,6 +54,16 @@ CREATE TABLE IF NOT EXISTS identity(
     aaa_key BLOB,
     aaa_algorithm TEXT
 );
+CREATE TABLE IF NOT EXISTS router(
+    home_address INTEGER PRIMARY KEY,
+    networks TEXT NOT NULL,
+    dynamic INTEGER NOT NULL,
+    profile TEXT
+);
+CREATE TABLE IF NOT EXISTS mobile_network(
+    home_address INTEGER PRIMARY KEY,
+    networks BLOB NOT NULL
+);
 """
 """Made in older stores of this version too; who does not know them passes them over."""
 

@@ -28,7 +28,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from fastmip.agents.effects import NodeRow
+from fastmip.agents.effects import NodeRow, PrefixChange
 from fastmip.errors import StoreError
 from fastmip.runtime import store_schema
 from fastmip.runtime.logging import get_logger
@@ -51,6 +51,8 @@ class HasRow(Protocol):
 
     @property
     def row(self) -> NodeRow: ...
+    @property
+    def networks(self) -> PrefixChange | None: ...
 
 
 C = TypeVar("C", bound=HasRow)
@@ -238,6 +240,18 @@ def _write_rows(connection: sqlite3.Connection, group: Sequence[HasRow]) -> None
         connection.execute(_UPSERTS[size], values[start : start + 4 * size])
         start += 4 * size
         rows -= size
+    for item in group:
+        if item.networks is not None:
+            _write_networks(connection, item.row.home_address, item.networks.records)
+
+
+def _write_networks(connection: sqlite3.Connection, home_address: int, records: bytes) -> None:
+    """What a mobile router has of prefixes from now on."""
+    if records:
+        values = (home_address, records)
+        connection.execute("REPLACE INTO mobile_network VALUES(?,?)", values)
+    else:
+        connection.execute("DELETE FROM mobile_network WHERE home_address=?", (home_address,))
 
 
 def _address(item: HasRow) -> int:

@@ -88,6 +88,18 @@ def host() -> None:
     default="hmac-md5",
     show_default=True,
 )
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="PREFIX",
+    help="A mobile network behind it (RFC 5177), such as 10.2.8.0/24; may be repeated.",
+)
+@click.option(
+    "--dynamic-networks",
+    type=click.IntRange(0, 64),
+    help="Most prefixes it may get out of the pools (RFC 6626).",
+)
 @json_option
 @control_options
 def add(
@@ -100,6 +112,8 @@ def add(
     aaa_key_file: Path | None,
     aaa_spi: int,
     aaa_algorithm: str,
+    networks: tuple[str, ...],
+    dynamic_networks: int | None,
     *,
     as_json: bool,
     **association: Any,
@@ -108,6 +122,10 @@ def add(
     if str(key_file) == str(aaa_key_file) == "-":
         raise click.UsageError("standard input holds one key: name a file for the other")
     more: dict[str, Any] = {} if nai is None else {"nai": nai}
+    if networks:
+        more["networks"] = list(networks)
+    if dynamic_networks:
+        more["dynamic_networks"] = dynamic_networks
     if aaa_key_file is not None:
         secret = _given_key(aaa_key_file).reveal().hex()
         more["aaa"] = {"spi": aaa_spi, "key_hex": secret, "algorithm": aaa_algorithm}

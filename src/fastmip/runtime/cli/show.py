@@ -34,11 +34,12 @@ SUBJECTS = {
     "interface": "Interfaces and devices in use.",
     "violation": "Security violations by peer (RFC 2006 mipSecViolationTable).",
     "host": "Mobile nodes that may register here.",
+    "mobile-networks": "Networks behind mobile routers, and where they lead.",
     "agent": "Mobility agents: heard on the links, and what we advertise ourselves.",
     "handover": "Moves of the mobile node: from, to, how long.",
 }
 
-LIMITED = {"binding", "tunnel", "host", "secure", "visitor", "pending"}
+LIMITED = {"mobile-networks", "binding", "tunnel", "host", "secure", "visitor", "pending"}
 BY_ADDRESS = {"binding", "tunnel", "visitor"}
 MOBILE_NODE = "mobile-node"
 """``role`` of a mobile node's rows in an answer of both roles."""
