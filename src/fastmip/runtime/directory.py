@@ -39,6 +39,7 @@ Query = Callable[[str, tuple[object, ...]], list[tuple[Any, ...]]]
 """``Store.query``."""
 _COLUMNS = "spi, direction, key, algorithm, replay, replay_window"
 _IDENTITY = "nai, aaa_spi, aaa_key, aaa_algorithm"
+_ROUTER = "networks, dynamic, profile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,44 +143,24 @@ class HostDirectory:
         if not rows:
             return None
         associations = AssociationSet(_association(row) for row in rows)
-        identity = self._query(
-            f"SELECT {_IDENTITY} FROM identity WHERE home_address=?",  # noqa: S608 - as above
+        rest = self._query(
+            f"SELECT {_IDENTITY}, {_ROUTER} FROM (SELECT ? AS home_address)"  # noqa: S608 - as above
+            " LEFT JOIN identity USING(home_address) LEFT JOIN router USING(home_address)",
             (home_address,),
         )
-        networks, dynamic, lifetime_s = self._networks(home_address)
-        if not identity:
-            return Host(
-                home_address,
-                associations,
-                lifetime_s,
-                networks=networks,
-                dynamic_networks=dynamic,
-            )
-        nai, spi, key, algorithm = identity[0]
-        aaa = (
-            () if key is None else (AaaConfig(spi=spi, key=Key(key), algorithm=algorithm).build(),)
-        )
+        nai, spi, key, algorithm, networks, dynamic, profile = rest[0]
+        known = PROFILES.get(profile)
         return Host(
             home_address,
             associations,
-            lifetime_s,
+            None if known is None else known.lifetime_s,
             nai=(nai or "").encode(),
-            aaa=aaa,
-            networks=networks,
-            dynamic_networks=dynamic,
+            aaa=()
+            if key is None
+            else (AaaConfig(spi=spi, key=Key(key), algorithm=algorithm).build(),),
+            networks=tuple(parse_network(text) for text in (networks or "").split()),
+            dynamic_networks=dynamic or 0,
         )
-
-    def _networks(self, home_address: int) -> tuple[tuple[tuple[int, int], ...], int, int | None]:
-        """Mobile networks of a directory's host, how many it may get, and its lifetime."""
-        rows = self._query(
-            "SELECT networks, dynamic, profile FROM router WHERE home_address=?", (home_address,)
-        )
-        if not rows:
-            return (), 0, None
-        networks, dynamic, profile = rows[0]
-        known = PROFILES.get(profile)
-        lifetime_s = None if known is None else known.lifetime_s
-        return tuple(parse_network(text) for text in networks.split()), dynamic, lifetime_s
 
     def networks(self) -> dict[tuple[int, int], int]:
         """Every mobile network configured -> a router it is for."""
