@@ -13,6 +13,7 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Packet, Raw
 from tests.helpers import handmade_extensions as handmade
+from tests.helpers.handmade import KEY
 from tests.helpers.home_agent_lab import (
     CARE_OF,
     CORRESPONDENT,
@@ -36,7 +37,7 @@ networks = ["{NETWORK}", "{IN_HOME}"]
 dynamic_networks = 1
 [[home_agent.host.association]]
 spi = 256
-key = "{handmade.KEY.hex()}"
+key = "{KEY.hex()}"
 [[home_agent.host]]
 home_address = "{OLD_ROUTER}"
 profile = "dmnr"
