@@ -150,7 +150,7 @@ def test_a_prefix_belongs_to_one_router_at_a_time() -> None:
     assert lab.prefixes == {NET: NODE, NET_2: OTHER}
 
 
-@pytest.mark.parametrize("length", [8, 23, 25, 32])
+@pytest.mark.parametrize("length", [16, 23, 25, 32])
 def test_prefixes_of_two_routers_never_overlap(length: int) -> None:
     lab = routers()
     wide = (NET[0] & ~(0xFFFFFFFF >> length), length)
@@ -361,3 +361,53 @@ def test_a_host_may_become_a_router_and_stop_being_one() -> None:
     lab.hosts[NODE] = replace(lab.hosts[NODE], networks=(), dynamic_networks=1)
     assert codes(register(lab)) == [0]
     assert lab.prefixes == {}
+
+
+# routers within routers
+
+
+def nest(depth: int) -> Lab:
+    """So many routers, each with its care-of address in the network of the one before."""
+    lab = Lab()
+    for number in range(depth):
+        home_address = 0x0A010020 + number
+        network = (0x0A020000 + (number << 8), 24)
+        lab.hosts[home_address] = Host(home_address, associations(), networks=(network,))
+        care_of = (0x0A020000 + ((number - 1) << 8) + 9) if number else CARE_OF
+        assert codes(register(lab, home_address=home_address, care_of=care_of)) == [0]
+    return lab
+
+
+def test_routers_and_nodes_may_visit_a_mobile_network_to_depth_4_rfc5177_8() -> None:
+    lab = nest(4)
+    assert codes(register(lab, care_of=0x0A020309)) == [0], "a node below four routers"
+    lab.hosts[OTHER] = replace(lab.hosts[OTHER], networks=((0x0A020400, 24),))
+    assert codes(register(lab, home_address=OTHER, care_of=0x0A020309)) == [0]
+    assert codes(register(lab, care_of=0x0A020409)) == [129], "below five"
+
+
+@pytest.mark.parametrize("care_of", [0x0A020009, 0x0A020109, 0x0A020209])
+def test_a_router_behind_itself_is_refused(care_of: int) -> None:
+    lab = nest(3)
+    before = dict(lab.prefixes)
+    effects = register(lab, home_address=0x0A010020, care_of=care_of)
+    assert codes(effects) == [129]
+    assert (lab.prefixes, lab.care_of_addresses(0x0A010020)) == (before, [CARE_OF])
+
+
+def test_a_circle_is_closed_by_nobody_whatever_the_order() -> None:
+    lab = Lab()
+    lab.hosts[NODE] = replace(lab.hosts[NODE], networks=(NET,))
+    lab.hosts[OTHER] = replace(lab.hosts[OTHER], networks=(NET_2,))
+    assert codes(register(lab, care_of=NET_2[0] + 9)) == [0], "the other is at home"
+    assert codes(register(lab, home_address=OTHER, care_of=NET[0] + 9)) == [129]
+    assert codes(register(lab, home_address=OTHER, care_of=CARE_OF_2)) == [0]
+
+
+def test_a_routers_home_address_is_a_care_of_address_a_nodes_is_not() -> None:
+    lab = Lab()
+    lab.hosts[OTHER] = replace(lab.hosts[OTHER], networks=(NET_2,))
+    register(lab, home_address=OTHER, care_of=CARE_OF_2)
+    assert codes(register(lab, care_of=OTHER)) == [0]
+    lab.hosts[OTHER] = replace(lab.hosts[OTHER], networks=())
+    assert codes(register(lab, care_of=OTHER)) == [129]

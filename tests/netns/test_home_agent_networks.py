@@ -213,3 +213,30 @@ def test_a_router_on_sale_registers_with_its_short_key(lab: HomeAgentLab) -> Non
     assert not any("10.2.99.0/24" in text for text in before)
     assert lab.stop() == 0
     assert not any("10.2.98.0/24" in text for text in lab.kernel_state())
+
+
+def test_a_router_within_a_router_is_reached_through_both_rfc5177_8(lab: HomeAgentLab) -> None:
+    lab.start()
+    client, router = lab.udp("away", CARE_OF), Router(lab)
+    assert register(client, NETWORK) == (0, [(1, 0, NETWORK)])
+    inside, deeper = "10.2.8.30", "10.2.99.5"
+
+    def ask(care_of: str, home: str = OLD_ROUTER, key: bytes = OLD_KEY) -> int:
+        """Register out of the first router's network; the reply comes through its tunnel."""
+        fixed = handmade.request(home, care_of)[:24]
+        message = handmade.sign(fixed + asked("10.2.99.0/24"), key, 256)
+        packet = IP(src=inside, dst=HOME_AGENT) / UDP(sport=5434, dport=434) / Raw(message)
+        outside = IP(src=CARE_OF, dst=HOME_AGENT, proto=4) / packet
+        router.tunnel.sendto(bytes(outside.payload), (HOME_AGENT, 0))
+        while True:
+            heard: Packet = IP(router.tunnel.recv(2048)).payload
+            if (heard.dst, heard.proto) == (inside, 17) and heard[UDP].dport == 5434:
+                return int(bytes(heard[UDP].payload)[1])
+
+    assert ask(inside) == 0
+    router.hears(deeper, OUT, (HOME_AGENT, inside))
+    router.says(deeper, BACK, (inside, HOME_AGENT))
+    assert router.correspondent.recvfrom(100) == (b"back", (deeper, 7001))
+    # The first one would now be behind itself.
+    wait_for("the next second", lambda: register(client, NETWORK, care_of="10.2.99.7")[0] == 129)
+    router.hears(deeper, OUT, (HOME_AGENT, inside))

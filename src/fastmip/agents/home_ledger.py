@@ -39,7 +39,8 @@ from fastmip.agents.home_counters import CODE_COUNTERS, ViolationReason, new_cou
 from fastmip.agents.home_replies import ReplyWriter
 from fastmip.agents.home_revocation import HomeRevocations
 from fastmip.agents.hosts import HomeAgentPolicy, Host
-from fastmip.agents.mobile_networks import MobileNetworks, room_for_any
+from fastmip.agents.mobile_networks import MobileNetworks, is_router, room_for_any
+from fastmip.agents.nesting import NO_ROUTER, NOBODY
 from fastmip.agents.nodes import Held, HeldRevocation, Node, NodeCache, Work
 from fastmip.agents.throttle import Allowance
 from fastmip.auth.freshness import nonce_reply
@@ -101,11 +102,22 @@ class HomeLedger:
         limit = policy.max_bindings_per_second
         return not limit or self._new_bindings.spend(now.boot_ns, limit)
 
-    def is_bound(self, home_address: int, now: Now) -> bool:
-        """Whether an address is a home address with a binding here."""
-        if self._hosts(home_address) is None:
-            return False
-        return bool(self._nodes.get(home_address, now).live(now.boot_ns))
+    def carrier(self, address: int, now: Now) -> int:
+        """See ``nesting``: a bound home address counts before the network it lies in."""
+        if address in self._policy.home_network:
+            host = self._hosts(address)
+            if host is not None and self._nodes.get(address, now).live(now.boot_ns):
+                return address if is_router(host) else NO_ROUTER
+        return self._networks.router_of(address) or NOBODY
+
+    def ends_of(self, home_address: int, now: Now) -> tuple[int, ...]:
+        """Where the tunnels of a node lead."""
+        live = self._nodes.get(home_address, now).live(now.boot_ns)
+        return tuple([binding.remote for binding in live])
+
+    def networks_of(self, home_address: int) -> tuple[tuple[int, int], ...]:
+        """Mobile networks a node has out of pools, or had."""
+        return tuple([held.network for held in self._networks.held_by(home_address)])
 
     def _commit(self, work: Work, tunnels: tuple[Binding, ...]) -> Commit:
         """Put a node in work; ``commit_done`` hears of it by the token."""

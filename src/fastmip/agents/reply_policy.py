@@ -25,6 +25,7 @@ from fastmip.agents.home_tunnels import (
 )
 from fastmip.agents.hosts import HomeAgentPolicy, Host, ReverseTunnel
 from fastmip.agents.mobile_networks import Judgement
+from fastmip.agents.nesting import leads_back
 from fastmip.auth.associations import AssociationSet, ReplayStyle, SecurityAssociation
 from fastmip.auth.authenticators import verify_authentication
 from fastmip.auth.freshness import Freshness
@@ -93,8 +94,14 @@ class Surroundings(Protocol):
     def has_room(self, more: int, now: Now) -> bool:
         """Whether so many more bindings fit, by number and by rate."""
 
-    def is_bound(self, home_address: int, now: Now) -> bool:
-        """Whether an address is a home address with a binding here."""
+    def carrier(self, address: int, now: Now) -> int:
+        """Home address of the mobile router on the way to an address; see ``nesting``."""
+
+    def ends_of(self, home_address: int, now: Now) -> tuple[int, ...]:
+        """Where the tunnels of a node lead."""
+
+    def networks_of(self, home_address: int) -> tuple[tuple[int, int], ...]:
+        """Mobile networks a node has out of pools, or had."""
 
 
 class Case:
@@ -375,9 +382,9 @@ def care_of_address(case: Case) -> Refusal | None:
     """A care-of address no tunnel can or may lead to: 129.
 
     Itself, us, no unicast address, loopback (unless we are there too, in a laboratory), the
-    home network's broadcast, a home address bound here (two such bindings would chase a
-    packet in a circle), or outside the service area. Behind a translator the address that
-    counts is the translator's.
+    home network's broadcast, a home address bound here that is no router's (two such bindings
+    would chase a packet in a circle), one that leads back through mobile routers, or outside the
+    service area. Behind a translator the address that counts is the translator's.
     """
     request = case.request
     if not request.lifetime:
@@ -392,9 +399,9 @@ def care_of_address(case: Case) -> Refusal | None:
     ):
         return PROHIBITED
     home = policy.home_network
-    if address in home and (
-        address in (home.network, home.broadcast) or case.surroundings.is_bound(address, case.now)
-    ):
+    if address in home and address in (home.network, home.broadcast):
+        return PROHIBITED
+    if leads_back(case, address):
         return PROHIBITED
     if policy.care_of_prefixes and not any(address in area for area in policy.care_of_prefixes):
         return PROHIBITED
