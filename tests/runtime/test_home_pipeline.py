@@ -63,6 +63,9 @@ class World:
         self.steps.append(("clear prefix", prefix, length))
         return True
 
+    def lead_networks(self, leaving: object, entering: object, router: int) -> None:
+        self.steps.append(("ARP for networks", leaving, entering, router))
+
     def remove(self, home_address: int) -> bool:
         self.steps.append(("remove", home_address))
         return True
@@ -104,14 +107,21 @@ class World:
 class Bench:
     """A real agent in a world that writes down."""
 
-    def __init__(self, hosts: int = 1, load: Callable[[int], NodeRow | None] | None = None) -> None:
+    def __init__(
+        self,
+        hosts: int = 1,
+        load: Callable[[int], NodeRow | None] | None = None,
+        networks: tuple[tuple[int, int], ...] = (),
+    ) -> None:
         self.world = World()
         self.rows: dict[int, NodeRow] = {}
         self.step_s = 0.0
         base = address(HOME_ADDRESS)
         known = {
             base + n: Host(
-                base + n, AssociationSet([SecurityAssociation(handmade.SPI, handmade.KEY)])
+                base + n,
+                AssociationSet([SecurityAssociation(handmade.SPI, handmade.KEY)]),
+                networks=networks,
             )
             for n in range(hosts)
         }
@@ -173,6 +183,36 @@ async def test_leaving_home_prepare_commit_publish_arp_reply(bench: Bench) -> No
     assert steps[0] == ("publish", 1)
     assert sorted(steps[1:3]) == [("announce", HOME, None), ("start proxy", HOME)]
     assert steps[3:] == [("reply", 0)]
+    bench.pipeline.stop()
+
+
+async def test_a_prefix_enters_after_the_commit_and_leaves_before_its_binding() -> None:
+    network = (address("10.2.8.0"), 24)
+    bench = Bench(networks=(network,))
+    bench.world.send = lambda message: bench.world.steps.append(  # type: ignore[method-assign]
+        ("reply", message.data[1])
+    )
+    bench.deliver(handmade.request(HOME_ADDRESS, CARE_OF))
+    assert bench.take_steps() == [("prepare", 1), ("submit", 1)]
+    bench.finish("disk full")
+    assert bench.take_steps() == [("abandon", 1), ("reply", 130)]
+    bench.deliver(handmade.request(HOME_ADDRESS, CARE_OF))
+    bench.finish()
+    steps = bench.take_steps()
+    assert steps[2:5] == [
+        ("publish", 2),
+        ("set prefix", *network, HOME),
+        ("ARP for networks", (), (network,), HOME),
+    ]
+    assert steps[-1] == ("reply", 0)
+    home = handmade.request(HOME_ADDRESS, HOME_ADDRESS, lifetime_s=0)
+    bench.deliver(home, source=HOME_ADDRESS, interface="eth0")
+    bench.finish()
+    assert bench.take_steps()[1:4] == [
+        ("clear prefix", *network),
+        ("remove", HOME),
+        ("ARP for networks", (network,), (), HOME),
+    ]
     bench.pipeline.stop()
 
 
