@@ -225,13 +225,19 @@ class CareOfBindings:
         return first if first is not None and first.accepted else None
 
     def tunnels(
-        self, preferred: int | None, usable: Callable[[str, int], bool], home_address: int = 0
+        self,
+        preferred: int | None,
+        usable: Callable[[str, int], bool],
+        home_address: int = 0,
+        *,
+        is_router: bool = False,
     ) -> tuple[Tunnel, ...]:
         """The tunnels to have, the one to send through first.
 
         Tunnels of lost links are left out: nothing can arrive there. What a foreign agent
         decapsulates arrives without one, but broadcasts are nested in one to the home address
-        (RFC 5944 4.3), and encapsulating delivery is one to the agent (RFC 3024 5.2).
+        (RFC 5944 4.3), and encapsulating delivery is one to the agent (RFC 3024 5.2). A router has
+        one from its home address, so that the agent need not know its networks (RFC 5177 7).
         """
         tunnels: list[Tunnel] = []
         for binding in self._in_order(preferred, usable):
@@ -243,8 +249,10 @@ class CareOfBindings:
             if binding.encapsulating_delivery:
                 granted = binding.accepted
                 tunnels.append(Tunnel(binding.agent, home_address, end_ns, reverse=granted))
-            if binding.broadcasts:
-                tunnels.append(Tunnel(binding.home_agent, home_address, end_ns, broadcasts=True))
+            if binding.broadcasts or is_router:
+                granted = is_router and binding.accepted and binding.reverse
+                kind = Tunnel(binding.home_agent, home_address, end_ns, reverse=granted)
+                tunnels.append(kind._replace(broadcasts=binding.broadcasts))
         tunnels += [
             late.tunnel
             for late in self._lingering.values()

@@ -12,8 +12,10 @@ either mend the next request (RFC 5944 3.6.2.3, RFC 3024) or make the node wait:
     137 / 138 no T bit / T bit
     139       IP-in-IP, the encapsulation every home agent has
     142       the same; then no UDP tunnel
-    others    nothing; wait 1, 2, 4 ... 64 s, until a move: also 143, 147 and 148, which answer
-              what this node never asks for (RFC 4433, RFC 5177), and 144
+    147       the mobile networks it is about are not named any more (RFC 5177 5.1)
+    148       none is: we go on as a host
+    others    nothing; wait 1, 2, 4 ... 64 s, until a move: also 143, which answers what this node
+              never asks for (RFC 4433), and 144
     any       with an unknown critical vendor extension (RFC 3115 2.3): a denial to wait after
 
 A foreign agent's denials bend only what is asked through it, until the next move:
@@ -50,6 +52,7 @@ from fastmip.agents.home_counters import ViolationReason
 from fastmip.agents.mobile_counters import MobileCounters
 from fastmip.agents.pacing import RequestPacer, back_off_ns
 from fastmip.agents.revocation import timestamp
+from fastmip.agents.router_networks import RouterNetworks
 from fastmip.auth.associations import AssociationSet
 from fastmip.auth.freshness import RandomBits
 from fastmip.wire.addresses import format_address, is_unicast
@@ -64,6 +67,7 @@ from fastmip.wire.codes import (
 )
 from fastmip.wire.discovery import AGENT_G, AGENT_M
 from fastmip.wire.extensions import Extension
+from fastmip.wire.mobile_network import MobileNetworkAcknowledgement
 from fastmip.wire.registration import RegistrationReply
 from fastmip.wire.revocation_support import RevocationSupport
 from fastmip.wire.tunneling import FORCED, REQUIRED, UdpTunnelReply, UdpTunnelRequest
@@ -123,6 +127,13 @@ class Wishes:
     nat: Nat = Nat.OFF
     revocation: bool = False
     """Tell the home agent that it may revoke (RFC 3543)."""
+    is_router: bool = False
+    """Reverse tunnels always: a mobile network is nothing to route natively (RFC 5177 5)."""
+
+    @property
+    def may_do_without(self) -> bool:
+        """Reverse tunnels are asked for but not needed."""
+        return self.reverse_tunnel and not self.is_router
 
 
 @dataclass(slots=True)
@@ -152,6 +163,8 @@ class Answer:
     udp_tunnel: UdpTunnelReply | None = None
     home_agent_port: int = MOBILE_IP_PORT
     revocation: RevocationSupport | None = None
+    networks: tuple[MobileNetworkAcknowledgement, ...] = ()
+    """The home agent's word on mobile networks (RFC 5177 4.2)."""
     critical: str = ""
     """The unknown critical vendor extension that makes it a denial (RFC 3115 2.3)."""
     critical_of_agent: bool = False
@@ -196,9 +209,11 @@ class Conversation:
         counters: MobileCounters,
         home_broadcast: int,
         identity: Identity | None = None,
+        networks: RouterNetworks | None = None,
     ) -> None:
         """Raises FastmipError when the associations cannot sign and verify."""
         self.identity = identity or Identity()
+        self._networks = networks or RouterNetworks(None)
         self._bent = _Bent()
         self._home_address = home_address
         self._associations = associations
@@ -286,7 +301,7 @@ class Conversation:
         if bent.reverse_tunnel is not None:
             reverse = bent.reverse_tunnel
         elif lent and agent is not None and not agent.reverse_tunnels:
-            reverse = False
+            reverse = wishes.is_router
         extensions = self._extensions(goal, agent, now)
         # RFC 3519 3.1.5: keepalives too come back through the tunnel.
         for_udp = not reverse and bent.reverse_tunnel is None
@@ -307,8 +322,10 @@ class Conversation:
         return Terms(flags, tuple(extensions), agent, delivery, for_udp)
 
     def _extensions(self, goal: Goal, agent: Agent | None, now: Now) -> list[Extension]:
-        """For the home agent, with a care-of address of our own."""
+        """For the home agent: mobile networks; the rest with a care-of address of our own."""
         found: list[Extension] = []
+        if goal.purpose is Purpose.REGISTER:
+            found += self._networks.requests()
         if goal.purpose is Purpose.DEREGISTER or not goal.is_colocated:
             return found
         nat = self.wishes.nat
@@ -366,6 +383,7 @@ class Conversation:
             found.udp_tunnel,
             arrival.source.port,
             found.revocation,
+            found.networks,
             found.critical,
             found.critical_of_agent,
         )
@@ -391,7 +409,7 @@ class Conversation:
         if answer.denied_by_agent:
             mended = not answer.is_unwanted and self._bend(answer)
         else:
-            mended = self._mend(reply)
+            mended = self._networks.mend(reply.code, answer.networks) or self._mend(reply)
         mended = mended and self._repairs < MAX_REPAIRS
         if self._writer.repeats_bytes and not is_foreign_agent(reply.code):
             # Every authentic reply brings the next nonce. With timestamps a denial proves
@@ -434,7 +452,7 @@ class Conversation:
             case ReplyCode.HA_TOO_MANY_BINDINGS if not self.simultaneous_denied:
                 self.simultaneous_denied = True
                 return True
-            case ReplyCode.HA_REVERSE_TUNNEL_UNAVAILABLE if wishes.reverse_tunnel:
+            case ReplyCode.HA_REVERSE_TUNNEL_UNAVAILABLE if wishes.may_do_without:
                 self._wish(reverse_tunnel=False)
                 return True
             case ReplyCode.HA_REVERSE_TUNNEL_UNAVAILABLE if wishes.nat is not Nat.OFF:
@@ -465,7 +483,7 @@ class Conversation:
             case ReplyCode.FA_ENCAPSULATION_UNAVAILABLE if bent.encapsulation is None:
                 bent.encapsulation = IPIP
                 return True
-            case ReplyCode.FA_REVERSE_TUNNEL_UNAVAILABLE if reverse:
+            case ReplyCode.FA_REVERSE_TUNNEL_UNAVAILABLE if reverse and not self.wishes.is_router:
                 bent.reverse_tunnel = False
                 return True
             case ReplyCode.FA_REVERSE_TUNNEL_MANDATORY if not reverse:

@@ -258,6 +258,14 @@ class UnpinNeighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class UseNetworks:
+    """Mobile router: carry exactly these networks (RFC 5177)."""
+
+    networks: tuple[tuple[int, int, bool], ...]
+    """Prefix, length, and whether it was given dynamically: then its first address is ours."""
+
+
+@dataclass(frozen=True, slots=True)
 class InstallVisitor:
     """Foreign agent: carry a visitor's packets from now on, or carry them differently.
 
@@ -299,6 +307,7 @@ Effect = (
     | SetArp
     | PinNeighbour
     | UnpinNeighbour
+    | UseNetworks
     | InstallVisitor
     | RemoveVisitor
 )

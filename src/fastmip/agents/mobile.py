@@ -60,6 +60,7 @@ from fastmip.agents.mobile_state import (
 )
 from fastmip.agents.pacing import FIRST_TIMEOUT_NS
 from fastmip.agents.presence import Presence, Routing, routing_of
+from fastmip.agents.router_networks import RouterNetworks
 from fastmip.agents.surroundings import Surroundings
 from fastmip.auth.associations import AssociationSet
 from fastmip.auth.freshness import RandomBits
@@ -97,6 +98,7 @@ class MobileNode:
         """Start isolated; raises FastmipError when the associations cannot sign and verify."""
         self._settings = settings
         self._counters = MobileCounters()
+        self._networks = RouterNetworks(settings.router)
         self._talk = Conversation(
             settings.home_address,
             settings.home_agent,
@@ -106,6 +108,7 @@ class MobileNode:
             self._counters,
             settings.home_network.broadcast,
             settings.identity,
+            self._networks,
         )
         self._around = Surroundings(settings, random_bits, self._counters)
         self._links = self._around.links
@@ -148,7 +151,7 @@ class MobileNode:
         return effects + self._advance(now)
 
     def prefer(self, interface: str | None, now: Now) -> list[Effect]:
-        """Put a link before all others on the operator's word; None: the configured order."""
+        """Put a link first on the operator's word; None: the configured order."""
         self._links.prefer(interface)
         return self._advance(now)
 
@@ -240,8 +243,10 @@ class MobileNode:
             attachment.care_of_address if attachment else None,
             partial(self._around.holds, now),
             self._settings.home_address,
+            is_router=self._networks.is_router,
         )
         effects += self._presence.install(tunnels)
+        effects += self._networks.changes()
         effects += self._presence.route(self._routing(now))
         effects += self._presence.unpin_others(agents)
         self._deadline = self._next_deadline(now, *times)
@@ -250,13 +255,11 @@ class MobileNode:
     def _choose(self, now: Now, effects: list[Effect]) -> int | None:
         """Settle on a link and a care-of address; returns when to look again."""
         before = self._attachment
-        in_use = before.interface if before is not None else None
-        if self._stopping:
-            # No more moves: what is held is given back over the links it is on.
+        if self._stopping:  # no more moves: what is held is given back over its links
             if before is not None and not self._links.still_offers(before, now.boot_ns):
                 self._attachment = None
             return None
-        chosen, again_ns = self._links.choose(now.boot_ns, in_use, before)
+        chosen, again_ns = self._around.choose(before, self._networks, now)
         if chosen == before:
             return again_ns
         self._attachment = chosen
@@ -374,7 +377,7 @@ class MobileNode:
         if (binding.interface, binding.agent) != place:
             return register
         others = self._bindings.others(attachment.care_of_address)
-        # What cannot be released over its own link is replaced: a request without S.
+        # What cannot be released over its own link is replaced: no S.
         return self._release_goal(others, now) or (register if others else None)
 
     def _release_goal(self, bindings: Iterable[CareOfBinding], now: Now) -> Goal | None:
@@ -473,6 +476,7 @@ class MobileNode:
             self._bindings.release(goal.care_of_address, now.boot_ns)
         else:
             self._deregistered = True
+            self._networks.ended()
             for binding in self._bindings:
                 self._bindings.release(binding.care_of_address, now.boot_ns)
         fields = (
@@ -507,6 +511,8 @@ class MobileNode:
             agent=exchange.goal.agent,
             interface=exchange.goal.interface,
         )
+        if self._networks.accepted(answer.networks):
+            binding.refresh_ns = now.boot_ns
         binding.encapsulation = encapsulation_of(exchange.flags)
         binding.broadcasts = bool(exchange.flags & FLAG_BROADCAST)
         binding.encapsulating_delivery = exchange.encapsulating_delivery
@@ -585,8 +591,9 @@ class MobileNode:
             "bindings": [binding_row(binding, now) for binding in self._bindings],
             "agents": self._around.rows(attachment, now),
             "handovers": self._handovers.rows(),
+            "networks": self._networks.rows(),
         }
 
     def counters(self) -> dict[str, int]:
-        """RFC 2006 mobile node counters and named reasons of silent drops."""
+        """RFC 2006 counters and named reasons of silent drops."""
         return self._counters.values()

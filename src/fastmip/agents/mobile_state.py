@@ -14,6 +14,7 @@ from fastmip.agents.exchange import Identity, ReplyRefused
 from fastmip.agents.hosts import Prefix
 from fastmip.agents.keepalive import DEFAULT_S
 from fastmip.agents.offers import CareOf
+from fastmip.agents.router_networks import RouterSettings
 from fastmip.wire.addresses import format_address
 
 SECOND_NS = 1_000_000_000
@@ -83,18 +84,21 @@ class MobileNodeSettings:
     revocation: bool = False
     """Let the home agent revoke registrations of our own addresses (RFC 3543)."""
     identity: Identity = field(default_factory=Identity)
+    router: RouterSettings | None = None
+    """Networks that move along (RFC 5177); None for a mobile host."""
 
     @property
     def wishes(self) -> Wishes:
         """What every registration asks for."""
         return Wishes(
             self.lifetime_s,
-            self.reverse_tunnel,
+            self.reverse_tunnel or self.router is not None,
             self.encapsulation,
             broadcasts=self.broadcasts,
             encapsulating_delivery=self.encapsulating_delivery,
             nat=self.nat,
             revocation=self.revocation,
+            is_router=self.router is not None,
         )
 
     @property

@@ -16,7 +16,11 @@ from fastmip.agents.exchange import Goal
 from fastmip.agents.mobile_counters import MobileCounters
 from fastmip.agents.mobile_state import MobileNodeSettings, agent_row
 from fastmip.agents.offers import CareOf, Offers
+from fastmip.agents.router_networks import RouterNetworks
 from fastmip.auth.freshness import RandomBits
+
+LOOP_BARRED_NS = 60_000_000_000
+"""Ours: how long a place behind ourselves is passed over."""
 
 
 class Surroundings:
@@ -66,6 +70,23 @@ class Surroundings:
     def next_deadline(self) -> int | None:
         """When ``expire`` has something to do."""
         return None if self._discovery is None else self._discovery.next_deadline()
+
+    def choose(
+        self, in_use: Attachment | None, networks: RouterNetworks, now: Now
+    ) -> tuple[Attachment | None, int | None]:
+        """The attachment to use and when to look again; see ``LinkTable.choose``.
+
+        None whose care-of address lies in our own mobile network: we would be reached through
+        ourselves, in a circle (RFC 5177 8).
+        """
+        interface = None if in_use is None else in_use.interface
+        chosen, again_ns = self.links.choose(now.boot_ns, interface, in_use)
+        if chosen is not None and networks.holds(chosen.care_of_address):
+            self.links.bar(chosen, now.boot_ns + LOOP_BARRED_NS)
+            chosen, again_ns = self.links.choose(now.boot_ns, interface, in_use)
+            if chosen is not None and networks.holds(chosen.care_of_address):
+                chosen = None
+        return chosen, again_ns
 
     def solicit(
         self, attachment: Attachment | None, talk: Conversation, now: Now, effects: list[Effect]

@@ -38,6 +38,7 @@ from fastmip.runtime.foreign_config import (
 from fastmip.runtime.keys import OTHERS, AsciiKey, Key, KeyFileError, read_key_file
 from fastmip.runtime.network_config import MobileNetworksConfig, check_host_networks, pools_of
 from fastmip.runtime.profiles import ProfileName
+from fastmip.runtime.router_config import RouterConfig, check_router
 from fastmip.wire.vendor import VendorRegistry
 
 MAX_FILE_LEN = 16 << 20
@@ -279,6 +280,8 @@ class MobileNodeConfig(
     """Answers challenges of foreign agents, and signs what needs no agent."""
     foreign_agents: tuple[ForeignAgentConfig, ...] = ()
     association: AssociationConfig
+    router: RouterConfig | None = None
+    """Networks that move along (RFC 5177)."""
 
     @property
     def lifetime_s(self) -> int:
@@ -350,6 +353,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     config = convert(file, document, Config)
     config_checks.check_config(file, config, file_is_private=not mode & OTHERS, mode=mode)
     foreign_checks.check_foreign(file, config, file_is_private=not mode & OTHERS, mode=mode)
+    check_router(file, config)
     engine_checks.check_engine(file, config)
     return _with_keys(file, config)
 
@@ -363,6 +367,7 @@ def check_text(file: str, text: str) -> Config:
     config: Config = convert(file, document, Config)
     config_checks.check_config(file, config, file_is_private=True, mode=0o600)
     foreign_checks.check_foreign(file, config, file_is_private=True, mode=0o600)
+    check_router(file, config)
     engine_checks.check_engine(file, config)
     return config
 

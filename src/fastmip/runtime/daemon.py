@@ -42,6 +42,7 @@ from fastmip.runtime.logging import configure_logging, get_logger
 from fastmip.runtime.netlink import Kernel
 from fastmip.runtime.notify import notify, watchdog_interval_s
 from fastmip.runtime.observatory import COMMANDS, Observatory
+from fastmip.runtime.router_config import serves_from_networks
 from fastmip.runtime.service import (
     Arguments,
     Command,
@@ -82,7 +83,7 @@ def _hub(config: Config) -> ControlHub | None:
     has_udp = home is not None and home.nat_traversal
     has_udp |= foreign is not None and foreign.nat != "none"
     return ControlHub(
-        fwmark=0 if node is None else node.fwmark,
+        fwmark=0 if node is None or serves_from_networks(config) else node.fwmark,
         data_sockets=config.engine.workers if has_udp else 0,
     )
 
@@ -196,6 +197,9 @@ class Daemon:
         services: list[Service] = []
         hub = _hub(config)
         foreign: ForeignService | None = None
+        if config.mobile_node is not None and serves_from_networks(config):
+            # The foreign agent's messages go through our tunnel: it stops first.
+            services.append(self._mobile_node(kernel, hub))
         if config.foreign_agent is not None:
             foreign = ForeignService(config, kernel, file=file, hub=hub)
             services.append(foreign)
@@ -206,11 +210,14 @@ class Daemon:
             services.append(advertise)
             if foreign is not None:
                 foreign.advertise = advertise
-        if self._config.mobile_node is not None:
-            from fastmip.runtime.mobile_service import MobileService  # noqa: PLC0415 - its role
-
-            services.append(MobileService(config, kernel, file=file, hub=hub))
+        if config.mobile_node is not None and not serves_from_networks(config):
+            services.append(self._mobile_node(kernel, hub))
         return services
+
+    def _mobile_node(self, kernel: Kernel, hub: ControlHub | None) -> Service:
+        from fastmip.runtime.mobile_service import MobileService  # noqa: PLC0415 - its role
+
+        return MobileService(self._config, kernel, file=self._file, hub=hub)
 
     # defects
 

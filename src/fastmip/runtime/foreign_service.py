@@ -31,6 +31,7 @@ from fastmip.runtime.link_port import LinkPort
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.path_mtu import PathMtu
+from fastmip.runtime.router_config import serves_from_networks
 from fastmip.runtime.service import Command, ReloadRefused, StartError
 from fastmip.runtime.upkeep import Upkeep, Watch
 from fastmip.wire.addresses import format_address, is_multicast
@@ -94,7 +95,7 @@ def policy_of(
         own=own,
         home_agents=frozenset() if home is None else frozenset({int(home.address)}),
         encapsulations=frozenset(_PROTOCOLS[name] for name in section.encapsulations),
-        reverse_tunnel=_REVERSE[section.reverse_tunnel],
+        reverse_tunnel=_reverse_tunnel(config, section),
         has_encapsulating_delivery=section.encapsulating_delivery,
         max_lifetime_s=section.max_lifetime_s,
         max_visitors=section.max_visitors,
@@ -122,6 +123,13 @@ def policy_of(
     )
 
 
+def _reverse_tunnel(config: Config, section: ForeignAgentRoleConfig) -> ReverseTunnel:
+    """In a mobile network a visitor's packets leave by tunnels only: its address is not ours."""
+    if section.reverse_tunnel == "optional" and serves_from_networks(config):
+        return ReverseTunnel.REQUIRE
+    return _REVERSE[section.reverse_tunnel]
+
+
 def _section(config: Config) -> ForeignAgentRoleConfig:
     if config.foreign_agent is None:
         raise StartError("the configuration has no [foreign_agent] table: add one")
@@ -143,7 +151,8 @@ class ForeignService:
         """Set by the daemon: who tells visitors that their registration is gone."""
         self._file = file
         self._hub = hub
-        self._fwmark = 0 if config.mobile_node is None else config.mobile_node.fwmark
+        alone = config.mobile_node is None or serves_from_networks(config)
+        self._fwmark = 0 if alone or config.mobile_node is None else config.mobile_node.fwmark
         self._commands = ForeignCommands(self)
         # Set by start, in this order.
         self.links: tuple[ForeignLink, ...] = ()

@@ -42,6 +42,7 @@ class MobileCommands:
             "show handover": self.show_handover,
             "show agent": self.show_agent,
             "prefer": self.prefer,
+            **({} if self._service.section.router is None else {"show mobile-networks": self.show}),
             "clear traffic": self.clear_traffic,
         }
 
@@ -165,6 +166,13 @@ class MobileCommands:
         """Mobility agents heard on the links (RFC 2006 mnFATable), the newest heard last."""
         rows: Any = self._service.agent.status(clock.now())["agents"]
         return {"rows": rows, "summary": {"agents": len(rows)}}
+
+    async def show(self, _arguments: Arguments) -> Answer:
+        """Our mobile networks and the home agent's word on each (RFC 5177)."""
+        shown = self._service.agent.status(clock.now())
+        rows: Any = shown["networks"]
+        carried = sum(row["state"] in ("forwarded", "assumed") for row in rows)
+        return {"rows": rows, "summary": {"networks": len(rows), "carried": carried}}
 
     async def prefer(self, arguments: Arguments) -> Answer:
         """Put ``interface`` before all others; without it the configured order holds again."""

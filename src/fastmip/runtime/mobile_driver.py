@@ -37,6 +37,7 @@ from fastmip.agents.effects import (
     SetArp,
     Tunnel,
     UnpinNeighbour,
+    UseNetworks,
     Violation,
 )
 from fastmip.errors import EngineFull, FastmipError
@@ -44,6 +45,7 @@ from fastmip.runtime import background, clock
 from fastmip.runtime.arp import build_request
 from fastmip.runtime.first_packet import wait_for_packet
 from fastmip.runtime.logging import get_logger
+from fastmip.runtime.mobile_tunnel import MIN_DEVICE_MTU, OVERHEAD
 from fastmip.runtime.violations import ViolationTable
 from fastmip.wire.addresses import format_address, parse_address
 from fastmip.wire.codes import MOBILE_IP_PORT
@@ -77,6 +79,8 @@ class TunnelCache(Protocol):
     def publish(self, ticket: int) -> None: ...
     def remove(self, home_address: int) -> bool: ...
     def traffic(self, home_address: int) -> list[dict[str, int]]: ...
+    def set_prefix(self, prefix: int, length: int, home_address: int) -> None: ...
+    def clear_prefix(self, prefix: int, length: int) -> bool: ...
 
 
 class Port(Protocol):
@@ -174,6 +178,8 @@ class MobileDriver:
         """Links with agent discovery -> index of the device it was begun on."""
         self._now = now
         self._links: dict[str, LinkState] = {}
+        self._networks: set[tuple[int, int]] = set()
+        """Those the engine knows."""
         self._announcer = ArpAnnouncer()
         self._queue: asyncio.Queue[tuple[Input, LinkState | None]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
@@ -321,14 +327,12 @@ class MobileDriver:
                 self._send(effect)
             case SendIcmp() if self.discovery is not None:
                 self.discovery.send(effect)
-            case PinNeighbour():
-                pinned = self._routing.pin(effect.address, effect.interface, effect.mac)
-                await self._attempt(pinned, "pin-agent")
-            case UnpinNeighbour():
-                unpinned = self._routing.unpin(effect.address, effect.interface)
-                await self._attempt(unpinned, "unpin-agent")
+            case PinNeighbour() | UnpinNeighbour():
+                await self._attempt(self._pin(effect), "pin-agent")
             case InstallTunnels():
                 await self._install(effect)
+            case UseNetworks():
+                await self._use(effect)
             case RouteThroughTunnel(enabled=True):
                 routed = self._routing.route_through_tunnel(
                     reverse=effect.reverse,
@@ -349,6 +353,12 @@ class MobileDriver:
                 self._announce(effect)
             case _:
                 raise TypeError(f"a mobile node has no business with {type(effect).__name__}")
+
+    async def _pin(self, effect: PinNeighbour | UnpinNeighbour) -> None:
+        if isinstance(effect, PinNeighbour):
+            await self._routing.pin(effect.address, effect.interface, effect.mac)
+        else:
+            await self._routing.unpin(effect.address, effect.interface)
 
     def _send(self, effect: SendDatagram) -> None:
         """From the port of requests, unless the agent answers what came to the well-known one."""
@@ -388,6 +398,20 @@ class MobileDriver:
         followed = self._tunnel.follow_link_mtu(self._link_mtu_bytes(first), first)
         await self._attempt(followed, "tunnel-mtu")
 
+    async def _use(self, effect: UseNetworks) -> None:
+        """The engine takes sources of these networks alone, and packets for them."""
+        wanted = {(prefix, length) for prefix, length, _ in effect.networks}
+        for network in self._networks - wanted:
+            self._engine.clear_prefix(*network)
+        await self._attempt(self._routing.use_networks(effect.networks), "mobile-networks")
+        try:
+            for network in wanted - self._networks:
+                self._engine.set_prefix(*network, self._home_address)
+        except EngineFull as error:
+            self.failures += 1
+            log.error("networks-not-carried", reason=str(error))  # noqa: TRY400 - expected kind
+        self._networks = wanted
+
     def _publish(self, address: int, tunnels: Sequence[Tunnel]) -> bool:
         """Make these the tunnels of an address; False when there are none, or no room."""
         if not tunnels:
@@ -409,7 +433,14 @@ class MobileDriver:
         return tunnel_record(home_address, tunnel, mtu_bytes=mtu_bytes, tos_mode=self._tos_mode)
 
     def _link_mtu_bytes(self, tunnel: Tunnel) -> int:
-        """MTU of the link that owns the care-of address."""
+        """MTU of the link that owns the care-of address.
+
+        A tunnel from the home address goes through a foreign agent's: that takes its part.
+        """
+        if tunnel.local == self._home_address:
+            link = self._links.get(self._routing.link_in_use)
+            mtu = 1500 if link is None else min(link.mtu, 0xFFFF)
+            return max(mtu - OVERHEAD, MIN_DEVICE_MTU)
         for link in self._links.values():
             if any(address == tunnel.local for address, _ in link.addresses):
                 return min(link.mtu, 0xFFFF)

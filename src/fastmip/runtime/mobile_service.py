@@ -79,6 +79,7 @@ def settings_of(config: Config) -> MobileNodeSettings:
         keepalive_s=section.keepalive,
         revocation=section.revocation,
         identity=_identity(section, config.vendor_registry()),
+        router=None if section.router is None else section.router.settings(),
     )
 
 
@@ -145,6 +146,7 @@ class MobileService:
             table=section.table,
             with_agents=self.uses_agents,
             with_broadcasts=section.broadcasts,
+            ingress=() if section.router is None else section.router.ingress,
         )
         self._commands = MobileCommands(self)
         self.discovery: DiscoverySocket | None = None

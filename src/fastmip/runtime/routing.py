@@ -39,6 +39,7 @@ from fastmip.runtime.logging import get_logger
 from fastmip.runtime.mobile_tunnel import MIN_DEVICE_MTU, OVERHEAD
 from fastmip.runtime.neighbours import forget_unanswered
 from fastmip.runtime.netlink import Kernel, read_sysctl
+from fastmip.runtime.router_routing import Network, NetworkRouting
 from fastmip.wire.addresses import format_address, format_network, prefix_mask
 
 PRIORITY = 4340
@@ -69,6 +70,7 @@ class MobileRouting:
         table: int,
         with_agents: bool = False,
         with_broadcasts: bool = False,
+        ingress: Sequence[str] = (),
     ) -> None:
         self._kernel = kernel
         self._with_agents = with_agents
@@ -101,6 +103,17 @@ class MobileRouting:
         self._arp: dict[str, list[Change]] = {}
         self._pins: dict[str, dict[int, list[Change]]] = {}
         """What stands for each pinned agent, by link and address."""
+        first = self._unreachable + 1
+        self._networks = NetworkRouting(
+            kernel,
+            device=device,
+            home_address=home_address,
+            ingress=ingress,
+            fwmark=fwmark,
+            tables=(first, first + 1, self._unreachable),
+        )
+        """Of a mobile router; without ``ingress`` it is never started."""
+        self._is_router = bool(ingress)
         self._placed: set[str] = set()
         """Links the home address was ever put on by us."""
 
@@ -111,7 +124,7 @@ class MobileRouting:
 
         The device must be up. Raises StartError when a table is in use, OSError.
         """
-        unreachable = self._table + 1 + len(self._interfaces)
+        unreachable = self._unreachable
         for table in range(self._table, unreachable + 1):
             await self._kernel.free_table(table, 1)
         for interface in (self._device, *self._interfaces):
@@ -136,6 +149,8 @@ class MobileRouting:
             # To the kernel an address is a broadcast only if a network says so.
             local = Route(f"{self._broadcast}/32", LOCAL_TABLE, device=tunnel, kind="broadcast")
             await self._apply(local, self._base)
+        if self._is_router:
+            await self._networks.start()
         for rule in (
             Rule(PRIORITY + 6, self._table, source=f"{self._home}/32"),
             Rule(PRIORITY + 7, self._table, destination=self._home_network),
@@ -150,6 +165,7 @@ class MobileRouting:
         The home address leaves the tunnel device before ARP is answered again, so that a
         foreign link never hears of it.
         """
+        await self._networks.stop()
         for changes in (self._attracting, self._top, self._mark):
             await self._undo(changes)
         pins = [changes for link in self._pins.values() for changes in link.values()]
@@ -162,7 +178,22 @@ class MobileRouting:
     def standing(self) -> list[Rule | Route | Address]:
         """What stands from start to stop, settings of the system aside."""
         standing = (*self._base, *self._attracting)
-        return [change for change in standing if isinstance(change, Rule | Route | Address)]
+        found = [change for change in standing if isinstance(change, Rule | Route | Address)]
+        return found + self._networks.standing()
+
+    @property
+    def _unreachable(self) -> int:
+        """The table after those of the links."""
+        return self._table + 1 + len(self._interfaces)
+
+    @property
+    def link_in_use(self) -> str:
+        """The link tunnel packets leave by."""
+        return self._marked
+
+    async def use_networks(self, networks: Sequence[Network]) -> None:
+        """Carry these mobile networks and no others."""
+        await self._networks.use(networks)
 
     def _link_table(self, interface: str) -> int:
         return self._table + 1 + self._interfaces.index(interface)
@@ -352,6 +383,8 @@ class MobileRouting:
         """
         self._marked = interface
         await self._mark_leads_to(interface)
+        if self._is_router:
+            await self._networks.away(interface, gateway)
         top: list[Change] = []
         link = self._states.get(interface)
         router = gateway if gateway else None if link is None else link.gateway
@@ -403,6 +436,8 @@ class MobileRouting:
         metric = _HOME_METRIC + self._interfaces.index(interface)
         link = self._states.get(interface)
         mtu = max(link.mtu - OVERHEAD, MIN_DEVICE_MTU) if link is not None else 0
+        if self._is_router:
+            await self._networks.at_home(interface, self._home_gateway, mtu)
         await self._replace_top(
             [
                 Route(
