@@ -36,6 +36,7 @@ from fastmip.runtime.foreign_service import NEEDS_RESTART as FOREIGN_NEEDS_RESTA
 from fastmip.runtime.home_service import NEEDS_RESTART
 from fastmip.runtime.mobile_service import RELOADABLE
 from fastmip.runtime.network_config import MobileNetworksConfig
+from fastmip.runtime.router_config import RouterConfig
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -56,6 +57,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[[vendor_extension]]`": VendorExtensionConfig,
     "`[[mobile_node.vendor_extension]]`": SentExtensionConfig,
     "`[mobile_node.aaa]`": AaaConfig,
+    "`[mobile_node.router]`": RouterConfig,
 }
 DERIVED = {"home_gateway": "the home agent"}
 """Defaults that are taken from another key."""
