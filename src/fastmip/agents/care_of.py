@@ -161,6 +161,7 @@ class CareOfBindings:
         reverse: bool,
         agent: int = 0,
         interface: str = "",
+        refresh_s: int = 0,
     ) -> CareOfBinding:
         """The request sent at ``sent_ns`` was accepted: its lifetime runs since then.
 
@@ -177,6 +178,8 @@ class CareOfBindings:
         if lifetime_s != INFINITE_LIFETIME:
             half_ns = lifetime_s * SECOND_NS // 2
             binding.refresh_ns = max(binding.expires_ns - margin_ns, sent_ns + half_ns)
+        if refresh_s:
+            binding.refresh_ns = min(binding.refresh_ns, sent_ns + refresh_s * SECOND_NS)
         binding.unanswered_releases = 0
         return binding
 

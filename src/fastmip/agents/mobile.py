@@ -189,7 +189,7 @@ class MobileNode:
         return self._advance(now)
 
     def next_deadline(self) -> int | None:
-        """CLOCK_BOOTTIME nanoseconds at which ``handle_timer`` has something to do."""
+        """When ``handle_timer`` has something to do, CLOCK_BOOTTIME nanoseconds."""
         return self._deadline
 
     def stop(self, now: Now) -> list[Effect]:
@@ -306,8 +306,7 @@ class MobileNode:
 
     def _speak(self, now: Now, effects: list[Effect]) -> int | None:
         """Pursue the goal of the moment; returns when to speak next."""
-        goal = self._goal(now)
-        self._pursued = goal is not None
+        self._pursued = (goal := self._goal(now)) is not None
         simultaneous = goal is not None and self._wants_simultaneous(goal, now)
         agent = self._around.agent_of(goal, self._attachment, now)
         if goal is not None and goal.agent and agent is None:
@@ -510,6 +509,7 @@ class MobileNode:
             reverse=answer.reverse_granted,
             agent=exchange.goal.agent,
             interface=exchange.goal.interface,
+            refresh_s=self._settings.refresh_s,
         )
         if self._networks.accepted(answer.networks):
             binding.refresh_ns = now.boot_ns

@@ -84,6 +84,8 @@ class MobileNodeSettings:
     revocation: bool = False
     """Let the home agent revoke registrations of our own addresses (RFC 3543)."""
     identity: Identity = field(default_factory=Identity)
+    refresh_s: int = 0
+    """Register again after so long at the latest, 0: by the lifetime alone."""
     router: RouterSettings | None = None
     """Networks that move along (RFC 5177); None for a mobile host."""
 

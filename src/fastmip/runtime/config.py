@@ -280,6 +280,10 @@ class MobileNodeConfig(
     """Answers challenges of foreign agents, and signs what needs no agent."""
     foreign_agents: tuple[ForeignAgentConfig, ...] = ()
     association: AssociationConfig
+    profile: ProfileName | None = None
+    """Speak like this kind of router (``profiles.py``)."""
+    refresh: Annotated[int, msgspec.Meta(ge=10, le=65534)] | None = None
+    """Seconds between registrations at most; None: by the lifetime alone."""
     router: RouterConfig | None = None
     """Networks that move along (RFC 5177)."""
 
@@ -349,7 +353,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     """
     file = str(path)
     data, mode = _read(file)
-    document = profiles.fill_in_hosts(parse_toml(file, data))
+    document = profiles.fill_in_node(profiles.fill_in_hosts(parse_toml(file, data)))
     config = convert(file, document, Config)
     config_checks.check_config(file, config, file_is_private=not mode & OTHERS, mode=mode)
     foreign_checks.check_foreign(file, config, file_is_private=not mode & OTHERS, mode=mode)
@@ -364,6 +368,7 @@ def check_text(file: str, text: str) -> Config:
     Raises ConfigError.
     """
     document = profiles.fill_in_hosts(parse_toml(file, text.encode()))
+    document = profiles.fill_in_node(document)
     config: Config = convert(file, document, Config)
     config_checks.check_config(file, config, file_is_private=True, mode=0o600)
     foreign_checks.check_foreign(file, config, file_is_private=True, mode=0o600)

@@ -325,7 +325,14 @@ def _check_mobile_node(
         remedy = f"{node.table} is the kernel's table {KERNEL_TABLES[node.table]}: use another"
         raise ConfigError(file, "mobile_node.table", remedy)
     path = "mobile_node.association"
-    _check_association(file, path, node.association, file_is_private=file_is_private, mode=mode)
+    _check_association(
+        file,
+        path,
+        node.association,
+        file_is_private=file_is_private,
+        mode=mode,
+        may_be_short=node.profile is not None,
+    )
     if node.association.direction != "both":
         raise ConfigError(file, f"{path}.direction", 'a mobile node needs "both"')
     _check_node_extras(file, node, file_is_private=file_is_private, mode=mode)

@@ -79,6 +79,7 @@ def settings_of(config: Config) -> MobileNodeSettings:
         keepalive_s=section.keepalive,
         revocation=section.revocation,
         identity=_identity(section, config.vendor_registry()),
+        refresh_s=section.refresh or 0,
         router=None if section.router is None else section.router.settings(),
     )
 

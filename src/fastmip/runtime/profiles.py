@@ -27,14 +27,19 @@ class Profile:
     """Of its security association with the home agent."""
     lifetime_s: int | None = None
     """What it asks for, and is granted; None leaves it to the home agent."""
+    node: Mapping[str, Any] = field(default_factory=dict)
+    """Of ``[mobile_node]``, for one that is to speak like such a router."""
 
 
 PROFILES: Final[Mapping[str, Profile]] = {
     "dmnr": Profile(
-        {"spi": 256, "algorithm": "hmac-md5", "replay": "timestamps", "replay_window": 255}, 65534
+        {"spi": 256, "algorithm": "hmac-md5", "replay": "timestamps", "replay_window": 255},
+        65534,
+        {"lifetime": 65534, "refresh": 30, "reverse_tunnel": True},
     ),
     "netmodule": Profile(
         {"algorithm": "hmac-md5", "replay": "timestamps", "replay_window": 60},
+        node={"reverse_tunnel": True, "nat": "auto"},
     ),
 }
 
@@ -63,3 +68,14 @@ def fill_in_hosts(document: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(section, dict) or not isinstance(hosts, list):
         return document
     return {**document, "home_agent": {**section, "host": [fill_in(host) for host in hosts]}}
+
+
+def fill_in_node(document: dict[str, Any]) -> dict[str, Any]:
+    """The same for ``[mobile_node]`` of a parsed file, and what its kind of router asks for."""
+    section = document.get("mobile_node")
+    name = section.get("profile") if isinstance(section, dict) else None
+    profile = PROFILES.get(name) if isinstance(name, str) else None
+    if profile is None or not isinstance(section, dict):
+        return document
+    filled = fill_in({**profile.node, **section})
+    return {**document, "mobile_node": filled}

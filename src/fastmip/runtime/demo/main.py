@@ -23,14 +23,16 @@ import click
 import msgspec
 from rich.console import Console
 
+from fastmip.runtime.demo import plane_scene
 from fastmip.runtime.demo.foreign_scene import ForeignScript
 from fastmip.runtime.demo.lab import LabError
 from fastmip.runtime.demo.report import as_json, write_html
 from fastmip.runtime.demo.scenes import HomeAgentScript
-from fastmip.runtime.demo.script import Outcome, Script, require_programs
+from fastmip.runtime.demo.script import Check, Outcome, Script, require_programs
 from fastmip.runtime.demo.stage import Stage
 from fastmip.runtime.demo.view import LEGEND, View, result_tables, total_line
 
+PLANE = "plane"
 _INSIDE = "FASTMIP_DEMO_USER_NAMESPACE"
 _LOGS = ("ha", "mn", "fa1", "fa2", "capture", "traffic")
 _SCENES: dict[str, type[Script]] = {
@@ -51,11 +53,12 @@ _PROGRAMS = {
 @click.command("demo")
 @click.option(
     "--scene",
-    type=click.Choice(list(_SCENES)),
+    type=click.Choice([*_SCENES, PLANE]),
     default="home-agent",
     show_default=True,
     help="home-agent: addresses of its own on two links; foreign: two foreign agents and an"
-    " address translator, over each encapsulation.",
+    " address translator, over each encapsulation; plane: a laptop in an aircraft that is a mobile"
+    " router, with the headers at every hop.",
 )
 @click.option(
     "--output",
@@ -93,7 +96,9 @@ def demo_command(
     Works as root and, in a user namespace, without. Ends with status 1 when TCP did not
     survive a move.
     """
-    script = _SCENES[scene]
+    if scene == PLANE and (io != "kernel" or offload):
+        raise click.UsageError("the scene plane takes neither --io nor --offload")
+    script = _SCENES.get(scene, Script)
     needed = {**_PROGRAMS, **script.programs, **({"ethtool": "ethtool"} if offload else {})}
     for program, package in needed.items():
         if not shutil.which(program):
@@ -101,6 +106,8 @@ def demo_command(
     if not _may_make_namespaces():
         _enter_user_namespace()
     with _signals_as_exit():
+        if scene == PLANE:
+            sys.exit(_fly(output, json_file))
         try:
             engine = io_lines(io, is_offload=offload)
             outcome = _run(script, output, engine)
@@ -112,6 +119,33 @@ def demo_command(
                 msgspec.json.format(msgspec.json.encode(as_json(outcome))) + b"\n"
             )
     sys.exit(0 if outcome.succeeded else 1)
+
+
+def _fly(output: Path, json_file: Path | None) -> int:
+    """Play the scene of the aircraft; returns the exit code."""
+    output.mkdir(parents=True, exist_ok=True)
+    console = Console(emoji=False, highlight=False)
+    view = View(console)
+    capture = output / "demo.pcapng"
+    try:
+        with view:
+            flight = plane_scene.play(capture, view.say)
+    except LabError as error:
+        raise click.ClickException(str(error)) from error
+    for line in plane_scene.as_lines(flight):
+        click.echo(line)
+    _show_checks(console, flight.checks)
+    click.echo(f"{flight.seconds:.1f} s; capture in {capture}")
+    if json_file:
+        rows = plane_scene.as_rows(flight)
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
+    return 0 if flight.succeeded else 1
+
+
+def _show_checks(console: Console, checks: list[Check]) -> None:
+    for check in checks:
+        mark = "[green]ok[/green]" if check.holds else "[red]FAILED[/red]"
+        console.print(f"{mark}  {check.name}: {check.detail}", soft_wrap=True)
 
 
 def io_lines(io: str, *, is_offload: bool) -> str:
@@ -152,9 +186,7 @@ def _show(outcome: Outcome, output: Path) -> None:
         console.print(table)
     console.print(total_line(outcome.results))
     console.print(LEGEND)
-    for check in outcome.checks:
-        mark = "[green]ok[/green]" if check.holds else "[red]FAILED[/red]"
-        console.print(f"{mark}  {check.name}: {check.detail}", soft_wrap=True)
+    _show_checks(console, outcome.checks)
     console.print(
         f"{outcome.seconds:.1f} s; report in {output / 'report.html'},"
         f" capture in {output / 'demo.pcapng'}",
