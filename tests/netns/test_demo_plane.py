@@ -74,7 +74,7 @@ def probes(capture: Path) -> list[tuple[str, list[tuple[str, str]], int]]:
     found = []
     with PcapNgReader(str(capture)) as reader:
         for frame in reader:
-            if IP not in frame:
+            if IP not in frame or frame[IP].proto not in (4, 17):
                 continue
             raw, layer, headers = bytes(frame)[14:], frame[IP], []
             length = layer.len
