@@ -76,7 +76,8 @@ def probes(capture: Path) -> list[tuple[str, list[tuple[str, str]], int]]:
         for frame in reader:
             if IP not in frame or frame[IP].proto not in (4, 17):
                 continue
-            raw, layer, headers = bytes(frame)[14:], frame[IP], []
+            raw, layer = bytes(frame)[14:], frame[IP]
+            headers: list[tuple[str, str]] = []
             length = layer.len
             while True:
                 assert layer.ihl == 5
@@ -88,7 +89,7 @@ def probes(capture: Path) -> list[tuple[str, list[tuple[str, str]], int]]:
                 assert layer.len == layer.payload.len + 20
                 layer = layer.payload
             if layer.proto == 17 and layer.len == L and headers[-1] in (DOWN, UP):
-                found.append((frame.sniffed_on, headers, length))
+                found.append((str(frame.sniffed_on), headers, length))
     return found
 
 
