@@ -33,7 +33,7 @@ from fastmip.runtime.foreign_config import (
     VisitorConfig,
 )
 from fastmip.runtime.foreign_service import NEEDS_RESTART as FOREIGN_NEEDS_RESTART
-from fastmip.runtime.home_service import NEEDS_RESTART
+from fastmip.runtime.home_policy import NEEDS_RESTART
 from fastmip.runtime.mobile_service import RELOADABLE
 from fastmip.runtime.network_config import MobileNetworksConfig
 from fastmip.runtime.router_config import RouterConfig

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fastmip.errors import ConfigError
 from fastmip.runtime import config as configuration
 from fastmip.runtime.config import Config, HomeAgentConfig, load_config, load_host
-from fastmip.runtime.home_service import policy_of
+from fastmip.runtime.home_policy import policy_of
 from fastmip.runtime.keys import Key
 
 if TYPE_CHECKING:

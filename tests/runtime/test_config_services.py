@@ -12,7 +12,7 @@ from fastmip.auth.mn_aaa import ChapKey
 from fastmip.errors import ConfigError
 from fastmip.runtime.config import Config, load_config
 from fastmip.runtime.directory import host_of
-from fastmip.runtime.home_service import policy_of
+from fastmip.runtime.home_policy import policy_of
 from fastmip.wire.vendor import CriticalVendorExtension
 
 

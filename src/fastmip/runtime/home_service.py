@@ -9,123 +9,61 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from fastmip.agents.bindings import TUNNEL_DTYPE, tunnel_records
 from fastmip.agents.home import HomeAgent
 from fastmip.agents.home_counters import BINDINGS
-from fastmip.agents.hosts import HomeAgentPolicy, Host, Prefix, ReverseTunnel
-from fastmip.errors import ConfigError, EngineFull, StoreError
+from fastmip.errors import EngineFull, StoreError
 from fastmip.runtime import clock
 from fastmip.runtime.arp import ArpResponder
 from fastmip.runtime.bpf import OWN_MAX
 from fastmip.runtime.broadcast import BroadcastTap
 from fastmip.runtime.control_hub import ControlHub, RolePort
 from fastmip.runtime.control_port import ControlPort
-from fastmip.runtime.directory import HostDirectory, host_of
+from fastmip.runtime.directory import HostDirectory
 from fastmip.runtime.engine_view import Observed
+from fastmip.runtime.home_checks import check_machine, watches_of
 from fastmip.runtime.home_commands import GAUGES, HomeCommands
 from fastmip.runtime.home_pipeline import HomePipeline, Prepared
+from fastmip.runtime.home_policy import (
+    ENCAPSULATIONS,
+    hosts_of,
+    planned_changes,
+    policy_of,
+    prefix_of,
+    section_of,
+    section_or_refuse,
+)
+from fastmip.runtime.home_restore import restore_bindings
 from fastmip.runtime.home_tunnel import HomeTunnel
 from fastmip.runtime.libbpf import BpfError
 from fastmip.runtime.logging import get_logger
-from fastmip.runtime.netlink import read_sysctl
 from fastmip.runtime.network_config import outside
 from fastmip.runtime.offload import Offload
 from fastmip.runtime.path_mtu import PathMtu
-from fastmip.runtime.service import Command, ReloadRefused, StartError
+from fastmip.runtime.service import Command
 from fastmip.runtime.store import Store
-from fastmip.runtime.upkeep import Upkeep, Watch
+from fastmip.runtime.upkeep import Upkeep
 from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Network
+    import numpy as np
+    import numpy.typing as npt
 
     from fastmip._dataplane import Engine
-    from fastmip.runtime.config import Config, HomeAgentConfig
+    from fastmip.agents.hosts import Host
+    from fastmip.runtime.config import Config
     from fastmip.runtime.netlink import Kernel
     from fastmip.runtime.xdp_port import XdpPort
 
 STORE_NAME = "fastmip.db"
-NEEDS_RESTART = (
-    "address",
-    "home_network",
-    "interface",
-    "tunnel_device",
-    "tos",
-    "encapsulations",
-    "broadcast",
-)
-"""Keys of ``[home_agent]`` that a reload cannot change."""
-_PEERS = ("hosts", "foreign_agents")
-"""Fields whose changes are told peer by peer."""
-_MTU_LOOKUPS = 20_000
-"""Path MTU look-ups of a restart: 50 ms; beyond, the configured bound has to do."""
 _DRAIN_S = 5.0
 """How long a clean stop waits for commits under way."""
 
-_REVERSE = {
-    "optional": ReverseTunnel.ALLOW,
-    "required": ReverseTunnel.REQUIRE,
-    "off": ReverseTunnel.REFUSE,
-}
-
-_ENCAPSULATIONS = {"ipip": 4, "minimal": 55, "gre": 47}
-
 log = get_logger("home-agent")
-
-
-def policy_of(config: Config) -> HomeAgentPolicy:
-    """The agent's policy from the configuration file."""
-    section = _section(config)
-    return HomeAgentPolicy(
-        home_agent_address=int(section.address),
-        home_network=_prefix(section.home_network),
-        home_interface=section.interface or "",
-        max_lifetime_s=section.max_lifetime_s,
-        simultaneous_bindings=section.max_simultaneous,
-        max_bindings=config.engine.max_bindings,
-        max_bindings_per_second=section.max_bindings_per_second,
-        reverse_tunnel=_REVERSE[section.reverse_tunnel],
-        strict_reserved=section.strict_reserved,
-        strict_source=section.strict_source,
-        answer_bad_authentication=section.answer_bad_authentication,
-        care_of_prefixes=tuple(map(_prefix, section.care_of_networks)),
-        denials_per_second=section.denials_per_second,
-        foreign_agents={
-            int(agent.address): agent.association_set() for agent in section.foreign_agents
-        }.get,
-        encapsulations=frozenset(_ENCAPSULATIONS[name] for name in section.encapsulations),
-        nat_traversal=section.nat_traversal,
-        nat_force=section.nat_force,
-        nat_keepalive_s=section.nat_keepalive,
-        nat_max_lifetime_s=section.nat_max_lifetime_s,
-        revocation=section.revocation,
-        revocation_inform=section.revocation_inform,
-        aaa_authorizes=section.aaa_authorization,
-        identity=(section.identity or "").encode(),
-        vendors=config.vendor_registry(),
-        experimental=config.daemon.experimental,
-        broadcasts=bool(section.broadcast),
-        networks=section.pools.policy(),
-    )
-
-
-def _prefix(network: IPv4Network) -> Prefix:
-    return Prefix(int(network.network_address), network.prefixlen)
-
-
-def _section(config: Config) -> HomeAgentConfig:
-    if config.home_agent is None:
-        raise StartError("the configuration has no [home_agent] table: add one")
-    return config.home_agent
 
 
 class HomeService:
@@ -137,7 +75,7 @@ class HomeService:
         self, config: Config, kernel: Kernel, *, file: str, hub: ControlHub | None = None
     ) -> None:
         self.config = config
-        self.section = _section(config)
+        self.section = section_of(config)
         self.store: Store[Prepared] = Store(config.daemon.state_dir / STORE_NAME)
         self.restored = 0
         """Bindings taken over from the store at the start."""
@@ -173,10 +111,10 @@ class HomeService:
         from fastmip import _dataplane  # noqa: PLC0415 - only a started agent needs the engine
 
         began = time.monotonic()
-        await self._check_machine()
+        await check_machine(self.kernel, self.section, self._file)
         self.store.open()
         self.hosts = HostDirectory(
-            self.store.query, self.section.hosts, home_network=_prefix(self.section.home_network)
+            self.store.query, self.section.hosts, home_network=prefix_of(self.section.home_network)
         )
         self.engine = _dataplane.Engine(
             max_bindings=self.config.engine.max_bindings,
@@ -198,7 +136,7 @@ class HomeService:
             address=int(self.section.address),
             home_network=str(self.section.home_network),
             fwmark=self._fwmark,
-            protocols=[_ENCAPSULATIONS[name] for name in self.section.encapsulations],
+            protocols=[ENCAPSULATIONS[name] for name in self.section.encapsulations],
             xdp=self._xdp_port(own),
         )
         workers = self.config.engine.workers
@@ -220,7 +158,10 @@ class HomeService:
         self._half_bound_fd = half_bound_fd
         self.port.open(loop)
         self._upkeep = Upkeep(
-            self.kernel, self.section.tunnel_device, self.tunnel.changes, self._watches()
+            self.kernel,
+            self.section.tunnel_device,
+            self.tunnel.changes,
+            watches_of(self.kernel, self.section),
         )
         self.pipeline.flush()
         self.restore_s = time.monotonic() - began
@@ -350,19 +291,7 @@ class HomeService:
             path_mtu=self._path_mtu,
             tos_mode=tos_mode,
         )
-        restored = [np.zeros(0, dtype=TUNNEL_DTYPE)]
-        for chunk in self.store.chunks():
-            tunnels = tunnel_records(
-                chunk,
-                boot=self.store.boot.id,
-                now=started,
-                anchor=self.store.boot.anchor,
-                mtu_bytes=self.section.path_mtu,
-                tos_mode=tos_mode,
-            )
-            tunnels["mtu"] = self._path_mtus(tunnels["remote"])
-            restored.append(self._install(tunnels))
-        everything = np.concatenate(restored)
+        everything = restore_bindings(self.store, self.engine, self._path_mtu, started, tos_mode)
         self.restored = len(everything)
         # All at once: the agent's work is one step for each second in which something expires.
         self.agent.schedule_expiries(everything)
@@ -402,67 +331,9 @@ class HomeService:
         self.pipeline.carry_out(self.agent.revise_networks(now), now)
         self.pipeline.flush()
 
-    def _install(self, tunnels: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-        """Fill the engine; returns what it took. A bad record costs its own node only."""
-        try:
-            self.engine.restore(tunnels.tobytes())
-        except (EngineFull, ValueError) as error:
-            log.error("restore-in-part", reason=str(error))  # noqa: TRY400 - the reason says it
-        else:
-            return tunnels
-        starts = np.flatnonzero(np.diff(tunnels["home_address"], prepend=0)).tolist()
-        taken = np.zeros(len(tunnels), dtype=bool)
-        for start, end in itertools.pairwise([*starts, len(tunnels)]):
-            with contextlib.suppress(EngineFull, ValueError):
-                self.engine.publish(self.engine.prepare(tunnels[start:end].tobytes()))
-                taken[start:end] = True
-        lost = tunnels[~taken]["home_address"][:10]
-        log.error(
-            "bindings-not-restored",
-            count=int((~taken).sum()),
-            first=", ".join(format_address(address) for address in lost.tolist()),
-            remedy="raise engine.max_bindings, or let these nodes register again",
-        )
-        return tunnels[taken]
-
-    def _path_mtus(self, remotes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
-        """Path MTUs of many care-of addresses; one look-up for neighbours in a /24."""
-        networks, where = np.unique(remotes >> np.uint32(8), return_inverse=True)
-        if len(networks) > _MTU_LOOKUPS:
-            return np.full(len(remotes), self.section.path_mtu, dtype=np.uint16)
-        lookup = self._path_mtu.lookup_bytes
-        found = [lookup((network << 8) | 1) for network in networks.tolist()]
-        return np.array(found, dtype=np.uint16)[where]
-
     def path_mtu_bytes(self, care_of_address: int) -> int:
         """Path MTU towards a care-of address, as the kernel knows it now."""
         return self._path_mtu.lookup_bytes(care_of_address)
-
-    async def _check_machine(self) -> None:
-        if read_sysctl("net/ipv4/ip_forward") != "1":
-            raise StartError(
-                "net.ipv4.ip_forward is 0, but a home agent forwards: run"
-                " sysctl -w net.ipv4.ip_forward=1 and keep it in /etc/sysctl.d"
-            )
-        address = int(self.section.address)
-        if not await self.kernel.is_own_address(address):
-            raise ConfigError(
-                self._file,
-                "home_agent.address",
-                f"{format_address(address)} is not configured on this machine: add it to an"
-                " interface first",
-            )
-        name = self.section.interface
-        if name is None:
-            return
-        found = await self.kernel.interface(name)
-        if found is None or not found.mac:
-            raise ConfigError(
-                self._file,
-                "home_agent.interface",
-                f"{name} is not an Ethernet interface of this machine: name the home link, or"
-                " leave the key out for a virtual home network",
-            )
 
     def _take_keepalives(self, event_fd: int) -> None:
         """The engine has first keepalives of half-bound UDP tunnels."""
@@ -517,32 +388,6 @@ class HomeService:
         if self.offload is not None:
             self.offload.keep()
 
-    def _watches(self) -> list[Watch]:
-        address, home_link = int(self.section.address), self.section.interface
-
-        async def has_address() -> bool:
-            tunnel = await self.kernel.interface(self.section.tunnel_device)
-            borrower = 0 if tunnel is None else tunnel.index  # see HomeTunnel
-            return await self.kernel.is_own_address(address, besides=borrower)
-
-        async def has_home_link() -> bool:
-            found = await self.kernel.interface(home_link or "")
-            return found is not None and found.is_up
-
-        async def forwards() -> bool:
-            return read_sysctl("net/ipv4/ip_forward") == "1"
-
-        where = home_link or "an interface"
-        watches = [
-            Watch("address-missing", f"put {format_address(address)} on {where}", has_address),
-            Watch("ip-forward-off", "run sysctl -w net.ipv4.ip_forward=1", forwards),
-        ]
-        if home_link is not None:
-            watches.append(
-                Watch("home-link-down", f"run ip link set {home_link} up", has_home_link)
-            )
-        return watches
-
     # seeing it
 
     @property
@@ -584,31 +429,13 @@ class HomeService:
 
     async def plan_reload(self, new: Config) -> list[str]:
         """Changes of ``[home_agent]`` and ``[engine]``. Raises ReloadRefused."""
-        section = _section_or_refuse(new)
-        changed = [
-            key for key in NEEDS_RESTART if getattr(section, key) != getattr(self.section, key)
-        ]
-        if new.engine != self.config.engine:
-            changed.append("[engine]")
-        if changed:
-            raise ReloadRefused(f"home_agent: {', '.join(changed)} cannot change: restart instead")
-        policy_of(new)  # whatever is wrong with it is heard now
-        fields = [name for name in type(section).__struct_fields__ if name not in _PEERS]
-        changes = [
-            f"home_agent.{name}: {_shown(getattr(self.section, name))}"
-            f" -> {_shown(getattr(section, name))}"
-            for name in fields
-            if getattr(section, name) != getattr(self.section, name)
-        ]
-        changes += _differences("host", _hosts_of(self.section), _hosts_of(section))
-        changes += _differences("foreign agent", _agents_of(self.section), _agents_of(section))
-        return changes
+        return planned_changes(self.config, new)
 
     async def apply_reload(self, new: Config) -> None:
         """Put hosts, limits and lifetimes of a new file into force."""
-        section = _section_or_refuse(new)
-        before = _hosts_of(self.section)
-        gone = before.keys() - _hosts_of(section).keys()
+        section = section_or_refuse(new)
+        before = hosts_of(self.section)
+        gone = before.keys() - hosts_of(section).keys()
         self.config, self.section = new, section
         self.hosts.set_static(section.hosts)
         self.agent.set_policy(policy_of(new))
@@ -632,29 +459,3 @@ class HomeService:
         now = clock.now()
         self.pipeline.carry_out(self.agent.host_removed(home_address, now, host), now)
         self.pipeline.flush()
-
-
-def _section_or_refuse(config: Config) -> HomeAgentConfig:
-    if config.home_agent is None:
-        raise ReloadRefused("[home_agent] was removed: restart instead")
-    return config.home_agent
-
-
-def _hosts_of(section: HomeAgentConfig) -> dict[int, Host]:
-    return {int(host.home_address): host_of(host) for host in section.hosts}
-
-
-def _agents_of(section: HomeAgentConfig) -> dict[int, object]:
-    return {int(agent.address): agent.association_set() for agent in section.foreign_agents}
-
-
-def _differences(kind: str, old: Mapping[int, object], new: Mapping[int, object]) -> list[str]:
-    """One line for each peer of a kind that was removed, added or changed."""
-    found = dict.fromkeys(old.keys() - new.keys(), "removed")
-    found |= dict.fromkeys(new.keys() - old.keys(), "added")
-    found |= {a: "changed" for a in old.keys() & new.keys() if old[a] != new[a]}
-    return [f"{kind} {format_address(a)}: {found[a]}" for a in sorted(found)]
-
-
-def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
