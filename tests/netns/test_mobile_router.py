@@ -1,0 +1,132 @@
+"""T30, T32: mobile networks on real kernels, with our home agents and ground stations."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from tests.helpers.aircraft_lab import CN, AircraftLab
+from tests.helpers.waiting import wait_until
+
+from fastmip.runtime.demo.plane_topology import (
+    AIRLINE_HOME,
+    BOARD,
+    CABIN_AGENT,
+    GROUND_1,
+    GROUND_2,
+    ON_BOARD,
+    PLAIN,
+    PLANE,
+    SEAT,
+    SECOND_ROUTER,
+    SECOND_SEAT,
+)
+
+pytestmark = pytest.mark.netns
+
+_STATE = (
+    "ip -4 rule; ip -4 route show table all | grep -v 'table local';"
+    " ip -4 -o address | sed 's/valid_lft.*//'; ip -o link | cut -d: -f2;"
+    " for i in all up0 cabin0; do for n in forwarding arp_ignore rp_filter accept_redirects;"
+    " do grep -H . /proc/sys/net/ipv4/conf/$i/$n; done; done"
+)
+_FORGE = """
+import sys
+from scapy.all import ICMP, IP, send
+for source in ("10.2.7.1", "10.1.0.5", "10.2.0.9"):
+    send(IP(src=source, dst=sys.argv[1]) / ICMP() / b"forged", count=2, verbose=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def aircraft() -> Iterator[AircraftLab]:
+    """Home agents and ground stations."""
+    with AircraftLab() as lab:
+        yield lab
+
+
+def _kernel(aircraft: AircraftLab) -> str:
+    return aircraft.lab.run("mr", "sh", "-c", _STATE).stdout
+
+
+def test_t30_hosts_on_board_stay_connected_while_the_router_moves(aircraft: AircraftLab) -> None:
+    """T30: fa1, fa2, an address of its own; forged sources; the kernel as before at the end."""
+    lab = aircraft.lab
+    lab.run("mr", "sysctl", "-qw", "net.ipv4.ip_forward=0")
+    aircraft.move("mr", GROUND_1)
+    lab.unplug("mr")
+    before = _kernel(aircraft)
+    # Without the foreign agent, which would need the machine to forward everywhere.
+    aircraft.start("mr", change=lambda text: text.partition("[foreign_agent]")[0])
+    aircraft.move("mr", GROUND_1)
+    aircraft.registered("haa", PLANE, GROUND_1.agent)
+    shown = aircraft.rows("mr", "show mobile-networks")
+    assert [(row["network"], row["state"], row["code"]) for row in shown] == [
+        (ON_BOARD, "forwarded", 0)
+    ]
+    aircraft.reaches("cn", SEAT)
+    say = aircraft.conversation("lfn", SEAT)
+    say()
+    aircraft.move("mr", GROUND_2)
+    aircraft.registered("haa", PLANE, GROUND_2.agent)
+    say()
+    # 1500 bytes of the link less two headers: larger packets are cut, or answered.
+    assert aircraft.pings("cn", SEAT, "-s", "1432", "-M", "do")
+    assert not aircraft.pings("lfn", CN, "-s", "1433", "-M", "do")
+    _forged_sources_stay_on_board(aircraft)
+    aircraft.move("mr", PLAIN)
+    aircraft.registered("haa", PLANE, "10.3.3.9")
+    say()
+    assert aircraft.pings("lfn", CN)
+    aircraft.move("mr", AIRLINE_HOME)
+    wait_until(lambda: not aircraft.care_of("haa", PLANE), 20, "the router at home")
+    aircraft.reaches("cn", SEAT)
+    say()
+    aircraft.stop("mr")
+    assert aircraft.care_of("haa", PLANE) == []
+    lab.unplug("mr")
+    lab.run("mr", "ip", "-4", "address", "flush", "dev", "up0", "scope", "global")
+    wait_until(lambda: _kernel(aircraft) == before, 10, "the kernel as before")
+
+
+def _forged_sources_stay_on_board(aircraft: AircraftLab) -> None:
+    """What comes in from outside the network, by address, goes nowhere (RFC 5177 10)."""
+    lab = aircraft.lab
+    count = "nft -j list counter ip seen icmps | grep -o '\"packets\": [0-9]*'"
+    lab.run("cn", "nft", "add table ip seen")
+    lab.run("cn", "nft", "add counter ip seen icmps")
+    lab.run("cn", "nft", "add chain ip seen in { type filter hook input priority 0; }")
+    lab.run("cn", "nft", "add rule ip seen in icmp type echo-request counter name icmps")
+    lab.run("lfn", sys.executable, "-c", _FORGE, CN)
+    assert aircraft.pings("lfn", CN)  # in order, and after them
+    seen = lab.run("cn", "sh", "-c", count).stdout.split()
+    assert seen[-1] == "1", seen
+
+
+def test_t32_a_router_on_board_of_a_router(aircraft: AircraftLab) -> None:
+    """T32: four headers of tunnels behind a ground agent; both move at once; TCP stays."""
+    lab = aircraft.lab
+    lab.run("mr", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    aircraft.start("mr", "mr2", "mn")
+    aircraft.move("mr", GROUND_1)
+    aircraft.move("mr2", BOARD)
+    aircraft.move("mn", BOARD)
+    aircraft.registered("haa", PLANE, GROUND_1.agent)
+    aircraft.registered("haa", SECOND_ROUTER, CABIN_AGENT)
+    aircraft.registered("haw", "10.1.0.5", CABIN_AGENT)
+    aircraft.reaches("cn", SECOND_SEAT)
+    say = aircraft.conversation("lfn2", SECOND_SEAT)
+    say()
+    # Four headers on the last link but one: 80 bytes (RFC 5177 8).
+    assert aircraft.pings("lfn2", CN, "-s", "1300", "-M", "do")
+    aircraft.move("mr", GROUND_2)
+    aircraft.registered("haa", PLANE, GROUND_2.agent)
+    say()
+    assert aircraft.care_of("haa", SECOND_ROUTER) == [CABIN_AGENT]
+    assert aircraft.pings("lfn2", "10.1.0.5")  # visitor and nested router, through both homes
+    assert aircraft.pings("lfn2", SEAT)
+    counters = {r["counter"]: r["value"] for r in aircraft.rows("mr", "show traffic")}
+    assert counters["faVisitors"] == 2
+    for node in ("mn", "mr2", "mr"):
+        aircraft.stop(node)
