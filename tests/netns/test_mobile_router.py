@@ -34,7 +34,7 @@ _STATE = (
 _FORGE = """
 import sys
 from scapy.all import ICMP, IP, send
-for source in ("10.2.7.1", "10.1.0.5", "10.2.0.9"):
+for source in ("10.2.7.1", "10.1.0.5", "10.2.0.9", "10.2.8.1"):
     send(IP(src=source, dst=sys.argv[1]) / ICMP() / b"forged", count=2, verbose=False)
 """
 
@@ -79,6 +79,7 @@ def test_t30_hosts_on_board_stay_connected_while_the_router_moves(aircraft: Airc
     aircraft.registered("haa", PLANE, "10.3.3.9")
     say()
     assert aircraft.pings("lfn", CN)
+    aircraft.lab.ip("haa", f"route replace {ON_BOARD} via {PLANE} dev home0")
     aircraft.move("mr", AIRLINE_HOME)
     wait_until(lambda: not aircraft.care_of("haa", PLANE), 20, "the router at home")
     aircraft.reaches("cn", SEAT)

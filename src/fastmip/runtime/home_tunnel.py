@@ -8,8 +8,10 @@ destination stands in the route and not in the rule.)
 
 Mobile networks have routes beside that one. They stay while the configuration names them, whether
 their routers are away or not, so that a registration changes no route and a routing protocol has
-nothing to flap with. What the engine has no router for comes back from the TUN device into a
-second table, which tells the sender that the network is unreachable: upstream it would come back.
+nothing to flap with. What the engine has no router for comes back from the TUN device: it goes
+where the machine's own routes lead, which is how a router at home is reached (RFC 5944 4.5), but
+not by the default route. A second table tells the sender otherwise that the network is
+unreachable: upstream it would come back.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from fastmip._dataplane import Engine
     from fastmip.runtime.xdp_port import XdpPort
 
+MAIN_TABLE = 254
 FIRST_TABLE = 1434
 PRIORITY = 1434
 """Of our rule: after the local table, before the main table."""
@@ -98,7 +101,11 @@ class HomeTunnel:
         """Lead these mobile networks to the engine, beside the home network, and no others."""
         if networks and not self._unreachable:
             self._unreachable = await self._kernel.free_table(self._table + 1)
-            await self._add(Rule(priority=PRIORITY, table=self._unreachable, iif=self.device))
+            for rule in (
+                Rule(PRIORITY, MAIN_TABLE, iif=self.device, suppress_prefixlength=0),
+                Rule(PRIORITY + 1, self._unreachable, iif=self.device),
+            ):
+                await self._add(rule)
         for network in self._networks.keys() - set(networks):
             for route in self._networks.pop(network):
                 self._changes.remove(route)
