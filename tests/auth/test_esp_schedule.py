@@ -135,7 +135,7 @@ def test_the_schedule_is_hkdf_over_secret_and_transcript(
     found = mine.keys(direction, HOME, CARE_OF, suite, SPI).reveal()
     assert found == keys_of(root, direction, suite, KEY_LEN[suite])
     following = extract(said(reply=b"next"), expand(root, b"fastmip esp 1 ratchet", 32))
-    ratcheted = mine.ratchet(transcript(REQUEST, b"next"))
+    ratcheted = Root.of_exchange(mine.step(), transcript(REQUEST, b"next"))
     assert ratcheted.name == expand(following, b"fastmip esp 1 name", 8)
     found = ratcheted.keys(direction, HOME, CARE_OF, suite, SPI).reveal()
     assert found == keys_of(following, direction, suite, KEY_LEN[suite])
@@ -145,7 +145,7 @@ def test_vectors_do_not_change() -> None:
     root = a_root()
     key = root.keys(Direction.TO_HOME, HOME, CARE_OF, Suite.AES128_GCM16, SPI)
     back = root.keys(Direction.TO_NODE, HOME, CARE_OF, Suite.AES256_CBC_SHA256, SPI)
-    following = root.ratchet(transcript(REQUEST, b"next"))
+    following = Root.of_exchange(root.step(), transcript(REQUEST, b"next"))
     assert transcript(REQUEST, REPLY).hex() == TRANSCRIPT
     assert root.name.hex() == NAME
     assert key.reveal().hex() == KEY
@@ -155,7 +155,8 @@ def test_vectors_do_not_change() -> None:
 
 def test_each_input_changes_every_key() -> None:
     found = set()
-    for root in (a_root(), a_root(b"other"), a_root().ratchet(said()), a_root().ratchet(said())):
+    following = [Root.of_exchange(a_root().step(), said()) for _ in range(2)]
+    for root in (a_root(), a_root(b"other"), *following):
         for direction in Direction:
             for home, care_of, spi in ((1, 2, 300), (2, 1, 300), (1, 3, 300), (1, 2, 301)):
                 for suite in (Suite.AES128_GCM16, Suite.AES256_GCM16):
@@ -184,7 +185,8 @@ def test_secrets_hide_themselves_and_can_be_wiped() -> None:
         secret.reveal()
     root.wipe()
     with pytest.raises(ValueError, match="wiped"):
-        root.ratchet(said())
+        root.step()
+    assert root.is_wiped
 
 
 def test_the_shared_secret_is_wiped_once_the_root_is_made() -> None:

@@ -155,16 +155,20 @@ class Root:
         self.name = _expand(secret.reveal(), b"name", NAME_LEN)
 
     @classmethod
-    def of_exchange(cls, shared: Secret, said: bytes) -> Root:
-        """Root 0 of a full exchange; wipes the shared secret."""
-        root = cls(Secret(hmac.digest(said, shared.reveal(), "sha256")))
-        shared.wipe()
+    def of_exchange(cls, secret: Secret, said: bytes) -> Root:
+        """The root out of a shared secret, or out of the step from another root; wipes that."""
+        root = cls(Secret(hmac.digest(said, secret.reveal(), "sha256")))
+        secret.wipe()
         return root
 
-    def ratchet(self, said: bytes) -> Root:
-        """The next root; this one stays until it is wiped."""
-        step = _expand(self._secret.reveal(), b"ratchet", ROOT_LEN)
-        return Root(Secret(hmac.digest(said, step, "sha256")))
+    def step(self) -> Secret:
+        """What the next root is made of; ValueError after ``wipe``."""
+        return Secret(_expand(self._secret.reveal(), b"ratchet", ROOT_LEN))
+
+    @property
+    def is_wiped(self) -> bool:
+        """Only the name is left."""
+        return self._secret.is_wiped
 
     def keys(
         self, direction: Direction, home_address: int, care_of_address: int, suite: Suite, spi: int
