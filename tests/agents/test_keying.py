@@ -159,6 +159,29 @@ def test_a_home_agent_without_memory_asks_for_a_full_exchange_and_holds_traffic(
     assert world.exchange_packets() == BOTH
 
 
+def test_pairs_that_outlive_a_restart_carry_traffic_until_there_are_new_ones() -> None:
+    world = World()
+    for _ in range(3):
+        world.register()
+        world.carry_packets()
+        world.advance(3)
+    before = world.home_gateway
+    ((number, pair),) = before.pairs.items()
+    world.start_home()
+    world.home_gateway = before
+    before.carry_out(world.home.adopt(pair))
+    assert world.exchange_packets() == BOTH
+    assert world.register() is Verdict.AGAIN
+    assert not before.held
+    assert world.exchange_packets() == BOTH
+    assert world.register() is Verdict.KEYED
+    assert world.exchange_packets() == BOTH
+    world.advance(3)
+    assert number not in before.pairs
+    assert len(before.pairs) == 1
+    assert world.exchange_packets() == BOTH
+
+
 def test_unconfirmed_pairs_are_few() -> None:
     world = World()
     world.register()

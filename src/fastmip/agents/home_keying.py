@@ -5,6 +5,7 @@ newer ones that nobody has confirmed yet:
 
 | state   | event                                | done                             | state   |
 |---------|--------------------------------------|----------------------------------|---------|
+| nothing | pair outlived a restart (``adopt``)  | send on it                       | in use  |
 | nothing | full offer accepted                  | hold traffic, install pair       | waiting |
 | waiting | packet opens on a pair               | send on it, dummy back           | in use  |
 | in use  | offer accepted (full or ratchet)     | install pair, send on the old    | in use  |
@@ -37,6 +38,7 @@ from fastmip.agents.esp_pairs import (
     SendOnPair,
 )
 from fastmip.auth.esp_schedule import (
+    ROOT_LEN,
     Direction,
     KeyExchangeError,
     KeyShare,
@@ -262,6 +264,20 @@ class HomeKeying:
             older.retire_ns = older.retire_ns or now.boot_ns + LINGER_NS
             self._lingering[older.pair.number] = place
         return [SendOnPair(number), SendDummy(number)]
+
+    def adopt(self, pair: SecurityAssociationPair) -> list[EspEffect]:
+        """Take over a pair that outlived a restart; nothing can be ratcheted from it.
+
+        It is used until the node has made a full exchange, which the next refresh asks it for.
+        """
+        place = pair.home_address, pair.care_of_address
+        root = Root(Secret(bytes(ROOT_LEN)))
+        root.wipe()
+        keys = self._keys.setdefault(place, _Keys())
+        keys.generations.append(_Generation(pair, root, is_confirmed=True))
+        self._places[pair.number] = place
+        self._number = max(self._number, pair.number)
+        return [SendOnPair(pair.number)]
 
     def release(self, home_address: int, care_of_addresses: Iterable[int]) -> list[EspEffect]:
         """These bindings are gone."""
