@@ -75,12 +75,13 @@ def references() -> Iterable[Result]:
 
 
 _CASES = {
-    **{f"wire.{io}.{size}": (size, Setting(io)) for io in IOS for size in SIZES},
+    **{f"wire.{io}.{size}": (size, Setting(io)) for io in IOS if io != "socket" for size in SIZES},
+    "wire.socket.64": ("64", Setting("socket")),
     **{
         f"wire.kernel.64.{kind}": ("64", Setting("kernel", kind=kind))
         for kind in ("gre", "minimal", "udp")
     },
-    **{f"wire.{io}.64.1M": ("64", Setting(io, bindings=1_000_000)) for io in IOS if io != "kernel"},
+    **{f"wire.{io}.64.1M": ("64", Setting(io, bindings=1_000_000)) for io in ("xdp", "offload")},
 }
 
 BENCHMARKS: dict[str, Benchmark] = {

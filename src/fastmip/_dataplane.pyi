@@ -185,6 +185,7 @@ class KernelEngine(BindingCache):
         raw_fds: Sequence[int],
         udp_fd: int = -1,
         icmp_fd: int = -1,
+        packet_fd: int = -1,
         tun_vnet_hdr: bool = True,
         ring: bool = True,
     ) -> None:
@@ -197,6 +198,10 @@ class KernelEngine(BindingCache):
         caller, who closes them after ``stop``. They become non-blocking. Raises OSError for a
         descriptor that is none, ValueError for one worker or raw socket too many.
         """
+    def allow_packet_sockets(self, is_allowed: bool) -> None:
+        """Let outer packets leave by AF_PACKET where the mirror knows how; or by raw sockets alone.
+
+        It counts from the workers' next batches on."""
     def start(self) -> None:
         """Start a thread per worker, again after ``stop``. Raises OSError; ValueError when a
         worker has no descriptors."""

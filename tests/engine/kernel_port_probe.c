@@ -8,7 +8,7 @@ static struct kernel_port port;
 /* Up to three tunnel sockets; the first sends. udp_fd -1: none. */
 int probe_open(int home_fd, const int *raw_fds, uint32_t raw_count, int udp_fd, int ring)
 {
-    struct port_descriptors fds = {.tun_fd = home_fd, .icmp_fd = -1, .udp_fd = udp_fd,
+    struct port_descriptors fds = {.tun_fd = home_fd, .icmp_fd = -1, .udp_fd = udp_fd, .packet_fd = -1,
                                    .raw_count = raw_count, .vnet_hdr = 1, .no_ring = !ring};
     memcpy(fds.raw_fd, raw_fds, raw_count * sizeof *raw_fds);
     int error = kernel_port_init(&port, &fds);

@@ -55,7 +55,7 @@ static void fake_open(uint32_t number)
 int probe_open(int home_fd, int raw_fd, uint32_t home, uint32_t remote, uint32_t own)
 {
     const uint64_t seed[6] = {1, 2, 3, 4, 5, 6};
-    struct port_descriptors fds = {.tun_fd = home_fd, .icmp_fd = -1, .udp_fd = -1,
+    struct port_descriptors fds = {.tun_fd = home_fd, .icmp_fd = -1, .udp_fd = -1, .packet_fd = -1,
                                    .raw_fd = {raw_fd}, .raw_count = 1, .vnet_hdr = 1,
                                    .no_ring = 1};
     struct fm_record r = {.home = swap32(home), .remote = swap32(remote), .local = swap32(own),

@@ -57,6 +57,10 @@ class FakeMachine:
     driver_name: str | None = "ice"
     attached: str | None = None
     bpf: str | None = None
+    users: str = ""
+
+    def output_users(self) -> str:
+        return self.users
 
     def driver(self, interface: str) -> str | None:
         assert interface
@@ -381,3 +385,21 @@ def test_large_frames_go_by_the_kernel(machine: FakeMachine) -> None:
     machine.files["/sys/class/net/eth0/mtu"] = "9000\n"
     io_of(machine)
     assert any("above 1500" in finding.detail for finding in found(machine, "io", XDP))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "users", "status", "detail"),
+    [
+        ("socket", "", OK, "go through the IP stack"),
+        ("auto", "", OK, "pass the IP stack by: nothing acts"),
+        ("auto", "nftables filter output", OK, "through the IP stack: nftables filter output"),
+        ("packet", "IPsec policies", WARN, "pass by IPsec policies"),
+    ],
+)
+def test_what_outer_packets_pass_by_is_told(
+    machine: FakeMachine, wanted: str, users: str, status: str, detail: str
+) -> None:
+    machine.users = users
+    [finding] = found(machine, "transmit", HOME_AGENT._replace(transmit=wanted))
+    assert finding.status == status
+    assert detail in finding.detail

@@ -8,7 +8,7 @@ from fastmip.engine.workers cimport *
 from os import set_blocking, strerror
 
 _WORKER_STATES = ("ready", "running", "stopped", "failed")
-_PORT_DESCRIPTORS = ("", "tun", "tunnel", "icmp", "udp")
+_PORT_DESCRIPTORS = ("", "tun", "tunnel", "icmp", "udp", "packet")
 
 
 def port_counter_names():
@@ -40,7 +40,7 @@ cdef class KernelEngine(BindingCache):
         return <int>broadcast_send(self.threads[0].port.fds.raw_fd[0], self._broadcast)
 
     def attach_kernel(self, *, int tun_fd, raw_fds, int udp_fd=-1, int icmp_fd=-1,
-                      bint tun_vnet_hdr=True, bint ring=True):
+                      int packet_fd=-1, bint tun_vnet_hdr=True, bint ring=True):
         """Give the next worker its TUN queue and its sockets."""
         cdef port_worker *thread
         cdef port_descriptors fds
@@ -48,11 +48,12 @@ cdef class KernelEngine(BindingCache):
             raise ValueError(f"attach_kernel: all {self.attached} workers have their descriptors")
         if not 1 <= len(raw_fds) <= PORT_RAW_MAX:
             raise ValueError(f"attach_kernel: {len(raw_fds)} raw sockets, not 1 to {PORT_RAW_MAX}")
-        for fd in (tun_fd, *raw_fds, *(fd for fd in (udp_fd, icmp_fd) if fd != -1)):
+        for fd in (tun_fd, *raw_fds, *(fd for fd in (udp_fd, icmp_fd, packet_fd) if fd != -1)):
             set_blocking(fd, False)
         fds.tun_fd = tun_fd
         fds.udp_fd = udp_fd
         fds.icmp_fd = icmp_fd
+        fds.packet_fd = packet_fd
         fds.vnet_hdr = tun_vnet_hdr
         fds.no_ring = not ring
         fds.raw_count = <uint32_t>len(raw_fds)
@@ -63,6 +64,15 @@ cdef class KernelEngine(BindingCache):
             raise OSError(errno, strerror(errno))
         self.threads[self.attached] = thread
         self.attached += 1
+
+    def allow_packet_sockets(self, bint is_allowed):
+        """Let outer packets leave by AF_PACKET where the mirror knows how; or by raw sockets alone.
+
+        It counts from the workers' next batches on.
+        """
+        cdef uint32_t number
+        for number in range(self.attached):
+            packet_out_allow(&self.threads[number].port.packet, is_allowed)
 
     def start(self):
         """Start a thread for every attached worker."""

@@ -9,6 +9,7 @@
  *            only. A socket bound to no address (a mobile node's) therefore names the source in
  *            IP_PKTINFO, too: rules "from CARE-OF-ADDRESS" hold, and a packet never leaves by a
  *            link that does not own its care-of address, not even while routes are changed.
+ *            Past the stack by AF_PACKET where that may be (packet_out.h).
  * Tunnel in  one such socket for each encapsulation offered (protocols 4, 47, 55): recvmmsg, in
  *            turn. The kernel has reassembled (up to 64 kB).
  * UDP        tunnels through a NAT, both ways: a datagram socket (udp_port.h), in turn with them.
@@ -551,19 +552,44 @@ static inline void port_send_datagrams(struct kernel_port *k, struct fm_desc **p
     }
 }
 
+/* Send `count` laid out packets past the stack; those it is to do after all go to `raw`. */
+static inline uint32_t port_send_past(struct kernel_port *k, struct fm_desc **packets,
+                                      uint32_t count, struct fm_desc **raw)
+{
+    uint32_t at = 0, sent = 0, stale = 0;
+    int waited = 0;
+    while (at < count && !k->failed) {
+        uint32_t done = port_send_some(k->packet.fd, k->packet.tx + at, count - at, &waited);
+        at += done;
+        sent += done;
+        if (done) continue;
+        if (packet_out_is_stale(errno))
+            raw[stale++] = packets[at++];
+        else
+            port_not_sent(k, packets[at++], PORT_PACKET, errno);
+    }
+    port_count(k, PORT_PACKET_SENT, sent);
+    port_count(k, PORT_PACKET_STALE, stale);
+    return stale;
+}
+
 static inline void kernel_port_send_tunnel(struct kernel_port *k, struct fm_desc **packets,
                                            uint32_t count)
 {
-    struct fm_desc *raw[FM_BATCH], *datagrams[FM_BATCH];
+    struct fm_desc *raw[FM_BATCH], *datagrams[FM_BATCH], *past[FM_BATCH];
+    const struct fm_egress *mirror = packet_out_mirror(&k->packet, k->engine);
     k->refused.count = 0;
     while (count && !k->failed) {
-        uint32_t chunk = count < FM_BATCH ? count : FM_BATCH, raws = 0, others = 0;
+        uint32_t chunk = count < FM_BATCH ? count : FM_BATCH, raws = 0, others = 0, pasts = 0;
         for (uint32_t i = 0; i < chunk; i++) {
             if (udp_port_takes(&k->udp, packets[i]))
                 datagrams[others++] = packets[i];
+            else if (mirror && packet_out_lay_out(&k->packet, mirror, packets[i], pasts))
+                past[pasts++] = packets[i];
             else
                 raw[raws++] = packets[i];
         }
+        if (pasts) raws += port_send_past(k, past, pasts, raw + raws);
         if (raws) port_send_raw(k, raw, raws);
         if (others) port_send_datagrams(k, datagrams, others);
         packets += chunk;

@@ -27,6 +27,8 @@
     X(TUNNEL_COMPLETED, "tunnel-checksums-completed", "Inner or GRE checksums that were partial.") \
     X(TUNNEL_READ_ERRORS, "tunnel-read-errors", "Reads of a tunnel socket that failed.")          \
     X(TUNNEL_SENT, "tunnel-sent", "Packets sent through the tunnel socket, UDP apart.")           \
+    X(PACKET_SENT, "packet-sent", "Outer packets sent past the IP stack (engine.transmit).")      \
+    X(PACKET_STALE, "packet-stale", "Refused there (link down, gone, MTU): sent by the stack.")   \
     X(TUNNEL_TOO_BIG, "tunnel-too-big", "Not sent (EMSGSIZE): beyond the MTU of the interface.")  \
     X(TUNNEL_NO_BUFFER, "tunnel-no-buffer", "Not sent (ENOBUFS, ENOMEM): queue full.")            \
     X(TUNNEL_FORBIDDEN, "tunnel-forbidden", "Not sent (EPERM, EACCES): firewall or policy.")      \

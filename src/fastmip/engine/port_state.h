@@ -17,6 +17,7 @@
 
 #include "frames.h"
 #include "merge.h"
+#include "packet_out.h"
 #include "port_counters.h"
 #include "refused.h"
 #include "returned.h"
@@ -44,11 +45,12 @@ _Static_assert(URING_DEPTH == FM_BATCH, "a slot for each read");
 enum port_source_number { PORT_IN_TUN, PORT_IN_ICMP, PORT_IN_UDP, PORT_IN_RAW };
 #define PORT_IN_COUNT (PORT_IN_RAW + PORT_RAW_MAX)
 
-enum port_descriptor { PORT_NONE, PORT_TUN, PORT_RAW, PORT_ICMP, PORT_UDP };
+enum port_descriptor { PORT_NONE, PORT_TUN, PORT_RAW, PORT_ICMP, PORT_UDP, PORT_PACKET };
 
 /* What a port works on. The first raw socket sends; each receives its own protocol. */
 struct port_descriptors {
     int tun_fd, icmp_fd, udp_fd; /* -1: no such, or another worker reads it */
+    int packet_fd;               /* AF_PACKET, to send outer packets; -1: none */
     int raw_fd[PORT_RAW_MAX];
     uint32_t raw_count;
     int vnet_hdr; /* the TUN device was opened with IFF_VNET_HDR */
@@ -85,6 +87,7 @@ struct kernel_port {
     struct sockaddr_in tx_to[FM_BATCH];
     struct port_source tx_from[FM_BATCH];
     struct udp_port udp;
+    struct packet_out packet;
     int names_source; /* the raw socket is bound to no address */
     uint64_t counters[PORT_COUNTER_COUNT]; /* written by the worker, read by anyone */
     struct returned_memory returned;
@@ -168,6 +171,7 @@ static inline int kernel_port_init(struct kernel_port *k, const struct port_desc
     k->vnet_len = fds->vnet_hdr ? VNET_HDR_LEN : 0;
     k->names_source = port_is_unbound(fds->raw_fd[0]);
     udp_port_init(&k->udp, fds->udp_fd);
+    packet_out_init(&k->packet, fds->packet_fd);
     k->memory_len = home + tunnel + (size_t)FM_BATCH * PORT_LARGE + PORT_ARENA;
     k->memory = (uint8_t *)mmap(NULL, k->memory_len, PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -21,6 +21,7 @@ cdef extern from "workers.h" nogil:
         int tun_fd
         int icmp_fd
         int udp_fd
+        int packet_fd
         int *raw_fd
         uint32_t raw_count
         int vnet_hdr
@@ -29,8 +30,14 @@ cdef extern from "workers.h" nogil:
     struct uring:
         int usable
 
+    struct packet_out:
+        int is_open
+
+    void packet_out_allow(packet_out *p, int is_open)
+
     struct kernel_port:
         port_descriptors fds
+        packet_out packet
         uring home_ring
         int failed
         int error

@@ -70,6 +70,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Those that carry XDP."""
     offload: bool = False
     """Let the XDP program carry plain IP in IP itself."""
+    transmit: Literal["auto", "socket", "packet"] = "auto"
+    """Whether outer packets may pass the IP stack by, with ``io = "kernel"``."""
     max_bindings: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = 131072
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Threads that carry packets."""

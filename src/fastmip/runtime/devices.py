@@ -270,6 +270,24 @@ def open_udp_socket(port: int, fwmark: int | None) -> socket.socket:
     return opened
 
 
+def open_packet_socket(fwmark: int | None) -> socket.socket:
+    """Open the socket that sends outer packets past the IP stack; it receives nothing.
+
+    Queueing disciplines, tc and captures are not passed by. Raises DeviceError.
+    """
+    kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    try:
+        opened = socket.socket(socket.AF_PACKET, kind, 0)
+        try:
+            _prepare(opened, fwmark, None)
+        except BaseException:
+            opened.close()
+            raise
+    except OSError as error:
+        raise _explain("packet socket", error) from error
+    return opened
+
+
 def _check_shard(shard: tuple[int, int]) -> tuple[int, int]:
     index, count = shard
     if not 0 <= index < count <= steering.MAX_WORKERS:

@@ -54,12 +54,14 @@ class EnginePort:
         udp_port: int = 0,
         mtu_bytes: int = devices.TUN_MTU,
         ring: bool = True,
+        packet: bool = False,
     ) -> None:
         """Open everything and attach it to the engine's workers.
 
         ``udp_port``: that of a control socket bound for as many data sockets (``ControlPort``).
-        ``ring``: see ``Engine.attach_kernel``. Raises DeviceError; then ``close`` takes back
-        what was opened.
+        ``ring``: see ``Engine.attach_kernel``. ``packet``: with sockets that outer packets leave
+        by once ``Engine.allow_packet_sockets`` says so. Raises DeviceError; then ``close`` takes
+        back what was opened.
         """
         self.udp_port = udp_port
         self._engine = engine
@@ -74,6 +76,7 @@ class EnginePort:
                 raw_fds=[self._open_raw(protocol, shard) for protocol in self.protocols],
                 udp_fd=self._open_udp() if udp_port else -1,
                 icmp_fd=self._open_icmp() if worker == 0 else -1,
+                packet_fd=self._open_packet() if packet else -1,
                 ring=ring,
             )
         devices.set_tun_policy(self.device)
@@ -105,12 +108,15 @@ class EnginePort:
     def _open_icmp(self) -> int:
         return self._keep("icmp", devices.open_icmp_socket(self._address, None))
 
+    def _open_packet(self) -> int:
+        return self._keep("packet", devices.open_packet_socket(self._fwmark))
+
     def _keep(self, kind: str, opened: socket.socket) -> int:
         self._sockets.setdefault(kind, []).append(opened)
         return opened.fileno()
 
     def sockets(self, kind: str) -> tuple[socket.socket, ...]:
-        """Sockets of a kind: ``tunnel`` (raw), ``udp``, ``icmp``."""
+        """Sockets of a kind: ``tunnel`` (raw), ``udp``, ``icmp``, ``packet``."""
         return tuple(self._sockets.get(kind, ()))
 
     def facts(self) -> dict[str, object]:
@@ -135,6 +141,7 @@ class EnginePort:
         return {
             kind: sum(map(devices.receive_drops, sockets))
             for kind, sockets in self._sockets.items()
+            if kind != "packet"  # it receives nothing
         }
 
     def close(self) -> None:

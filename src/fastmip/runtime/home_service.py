@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from fastmip.agents.home import HomeAgent
 from fastmip.agents.home_counters import BINDINGS
 from fastmip.errors import EngineFull, StoreError
-from fastmip.runtime import clock
+from fastmip.runtime import clock, packet_transmit
 from fastmip.runtime.arp import ArpResponder
 from fastmip.runtime.bpf import OWN_MAX
 from fastmip.runtime.broadcast import BroadcastTap
@@ -138,6 +138,7 @@ class HomeService:
             fwmark=self._fwmark,
             protocols=[ENCAPSULATIONS[name] for name in self.section.encapsulations],
             xdp=self._xdp_port(own),
+            transmit=packet_transmit.of(self.config, self._fwmark),
         )
         workers = self.config.engine.workers
         self.port, udp_port = self._make_port(workers)
@@ -385,6 +386,8 @@ class HomeService:
             await self._upkeep.look()
             if self.tunnel is not None and self.tunnel.xdp is not None:
                 await self.tunnel.xdp.keep()
+            if self.tunnel is not None and self.tunnel.transmit is not None:
+                self.tunnel.transmit.look()
         if self.offload is not None:
             self.offload.keep()
 

@@ -29,6 +29,7 @@ from fastmip.wire.addresses import format_address
 
 if TYPE_CHECKING:
     from fastmip._dataplane import Engine
+    from fastmip.runtime.packet_transmit import PacketTransmit
     from fastmip.runtime.xdp_port import XdpPort
 
 MAIN_TABLE = 254
@@ -54,10 +55,13 @@ class HomeTunnel:
         fwmark: int = 0,
         protocols: Sequence[int] = (devices.IPIP,),
         xdp: XdpPort | None = None,
+        transmit: PacketTransmit | None = None,
     ) -> None:
         self.device = device
         self.xdp = xdp
         """None: ``io = "kernel"``."""
+        self.transmit = transmit
+        """None: outer packets always go through the IP stack, or by AF_XDP."""
         self.port = EnginePort(device, address=address, fwmark=fwmark or None, protocols=protocols)
         self._kernel = kernel
         self._address = address
@@ -72,13 +76,16 @@ class HomeTunnel:
         Raises DeviceError or StartError.
         """
         await self.port.reserve(workers)
-        self.port.open(engine, workers, udp_port=udp_port)
+        packet = self.transmit is not None
+        self.port.open(engine, workers, udp_port=udp_port, packet=packet)
         found = await self._kernel.interface(self.device)
         if found is None:
             raise StartError(f"{self.device}: the device vanished while it was configured")
         await self._kernel.set_link(found.index, txqlen=devices.TUN_QUEUE_LENGTH, state="up")
         if self.xdp is not None:
             await self.xdp.open(engine, workers)
+        if self.transmit is not None:
+            self.transmit.start(engine)
 
     async def attract(self, home_interface: str | None) -> None:
         """Lead the home network's traffic to the engine; call it when workers run."""
@@ -152,7 +159,8 @@ class HomeTunnel:
     def facts(self) -> dict[str, object]:
         """What ``show runtime`` tells of it."""
         if self.xdp is None:
-            return {"io": "kernel", **self.port.facts()}
+            out = {"transmit": "socket"} if self.transmit is None else self.transmit.facts()
+            return {"io": "kernel", **self.port.facts(), **out}
         return {"io": "xdp", **self.port.facts(), **self.xdp.facts()}
 
     def changes(self) -> list[Rule | Route | Address]:
@@ -161,6 +169,8 @@ class HomeTunnel:
 
     async def release(self) -> None:
         """Stop attracting traffic."""
+        if self.transmit is not None:
+            await self.transmit.release()
         if self.xdp is not None:
             await self.xdp.release()
         for change in reversed(self._changes):

@@ -53,6 +53,7 @@ MAX_BINDINGS = 1 << 20
 IOS: Mapping[str, str] = MappingProxyType(
     {
         "kernel": "",
+        "socket": 'transmit = "socket"',
         "xdp": 'io = "xdp"\ninterfaces = ["h0", "h1"]',
         "offload": 'io = "xdp"\noffload = true\ninterfaces = ["h0", "h1"]',
     }

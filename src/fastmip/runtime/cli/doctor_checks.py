@@ -63,6 +63,7 @@ class Subject(NamedTuple):
     io: str = "kernel"
     io_interfaces: tuple[str, ...] = ()
     """Those that carry XDP, or would."""
+    transmit: str = "socket"
 
     @classmethod
     def of(cls, config: Config) -> Subject:
@@ -95,6 +96,7 @@ class Subject(NamedTuple):
             control_socket=str(config.daemon.control_socket),
             io=config.engine.io + (" with offload" if config.engine.offload else ""),
             io_interfaces=config.engine.interfaces or tuple(dict.fromkeys(interfaces)),
+            transmit=config.engine.transmit if agent is not None else "socket",
         )
 
 
@@ -344,6 +346,21 @@ def packet_io(machine: Machine, subject: Subject) -> Iterator[Finding]:
             yield Finding("io", WARN, note, "docs/deployment.md says more")
 
 
+def transmit(machine: Machine, subject: Subject) -> Iterator[Finding]:
+    """Whether outer packets pass the IP stack by, and what that passes by."""
+    if subject.io != "kernel" or subject.transmit == "socket":
+        yield Finding("transmit", OK, "outer packets go through the IP stack")
+        return
+    users = machine.output_users()
+    if not users:
+        yield Finding("transmit", OK, "outer packets pass the IP stack by: nothing acts on them")
+    elif subject.transmit == "auto":
+        yield Finding("transmit", OK, f"outer packets go through the IP stack: {users}")
+    else:
+        remedy = 'set engine.transmit = "auto" if these matter to tunnel packets'
+        yield Finding("transmit", WARN, f"outer packets pass by {users}", remedy)
+
+
 def store(machine: Machine, subject: Subject) -> Iterator[Finding]:
     """Registrations are kept in SQLite, on a disk that survives."""
     version = machine.sqlite_version()
@@ -377,6 +394,7 @@ CHECKS: tuple[Callable[[Machine, Subject], Iterator[Finding]], ...] = (
     processor,
     kernel,
     packet_io,
+    transmit,
     store,
 )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from fastmip.errors import FastmipError
-from fastmip.runtime import libbpf
+from fastmip.runtime import libbpf, output_stack
 
 # linux/ethtool.h, linux/sockios.h
 _SIOCETHTOOL = 0x8946
@@ -68,6 +68,9 @@ class Machine(Protocol):
 
     def ruleset(self) -> str | None:
         """The nftables rule set as JSON."""
+
+    def output_users(self) -> str:
+        """What acts on packets this machine sends, beside routing; empty: nothing."""
 
     def sqlite_version(self) -> tuple[int, ...]:
         """Version of the SQLite library."""
@@ -156,6 +159,10 @@ class LinuxMachine:
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout if done.returncode == 0 else None
+
+    def output_users(self) -> str:
+        """Ask by netlink, as the daemon does."""
+        return output_stack.users()
 
     def sqlite_version(self) -> tuple[int, ...]:
         """Version of the library Python is linked to."""
