@@ -12,7 +12,7 @@ ROWS = re.findall(
 )
 LATER = {"T20", "T21"}
 """Home addresses and home agents assigned on the run."""
-MOBILE_NETWORKS = {"T30", "T31", "T32", "T34"}
+MOBILE_NETWORKS = {"T30", "T31", "T32", "T33", "T34"}
 UNASSIGNED = {"T23", "T24"}
 
 

@@ -1,4 +1,4 @@
-"""T30, T32: mobile networks on real kernels, with our home agents and ground stations."""
+"""T30, T32 to T34: mobile networks on real kernels, with our home agents and ground stations."""
 
 from __future__ import annotations
 
@@ -131,3 +131,68 @@ def test_t32_a_router_on_board_of_a_router(aircraft: AircraftLab) -> None:
     assert counters["faVisitors"] == 2
     for node in ("mn", "mr2", "mr"):
         aircraft.stop(node)
+
+
+_FIXED_HOST = """
+[[foreign_agent.fixed_host]]
+home_address = "10.1.0.5"
+home_agent = "10.1.0.1"
+interface = "cabin0"
+mac = "{mac}"
+[[foreign_agent.fixed_host.association]]
+spi = 256
+key_file = "{folder}/mn.key"
+"""
+
+
+def test_t33_a_fixed_host_is_registered_for_good_rfc5944_4_5(aircraft: AircraftLab) -> None:
+    """T33: a stock host of WUSTL.EDU on board; the router registers it, the host does nothing."""
+    lab = aircraft.lab
+    lab.run("mr", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    fixed = _FIXED_HOST.format(mac=lab.mac("mn", "eth0"), folder=lab.directory)
+    aircraft.start("mr", change=lambda text: text.replace("[[advertise]]", f"{fixed}[[advertise]]"))
+    lab.ip("mn", "address add 10.1.0.5/32 dev eth0", "link set eth0 up")
+    lab.plug("mn", BOARD)
+    lab.ip("mn", f"route add default via {CABIN_AGENT} dev eth0 onlink")
+    aircraft.move("mr", GROUND_1)
+    aircraft.registered("haa", PLANE, GROUND_1.agent)
+    aircraft.registered("haw", "10.1.0.5", CABIN_AGENT)
+    (row,) = aircraft.rows("haw", "show binding")
+    shown = aircraft.rows("mr", "show fixed-host")
+    assert [(one["home_address"], one["registered"]) for one in shown] == [("10.1.0.5", True)]
+    aircraft.reaches("cn", "10.1.0.5")
+    assert aircraft.pings("mn", CN)
+    aircraft.move("mr", GROUND_2)
+    aircraft.registered("haa", PLANE, GROUND_2.agent)
+    aircraft.reaches("cn", "10.1.0.5")
+    (after,) = aircraft.rows("haw", "show binding")
+    assert after["identification"] == row["identification"]
+    aircraft.stop("mr")
+    lab.ip("mn", "address flush dev eth0")
+    aircraft.daemons["haw"].ask("clear binding", home_address="10.1.0.5")
+
+
+def test_t34_a_router_takes_the_network_it_is_given_rfc6626(aircraft: AircraftLab) -> None:
+    """T34: a prefix out of the pool on the ingress interface, as long as the binding lasts."""
+
+    def addresses() -> str:
+        return aircraft.lab.run("mr2", "ip", "-4", "-o", "address", "show", "dev", "in0").stdout
+
+    def change(text: str) -> str:
+        return text.replace('networks = ["10.2.9.0/24"]', "dynamic = [28]")
+
+    aircraft.start("mr2", change=change)
+    aircraft.move("mr2", GROUND_1)
+    aircraft.registered("haa", SECOND_ROUTER, GROUND_1.agent)
+    wait_until(lambda: "10.2.128." in addresses(), 10, "a network on the ingress interface")
+    (row,) = aircraft.rows("mr2", "show mobile-networks")
+    assert (row["origin"], row["state"]) == ("dynamic", "forwarded")
+    first = addresses().split("10.2.128.")[1].split("/")[0]
+    assert row["network"] == f"10.2.128.{int(first) - 1}/28"
+    aircraft.reaches("cn", f"10.2.128.{first}")
+    assert aircraft.pings("mr2", CN, "-I", f"10.2.128.{first}")
+    aircraft.move("mr2", GROUND_2)
+    aircraft.registered("haa", SECOND_ROUTER, GROUND_2.agent)
+    aircraft.reaches("cn", f"10.2.128.{first}")
+    aircraft.stop("mr2")
+    assert "10.2.128." not in addresses()

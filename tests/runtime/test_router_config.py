@@ -47,7 +47,7 @@ def test_every_example_of_the_page_holds(example: str) -> None:
 
 def test_the_page_has_an_example_of_each_kind() -> None:
     assert len(EXAMPLES) >= 3
-    assert sum("[foreign_agent]" in example for example in EXAMPLES) == 1
+    assert sum("[foreign_agent]" in example for example in EXAMPLES) == 2
     assert sum("dynamic" in example for example in EXAMPLES) == 1
 
 

@@ -29,6 +29,7 @@ from fastmip.runtime.config_types import (
     Lifetime,
     lifetime_s,
 )
+from fastmip.runtime.fixed_host_config import FixedHostConfig
 from fastmip.runtime.foreign_config import (
     AdvertiseConfig,
     ForeignAgentRoleConfig,
@@ -149,7 +150,9 @@ class ForeignAgentConfig(
         return auth.AssociationSet(association.build() for association in self.associations)
 
 
-Peer = TypeVar("Peer", HostConfig, ForeignAgentConfig, VisitorConfig, HomeAgentPeerConfig)
+Peer = TypeVar(
+    "Peer", HostConfig, ForeignAgentConfig, VisitorConfig, HomeAgentPeerConfig, FixedHostConfig
+)
 """Somebody an agent shares security associations with."""
 
 
@@ -510,6 +513,9 @@ def _with_keys(file: str, config: Config) -> Config:
             ),
             home_agents=_peers_with_keys(
                 file, "foreign_agent.home_agent", base, foreign.home_agents
+            ),
+            fixed_hosts=_peers_with_keys(
+                file, "foreign_agent.fixed_host", base, foreign.fixed_hosts
             ),
         )
     return msgspec.structs.replace(

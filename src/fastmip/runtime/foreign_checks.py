@@ -11,6 +11,7 @@ from fastmip.runtime.config_checks import (
     check_no_duplicates,
     check_plain_unicast,
 )
+from fastmip.runtime.fixed_host_config import check_fixed_hosts
 from fastmip.wire.nai import check_nai
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def check_foreign(file: str, config: Config, *, file_is_private: bool, mode: int
     if section is not None:
         _check_role(file, section)
         _check_peers(file, section, file_is_private=file_is_private, mode=mode)
+        check_fixed_hosts(file, section, file_is_private=file_is_private, mode=mode)
         _check_beside(file, config, section)
         if section.max_visitors > config.engine.max_bindings:
             remedy = f"set it to at least {section.max_visitors}, foreign_agent.max_visitors"

@@ -54,6 +54,7 @@ class ForeignCommands:
         return {
             "show visitor": self.show_visitor,
             "show pending": self.show_pending,
+            "show fixed-host": self.show_fixed_host,
             "show traffic": self.show_traffic,
             "show errors": self.show_errors,
             "show runtime": self.show_runtime,
@@ -62,6 +63,12 @@ class ForeignCommands:
             "clear visitor": self.clear_visitor,
             "clear traffic": self.clear_traffic,
         }
+
+    async def show_fixed_host(self, _arguments: Arguments) -> Answer:
+        """Hosts that we registered for good (RFC 5944 4.5)."""
+        rows = self._service.fixed_hosts.rows(clock.now())
+        carried = sum(bool(row["registered"]) for row in rows)
+        return {"rows": rows, "summary": {"registered": carried, "shown": len(rows)}}
 
     async def show_visitor(self, arguments: Arguments) -> Answer:
         """Visitors in order of their home address, after ``after``, by faVisitorTable's columns."""

@@ -15,6 +15,7 @@ from fastmip.runtime.config_types import (
     Lifetime,
     lifetime_s,
 )
+from fastmip.runtime.fixed_host_config import FixedHostConfig
 
 
 class VisitorConfig(
@@ -58,7 +59,11 @@ class ForeignAgentRoleConfig(
     frozen=True,
     forbid_unknown_fields=True,
     kw_only=True,
-    rename={"mobile_nodes": "mobile_node", "home_agents": "home_agent"},
+    rename={
+        "mobile_nodes": "mobile_node",
+        "home_agents": "home_agent",
+        "fixed_hosts": "fixed_host",
+    },
 ):
     """``[foreign_agent]``: the foreign agent role."""
 
@@ -105,6 +110,8 @@ class ForeignAgentRoleConfig(
     """Upper bound for tunnels, bytes."""
     mobile_nodes: tuple[VisitorConfig, ...] = ()
     home_agents: tuple[HomeAgentPeerConfig, ...] = ()
+    fixed_hosts: tuple[FixedHostConfig, ...] = ()
+    """Registered by us, for good (RFC 5944 4.5)."""
 
     @property
     def max_lifetime_s(self) -> int:

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fastmip.agents.effects import Arrival
+from fastmip.agents.effects import Arrival, Now
+from fastmip.agents.fixed_hosts import FixedHosts
 from fastmip.agents.foreign import ForeignAgent
 from fastmip.agents.foreign_policy import ForeignAgentPolicy, ForeignLink, Nat
 from fastmip.agents.hosts import Prefix, ReverseTunnel
 from fastmip.errors import ConfigError
 from fastmip.runtime import clock
+from fastmip.runtime.alarm import Alarm
 from fastmip.runtime.control_hub import ControlHub, RolePort
 from fastmip.runtime.control_port import ControlPort
 from fastmip.runtime.engine_view import Observed
@@ -56,6 +59,7 @@ NEEDS_RESTART = (
     "challenge_window",
     "nat",
     "tos",
+    "fixed_hosts",
 )
 """Keys of ``[foreign_agent]`` that a reload cannot change."""
 _PEERS = ("mobile_nodes", "home_agents")
@@ -154,6 +158,8 @@ class ForeignService:
         alone = config.mobile_node is None or serves_from_networks(config)
         self._fwmark = 0 if alone or config.mobile_node is None else config.mobile_node.fwmark
         self._commands = ForeignCommands(self)
+        self.fixed_hosts = FixedHosts((), secrets.randbits)
+        self._fixed_alarm = Alarm(self.fixed_hosts.next_deadline, self._look_after_fixed_hosts)
         # Set by start, in this order.
         self.links: tuple[ForeignLink, ...] = ()
         self.agent: ForeignAgent
@@ -221,6 +227,11 @@ class ForeignService:
         loop = asyncio.get_running_loop()
         self.pipeline.start(self.port)
         self.port.open(loop)
+        self.fixed_hosts = FixedHosts(
+            [host.host(self.links) for host in section.fixed_hosts], secrets.randbits
+        )
+        self._fixed_alarm = Alarm(self.fixed_hosts.next_deadline, self._look_after_fixed_hosts)
+        self._look_after_fixed_hosts(clock.now())
         self.link_port = LinkPort(self._receive_from_link, self._ours.__contains__)
         self.link_port.open(loop, section.interfaces)
         self._upkeep = Upkeep(
@@ -288,6 +299,7 @@ class ForeignService:
 
     async def stop(self) -> None:
         """Tell the home agents, then undo everything ``start`` did."""
+        self._fixed_alarm.stop()
         if self.port is not None and hasattr(self, "pipeline"):
             if self.section.revoke_on_stop and self._running:
                 await self._revoke_all()
@@ -357,7 +369,17 @@ class ForeignService:
     def _receive(self, batch: list[tuple[bytes, Arrival]]) -> None:
         """From the control port: requests of visitors come off their links instead."""
         requests = MessageType.REGISTRATION_REQUEST
-        self.pipeline.deliver([item for item in batch if not item[0] or item[0][0] != requests])
+        rest = [item for item in batch if not item[0] or item[0][0] != requests]
+        for item in [item for item in rest if self.fixed_hosts.claims(item[0])]:
+            rest.remove(item)
+            now = clock.now()
+            self.pipeline.carry_out(self.fixed_hosts.receive(*item, now), now)
+            self._fixed_alarm.set()
+        self.pipeline.deliver(rest)
+
+    def _look_after_fixed_hosts(self, now: Now) -> None:
+        self.pipeline.carry_out(self.fixed_hosts.handle_timer(now), now)
+        self._fixed_alarm.set()
 
     def _receive_from_link(self, batch: list[tuple[bytes, Arrival]]) -> None:
         self.pipeline.deliver([item for item in batch if not self._is_home_agents(*item)])

@@ -35,6 +35,7 @@ SUBJECTS = {
     "violation": "Security violations by peer (RFC 2006 mipSecViolationTable).",
     "host": "Mobile nodes that may register here.",
     "mobile-networks": "Networks behind mobile routers, and where they lead.",
+    "fixed-host": "Hosts the foreign agent here registered for good.",
     "agent": "Mobility agents: heard on the links, and what we advertise ourselves.",
     "handover": "Moves of the mobile node: from, to, how long.",
 }

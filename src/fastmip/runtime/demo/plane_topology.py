@@ -118,6 +118,10 @@ address = "{address}"
 home_network = "{network}"
 interface = "home0"
 """
+_POOL = """\
+[home_agent.mobile_networks]
+pools = ["10.2.128.0/24"]
+"""
 _HOST = """\
 [[home_agent.host]]
 home_address = "{home}"
@@ -164,11 +168,12 @@ def configurations(directory: object, care_of: str = "foreign-agent-first") -> d
 
     home_a = "10.2.0.0/24"
     hosts = told(_HOST, home=PLANE, key="mr", more=f'networks = ["{ON_BOARD}"]')
-    hosts += told(_HOST, home=SECOND_ROUTER, key="mr2", more=f'networks = ["{BEHIND_SECOND}"]')
+    more = f'networks = ["{BEHIND_SECOND}"]\ndynamic_networks = 1'
+    hosts += told(_HOST, home=SECOND_ROUTER, key="mr2", more=more)
     found = {
         "haw": told(_HOME_AGENT, address=WUSTL, network="10.1.0.0/24")
         + told(_HOST, home=LAPTOP, key="mn", more=""),
-        "haa": told(_HOME_AGENT, address=AIRLINE, network=home_a) + hosts,
+        "haa": told(_HOME_AGENT, address=AIRLINE, network=home_a) + _POOL + hosts,
         "fa1": told(_FOREIGN_AGENT, port="visit0"),
         "fa2": told(_FOREIGN_AGENT, port="visit0"),
         "mr": told(_NODE, home=PLANE, network=home_a, agent=AIRLINE, port="up0", key="mr")
