@@ -171,6 +171,15 @@ class World:
             new_share=self._new_share,
         )
 
+    def restart_home(self) -> None:
+        """Start the home agent again, with the pairs it sent on and numbers behind a block."""
+        before = self.home_gateway
+        self.start_home()
+        for number in before.sending.values():
+            pair = before.pairs[number]
+            self.home_gateway.carry_out([InstallPair(pair), *self.home.adopt(pair)])
+            self.home_gateway.sequence[number] = before.sequence[number] + 1000
+
     def new_spi(self) -> int:
         self._spi += 1
         return self._spi

@@ -22,6 +22,7 @@ strangers. Install the pair before the reply leaves.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -134,7 +135,8 @@ class HomeKeying:
         self._new_share = new_share
         self._keys: dict[Place, _Keys] = {}
         self._places: dict[int, Place] = {}
-        self._lingering: dict[int, Place] = {}
+        self._lingering: deque[tuple[int, int]] = deque()
+        """When a pair's time is over, and its number; in that order, as all linger equally long."""
         self._number = 0
 
     # a request ---------------------------------------------------------------------------
@@ -261,8 +263,9 @@ class HomeKeying:
         generation.is_confirmed = True
         for older in keys.generations[:index]:
             older.root.wipe()
-            older.retire_ns = older.retire_ns or now.boot_ns + LINGER_NS
-            self._lingering[older.pair.number] = place
+            if not older.retire_ns:
+                older.retire_ns = now.boot_ns + LINGER_NS
+                self._lingering.append((older.retire_ns, older.pair.number))
         return [SendOnPair(number), SendDummy(number)]
 
     def adopt(self, pair: SecurityAssociationPair) -> list[EspEffect]:
@@ -293,7 +296,6 @@ class HomeKeying:
         keys.generations.remove(generation)
         number = generation.pair.number
         self._places.pop(number, None)
-        self._lingering.pop(number, None)
         generation.root.wipe()
         generation.pair.wipe()
         return [RetirePair(number)]
@@ -303,24 +305,19 @@ class HomeKeying:
     def handle_timer(self, now: Now) -> list[EspEffect]:
         """Retire what has lingered long enough."""
         effects: list[EspEffect] = []
-        for place in tuple(self._lingering.values()):
-            keys = self._keys[place]
+        while (due := self.next_deadline()) is not None and due <= now.boot_ns:
+            _, number = self._lingering.popleft()
+            keys = self._keys[self._places[number]]
             for generation in tuple(keys.generations):
-                if 0 < generation.retire_ns <= now.boot_ns:
+                if generation.pair.number == number:
                     effects += self._retire(keys, generation)
         return effects
 
     def next_deadline(self) -> int | None:
         """When something has lingered long enough."""
-        return min(
-            (
-                generation.retire_ns
-                for place in self._lingering.values()
-                for generation in self._keys[place].generations
-                if generation.retire_ns
-            ),
-            default=None,
-        )
+        while self._lingering and self._lingering[0][1] not in self._places:
+            self._lingering.popleft()  # it went with its binding
+        return self._lingering[0][0] if self._lingering else None
 
     def is_keyed(self, place: Place) -> bool:
         """Whether there are keys for (home address, care-of address)."""
