@@ -31,6 +31,7 @@ from tests.agents.home_lab import (
 from fastmip.agents.hosts import Host
 from fastmip.auth.associations import SecurityAssociation
 from fastmip.auth.mn_aaa import ChapKey
+from fastmip.wire.host_configuration import HostConfiguration
 from fastmip.wire.vendor import VendorRegistry
 
 NAI = b"mn@wustl.edu"
@@ -105,17 +106,74 @@ def test_a_configured_nai_must_match() -> None:
     assert lab.count("haUnknownHomeAddress") == 1
 
 
-def test_a_node_without_home_address_is_denied_by_its_nai_rfc2794_4() -> None:
+def test_a_node_without_home_address_gets_the_one_of_its_nai_rfc2794_4() -> None:
     lab = Lab()
     serve(lab, nai=NAI)
     identification = ntp(lab.wall_s)
     extension = simple(131, NAI)
     data = lab.request(identification=identification, home_address=0, extensions=extension)
-    effects = lab.send(data)
-    expected = sign(fixed(129, identification, home_address=0) + extension)
-    assert only_reply(effects).data == expected
-    assert lab.rows == {}
-    assert lab.loads == 0
+    expected = sign(fixed(0, identification) + extension)
+    assert only_reply(lab.send(data)).data == expected
+    assert set(lab.rows) == {NODE}
+    assert [tunnel.remote for tunnel in lab.tunnels[NODE]] == [CARE_OF]
+    assert lab.count("haHomeAddressesAssigned") == 1
+    lab.pass_time(2)
+    again = only_reply(lab.send(data)).data
+    assert again[1] == 0
+    assert again[4:8] == NODE.to_bytes(4)
+    lab.pass_time(2)
+    later = lab.request(extensions=extension, lifetime=0, care_of=NODE)
+    assert codes(lab.send(later, lab.arrival(NODE))) == [0]
+    assert not lab.tunnels.get(NODE)
+
+
+def test_an_assigned_address_is_told_in_denials_and_is_the_same_after_a_deregistration() -> None:
+    lab = Lab()
+    serve(lab, nai=NAI)
+    extension = simple(131, NAI)
+    assert codes(lab.send(lab.request(home_address=0, extensions=extension))) == [0]
+    lab.pass_time(2)
+    gone = lab.request(home_address=0, extensions=extension, lifetime=0)
+    assert codes(lab.send(gone)) == [0]
+    assert not lab.tunnels.get(NODE)
+    lab.pass_time(2)
+    old = lab.request(home_address=0, extensions=extension, at=lab.wall_s - 60)
+    denied = only_reply(lab.send(old)).data
+    assert denied[1] == 133
+    assert denied[4:8] == NODE.to_bytes(4)
+    lab.pass_time(2)
+    assert codes(lab.send(lab.request(home_address=0, extensions=extension))) == [0]
+    assert set(lab.rows) == {NODE}
+
+
+HOME_CONFIGURATION = (
+    normal(9, 14, bytes.fromhex("0001 0018"))
+    + normal(9, 14, bytes.fromhex("0002 0a010035 00000000"))
+    + normal(9, 14, bytes.fromhex("0005 0a010001"))
+    + normal(9, 14, b"\0\6wustl.edu")
+    + normal(9, 14, b"\0\7https://wustl.edu/mn")
+)
+
+
+def test_host_configuration_is_told_to_who_asks_rfc4332_3() -> None:
+    lab = Lab()
+    told = HostConfiguration(
+        24, (0x0A010035,), 0, b"", HOME_AGENT, b"wustl.edu", b"https://wustl.edu/mn"
+    )
+    lab.set_policy(host_configuration=told)
+    ask = normal(9, 14, bytes(4))
+    reply = only_reply(lab.send(lab.request(extensions=ask))).data
+    assert reply == sign(fixed(0, ntp(lab.wall_s)) + HOME_CONFIGURATION)
+    for other in (b"", normal(9, 14, bytes.fromhex("0000 0001")), normal(10, 14, bytes(4))):
+        lab.pass_time(2)
+        reply = only_reply(lab.send(lab.request(extensions=other))).data
+        assert reply == sign(fixed(0, ntp(lab.wall_s)))
+    lab.pass_time(2)
+    denied = lab.send(lab.request(extensions=ask, at=lab.wall_s - 60))
+    assert len(only_reply(denied).data) == 42
+    lab.pass_time(2)
+    unsigned = lab.request() + ask
+    assert only_reply(lab.send(unsigned)).data == sign(fixed(0, ntp(lab.wall_s)))
 
 
 def test_without_home_address_and_nai_it_is_nobody() -> None:

@@ -35,6 +35,7 @@ from fastmip.runtime.foreign_config import (
 )
 from fastmip.runtime.foreign_service import NEEDS_RESTART as FOREIGN_NEEDS_RESTART
 from fastmip.runtime.home_policy import NEEDS_RESTART
+from fastmip.runtime.host_configuration import HostConfigurationConfig
 from fastmip.runtime.mobile_service import RELOADABLE
 from fastmip.runtime.network_config import MobileNetworksConfig
 from fastmip.runtime.router_config import RouterConfig
@@ -47,6 +48,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[home_agent]`": HomeAgentConfig,
     "`[[home_agent.host]]`": HostConfig,
     "`[home_agent.mobile_networks]`": MobileNetworksConfig,
+    "`[home_agent.host_configuration]`": HostConfigurationConfig,
     "`[[home_agent.foreign_agent]]`": ForeignAgentConfig,
     "`[home_agent.host.aaa]`": AaaConfig,
     "Associations": AssociationConfig,

@@ -15,12 +15,13 @@ from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.codes import ExtensionType
 from fastmip.wire.experimental import NonSkippableExperiment, SkippableExperiment
 from fastmip.wire.extensions import Extension
+from fastmip.wire.host_configuration import wants_host_configuration
 from fastmip.wire.mobile_network import MobileNetworkRequest
 from fastmip.wire.nai import MobileNodeNai
 from fastmip.wire.registration import RegistrationRequest
 from fastmip.wire.revocation_support import RevocationSupport
 from fastmip.wire.tunneling import UdpTunnelRequest
-from fastmip.wire.vendor import CriticalVendorExtension, VendorRegistry
+from fastmip.wire.vendor import CriticalVendorExtension, NormalVendorExtension, VendorRegistry
 
 
 class Claims:
@@ -38,6 +39,7 @@ class Claims:
         "node_networks",
         "node_revocation",
         "node_udp",
+        "wants_configuration",
     )
 
     def __init__(self) -> None:
@@ -56,6 +58,8 @@ class Claims:
         self.has_agent_part = False
         """Something stands behind the mobile node's part that only counts when it is proven."""
         self.is_experimental = False
+        self.wants_configuration = False
+        """The mobile node asks for host configuration (RFC 4332)."""
 
     def _add_of_node(self, extension: Extension) -> None:
         if isinstance(extension, MobileNodeNai):
@@ -68,6 +72,8 @@ class Claims:
             self.node_revocation = extension
         elif isinstance(extension, CriticalVendorExtension):
             self.node_critical.append(extension)
+        elif isinstance(extension, NormalVendorExtension):
+            self.wants_configuration |= wants_host_configuration(extension)
         elif isinstance(extension, NonSkippableExperiment | SkippableExperiment):
             self.is_experimental = True
 

@@ -30,6 +30,7 @@ Everything that a denial can leave behind is a new nonce. Addresses are host-ord
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from fastmip.agents import home_counters as names
 from fastmip.agents.bindings import SERVICE_BROADCASTS, Binding, pack_bindings
@@ -142,9 +143,9 @@ class HomeAgent(HomeLedger):
         if held is None:
             return effects
         if not request.home_address:
-            # Assigning a home address is not offered yet (RFC 2794 4): 129.
-            self._tell(held, ReplyCode.HA_PROHIBITED, now, effects)
-            return effects
+            # Known by its identifier alone: it gets the address we have for it (RFC 2794 4).
+            count[names.ADDRESSES_ASSIGNED] += 1
+            request = held.request = replace(request, home_address=held.host.home_address)
         try:
             node = self._nodes.get(request.home_address, now)
         except StoreError:

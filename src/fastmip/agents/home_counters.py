@@ -42,6 +42,7 @@ REVOCATIONS_HELD: Final = "haRevocationsHeld"
 UDP_TUNNELS: Final = "haUdpTunnelsGranted"
 KEEPALIVES: Final = "haFirstKeepalives"
 KEEPALIVES_REFUSED: Final = "haFirstKeepalivesRefused"
+ADDRESSES_ASSIGNED: Final = "haHomeAddressesAssigned"
 NETWORKS_GRANTED: Final = "haNetworksGranted"
 NETWORKS_INVALID: Final = "haNetworksInvalid"
 NETWORKS_UNAUTHORIZED: Final = "haNetworksUnauthorized"
@@ -101,6 +102,7 @@ HOME_COUNTERS: Final[dict[str, str]] = {
     "haAAAAuthenticationFailure": "Requests with a wrong Mobile-AAA authenticator, code 144.",
     "haMobileNetworkError": "Requests denied with code 147: no mobile network granted (RFC 5177).",
     "haMobileNetworkDisallowed": "Requests denied with code 148: no mobile router (RFC 5177).",
+    ADDRESSES_ASSIGNED: "Requests without a home address that got the one of their NAI (RFC 2794).",
     NETWORKS_GRANTED: "Mobile networks acknowledged with code 0 (RFC 5177).",
     NETWORKS_INVALID: "Mobile networks answered 1: length 0 or above 32, or no pools.",
     NETWORKS_UNAUTHORIZED: "Mobile networks answered 2: not configured for their router.",

@@ -11,6 +11,7 @@ mobile node stands before the first, what is for the foreign agent between the t
 | 136/1 our identity       | if accepted          | before Mobile-Home              | 3846 |
 | 44 UDP tunnel reply      | 144, if accepted     | behind the one of who asked     | 3519 |
 | 137 revocation support   | 137, if accepted     | as 44                           | 3543 |
+| 134 host configuration   | 134, if accepted     | before Mobile-Home              | 4332 |
 | 148 mobile networks      | 148, or implicit     | before Mobile-Home              | 5177 |
 | 132 challenge            | the same, always     | behind Mobile-Home              | 4721 |
 
@@ -87,6 +88,8 @@ class ReplyWriter:
             for_node += NaiCarrying(HOME_AGENT_NAI, self.policy.identity).build()
         if not case.request.lifetime:
             return for_node, for_agent
+        if case.claims.wants_configuration:
+            for_node += self.policy.host_configuration.build()
         choice = case.choice
         if choice.answer is not None:
             answer = choice.answer.build()

@@ -12,6 +12,7 @@ from enum import Enum
 
 from fastmip.auth.associations import AssociationSet
 from fastmip.auth.mn_aaa import AaaSecret
+from fastmip.wire.host_configuration import HostConfiguration
 from fastmip.wire.vendor import VendorRegistry
 
 INFINITE_LIFETIME = 0xFFFF
@@ -141,6 +142,8 @@ class HomeAgentPolicy:
     """Security violations reported per second; the rest is only counted."""
     networks: NetworkPolicy = field(default_factory=NetworkPolicy)
     """Mobile networks to allocate."""
+    host_configuration: HostConfiguration = field(default_factory=HostConfiguration)
+    """What is told of the home network to nodes that ask (RFC 4332)."""
     foreign_agents: Callable[[int], AssociationSet | None] = field(
         default=_no_foreign_agent, repr=False
     )

@@ -36,6 +36,7 @@ from fastmip.runtime.foreign_config import (
     HomeAgentPeerConfig,
     VisitorConfig,
 )
+from fastmip.runtime.host_configuration import HostConfigurationConfig
 from fastmip.runtime.keys import OTHERS, AsciiKey, Key, KeyFileError, read_key_file
 from fastmip.runtime.network_config import MobileNetworksConfig, check_host_networks, pools_of
 from fastmip.runtime.profiles import ProfileName
@@ -208,6 +209,8 @@ class HomeAgentConfig(
     """Our own NAI, told in replies (RFC 3846)."""
     mobile_networks: MobileNetworksConfig | None = None
     """Prefixes for mobile routers that ask for some (RFC 6626)."""
+    host_configuration: HostConfigurationConfig | None = None
+    """What nodes that ask are told of the home network (RFC 4332)."""
     broadcast: tuple[BroadcastKind, ...] = ()
     """Broadcasts of the home link tunnelled to nodes with B set (RFC 5944 4.3)."""
     foreign_agents: tuple[ForeignAgentConfig, ...] = ()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from fastmip.auth.associations import ADVISED_WINDOW_S
 from fastmip.auth.mn_aaa import CHAP_SPI
 from fastmip.errors import ConfigError
+from fastmip.runtime.host_configuration import check_host_configuration
 from fastmip.runtime.listen import check_metrics, is_loopback
 from fastmip.runtime.network_config import check_networks
 from fastmip.wire.nai import check_nai
@@ -59,6 +60,7 @@ def check_config(file: str, config: Config, *, file_is_private: bool, mode: int)
         _check_home_agent(file, home_agent)
         _check_hosts(file, home_agent, file_is_private=file_is_private, mode=mode)
         check_networks(file, home_agent)
+        check_host_configuration(file, home_agent)
         _check_foreign_agents(file, home_agent, file_is_private=file_is_private, mode=mode)
         if len(home_agent.hosts) > config.engine.max_bindings:
             remedy = f"set it to at least {len(home_agent.hosts)}, the number of hosts"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastmip.agents.hosts import HomeAgentPolicy, Host, Prefix, ReverseTunnel
 from fastmip.runtime.directory import host_of
+from fastmip.runtime.host_configuration import host_configuration_of
 from fastmip.runtime.service import ReloadRefused, StartError
 from fastmip.wire.addresses import format_address
 
@@ -70,6 +71,7 @@ def policy_of(config: Config) -> HomeAgentPolicy:
         experimental=config.daemon.experimental,
         broadcasts=bool(section.broadcast),
         networks=section.pools.policy(),
+        host_configuration=host_configuration_of(section),
     )
 
 
