@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -22,6 +24,7 @@ from fastmip.runtime.demo.plane_topology import (
     SECOND_ROUTER,
     SECOND_SEAT,
 )
+from fastmip.runtime.demo.plane_wire import read_probes
 
 pytestmark = pytest.mark.netns
 
@@ -36,6 +39,13 @@ import sys
 from scapy.all import ICMP, IP, send
 for source in ("10.2.7.1", "10.1.0.5", "10.2.0.9", "10.2.8.1"):
     send(IP(src=source, dst=sys.argv[1]) / ICMP() / b"forged", count=2, verbose=False)
+"""
+_PROBE = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, 10, 0)
+s.bind((sys.argv[1], 4340))
+s.sendto(bytes(1372), (sys.argv[2], 4340))
 """
 
 
@@ -130,6 +140,50 @@ def test_t32_a_router_on_board_of_a_router(aircraft: AircraftLab) -> None:
     counters = {r["counter"]: r["value"] for r in aircraft.rows("mr", "show traffic")}
     assert counters["faVisitors"] == 2
     for node in ("mn", "mr2", "mr"):
+        aircraft.stop(node)
+
+
+_SEEN = (
+    ("to-haw", ["10.9.0.7>10.1.0.5"], 1400),
+    ("to-haw", ["10.1.0.1>10.2.0.9", "10.9.0.7>10.1.0.5"], 1420),
+    ("to-haa", ["10.2.0.1>10.3.1.1", "10.1.0.1>10.2.0.9", "10.9.0.7>10.1.0.5"], 1440),
+    ("cabin0", ["10.9.0.7>10.1.0.5"], 1400),
+    ("visit0", ["10.2.0.9>10.1.0.1", "10.1.0.5>10.9.0.7"], 1420),
+    ("to-haa", ["10.3.1.1>10.2.0.1", "10.2.0.9>10.1.0.1", "10.1.0.5>10.9.0.7"], 1440),
+    ("to-haw", ["10.2.0.9>10.1.0.1", "10.1.0.5>10.9.0.7"], 1420),
+)
+"""Of the homework with plain RFC 5944: the care-of address is the router's home address."""
+
+
+def test_t31_with_the_routers_home_address_as_care_of_address_rfc5944_4_5(
+    aircraft: AircraftLab,
+) -> None:
+    """T31, plain RFC 5944: two headers at most, whatever the router is behind."""
+    lab, offered = aircraft.lab, f'interfaces = ["cabin0"]\ncare_of_addresses = ["{PLANE}"]\n'
+    lab.run("mr", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    aircraft.start("mr", change=lambda text: text.replace('interfaces = ["cabin0"]\n', offered))
+    aircraft.start("mn")
+    aircraft.move("mr", GROUND_1)
+    aircraft.registered("haa", PLANE, GROUND_1.agent)
+    aircraft.move("mn", BOARD)
+    aircraft.registered("haw", "10.1.0.5", PLANE)
+    ends = (("inet", "to-haw"), ("inet", "to-haa"), ("fa1", "visit0"), ("mr", "cabin0"))
+    taps = [{"name": port, "namespace": lab.ns(node), "interface": port} for node, port in ends]
+    capture = lab.directory / "t31.pcapng"
+    command = [sys.executable, "-m", "fastmip.runtime.demo.capture", str(capture), json.dumps(taps)]
+    sniffer = lab.popen(None, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert sniffer.stdout is not None
+    assert sniffer.stdin is not None
+    sniffer.stdout.readline()  # the taps are open
+    for node, source, to in (("cn", CN, "10.1.0.5"), ("mn", "10.1.0.5", CN)):
+        lab.run(node, sys.executable, "-c", _PROBE, source, to)
+    aircraft.reaches("cn", "10.1.0.5")  # in order: the probes are through
+    sniffer.stdin.close()
+    sniffer.wait(timeout=20)
+    seen = [(one.tap, one.stack.split(), one.length) for one in read_probes(capture)]
+    assert [one for one in _SEEN if one not in seen] == []
+    assert max(len(stack) for _, stack, _ in seen) == 3
+    for node in ("mn", "mr"):
         aircraft.stop(node)
 
 
