@@ -89,7 +89,9 @@ static void set_up(void)
         bind_node(&engines[2], node, HOME_AGENT, CARE_OF, 1500, 1, kind,
                   kind & 1 ? back | FM_RECORD_NESTED : back);
     }
-    CLAIM(prefixes_apply(&engines[0].e.prefixes, 0x0a020800, 25, 0, NODE, 25) == 0);
+    engines[0].e.prefixes.routers[1].home = swap32(NODE);
+    control_lead(&engines[0], 1, control_head(&engines[0], swap32(NODE)));
+    CLAIM(prefixes_apply(&engines[0].e.prefixes, 0x0a020800, 25, 0, 1, 25) == 0);
     prefixes_note(&engines[0].e.prefixes, 0x0a020800, 25, 0);
 }
 

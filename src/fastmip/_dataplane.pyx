@@ -23,6 +23,7 @@ cdef extern from "sys/eventfd.h" nogil:
 cdef extern from "unistd.h" nogil:
     int close(int fd)
 
+from collections import deque
 from itertools import islice
 from os import devnull, urandom
 from pathlib import Path

@@ -127,7 +127,13 @@ cdef extern from "control.h" nogil:
         uint8_t unreachable
         uint32_t learnt_s
 
+    struct fm_router:
+        uint32_t home
+        uint32_t line
+
     struct fm_prefixes:
+        fm_router *routers
+        uint32_t router_max
         uint32_t *entry
         uint8_t *length
         uint32_t *group_entry
@@ -243,9 +249,10 @@ cdef extern from "control.h" nogil:
     const char *control_reject(const fm_record *r)
     int64_t control_prepare_patiently(fm_control *c, const fm_record *r, uint32_t n,
                                       int keep_slot)
-    void control_publish(fm_control *c, uint32_t head)
+    void control_publish_router(fm_control *c, uint32_t head, uint32_t router)
+    void control_lead(fm_control *c, uint32_t router, uint32_t head)
     void control_abandon(fm_control *c, uint32_t head, int keep_slot)
-    int control_remove(fm_control *c, uint32_t home_be, int keep_slot)
+    int control_remove_router(fm_control *c, uint32_t home_be, int keep_slot, uint32_t router)
     int control_extend(fm_control *c, uint32_t home_be, uint32_t remote_be, uint64_t expires)
     uint32_t control_head(const fm_control *c, uint32_t home_be)
     uint64_t control_memory(const fm_control *c)

@@ -31,6 +31,9 @@ cdef class BindingCache:
     cdef dict _prepared  # ticket -> home address
     cdef dict _reserved  # home address -> prepared chains
     cdef dict _prefixes  # (prefix, length) -> home address
+    cdef dict _routers  # home address -> number
+    cdef dict _router_uses  # home address -> prefixes
+    cdef object _free_routers  # numbers, the one that is free for the longest time first
     cdef bint _is_port_busy
     cdef dict _listeners  # home addresses with a tunnel that wants broadcasts, oldest turn first
     cdef fm_out *_broadcast
@@ -54,6 +57,9 @@ cdef class BindingCache:
         self._prepared = {}
         self._reserved = {}
         self._prefixes = {}
+        self._routers = {}
+        self._router_uses = {}
+        self._free_routers = deque()
         self._listeners = {}
         self._sent = []
         self._broadcast = NULL
@@ -139,7 +145,7 @@ cdef class BindingCache:
         Raises KeyError for a ticket that is not prepared; cannot fail otherwise.
         """
         home_address = self._settle(ticket)
-        control_publish(self.control, ticket)
+        control_publish_router(self.control, ticket, self._routers.get(home_address, 0))
         self._listen(home_address)
 
     def abandon(self, ticket):
@@ -150,8 +156,9 @@ cdef class BindingCache:
     def remove(self, home_address):
         """Withdraw a home address; False if it was not there."""
         self._listeners.pop(home_address, None)
-        return bool(control_remove(self.control, swap32(home_address),
-                                   self._keeps_slot(home_address)))
+        return bool(control_remove_router(self.control, swap32(home_address),
+                                          self._keeps_slot(home_address),
+                                          self._routers.get(home_address, 0)))
 
     def extend(self, home_address, remote, expires_ns):
         """Refresh one tunnel: a single atomic store. False if there is no such tunnel."""
@@ -177,6 +184,7 @@ cdef class BindingCache:
                 installed = control_restore(self.control, <const fm_record *>view.buf,
                                             <uint64_t>count, &at, &reason)
             self._listen_all(<const fm_record *>view.buf, installed)
+            self._lead_all()
         finally:
             PyBuffer_Release(&view)
         if reason != NULL:
@@ -358,25 +366,67 @@ cdef class BindingCache:
         self._check_prefix(prefix, length)
         if not 0 < home_address < 0xe0000000:
             raise ValueError("home address is no unicast address")
-        if prefixes_apply(&self.control.e.prefixes, prefix, length, 0, home_address, length) != 0:
-            raise EngineFull("no room for another prefix longer than 24 bits")
-        if (prefix, length) not in self._prefixes:
+        self.reserve_prefix(prefix, length)
+        number = self._router(home_address)
+        prefixes_apply(&self.control.e.prefixes, prefix, length, 0, number, length)
+        before = self._prefixes.get((prefix, length))
+        if before is None:
             prefixes_note(&self.control.e.prefixes, prefix, length, 0)
         self._prefixes[prefix, length] = home_address
+        self._router_uses[home_address] += 1
+        if before is not None:
+            self._use_no_more(before)
+
+    cdef object _router(self, home_address):
+        """Number of a router, one that is free for a long time if it is a new one."""
+        cdef uint32_t number
+        known = self._routers.get(home_address)
+        if known is not None:
+            return known
+        fresh = len(self._routers) + len(self._free_routers) + 1
+        if fresh < self.control.e.prefixes.router_max:
+            number = fresh
+        elif self._free_routers:
+            number = self._free_routers.popleft()
+        else:
+            raise EngineFull("no room for another mobile router")
+        control_lead(self.control, number, 0)
+        self.control.e.prefixes.routers[number].home = swap32(home_address)
+        control_lead(self.control, number, control_head(self.control, swap32(home_address)))
+        self._routers[home_address] = number
+        self._router_uses[home_address] = 0
+        return number
+
+    cdef int _use_no_more(self, home_address) except -1:
+        """A router lost a prefix; with the last one its number."""
+        self._router_uses[home_address] -= 1
+        if not self._router_uses[home_address]:
+            del self._router_uses[home_address]
+            self._free_routers.append(self._routers.pop(home_address))
+        return 0
+
+    cdef int _lead_all(self) except -1:
+        """Lead all mobile networks to the chains their routers have now."""
+        for home_address, number in self._routers.items():
+            control_lead(self.control, number, control_head(self.control, swap32(home_address)))
+        return 0
 
     def clear_prefix(self, prefix, length):
         """Forget a prefix; False if it was not set."""
         self._check_prefix(prefix, length)
-        if self._prefixes.pop((prefix, length), None) is None:
+        home_address = self._prefixes.pop((prefix, length), None)
+        if home_address is None:
             return False
         value, value_length = 0, 0
         for shorter in range(length - 1, 0, -1):
             covering = prefix & ~(0xffffffff >> shorter) & 0xffffffff
             if (covering, shorter) in self._prefixes:
-                value, value_length = self._prefixes[covering, shorter], shorter
+                value = self._routers[self._prefixes[covering, shorter]]
+                value_length = shorter
                 break
         prefixes_apply(&self.control.e.prefixes, prefix, length, 1, value, value_length)
         prefixes_note(&self.control.e.prefixes, prefix, length, 1)
+        self._use_no_more(home_address)
         return True
 
     def prefixes(self):

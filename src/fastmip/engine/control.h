@@ -256,7 +256,21 @@ FM_FN void control_inherit(struct fm_engine *e, struct fm_line *line, uint32_t h
     }
 }
 
-FM_FN void control_publish(struct fm_control *c, uint32_t head)
+/* Lead the networks of a router (prefixes.h) to this chain, or FM_NO_LINE. */
+FM_FN void control_lead(struct fm_control *c, uint32_t router, uint32_t head)
+{
+    struct fm_engine *e = &c->e;
+    uint32_t mark = 0;
+    if (!router)
+        return;
+    for (uint32_t number = head; number; number = e->lines[number].next)
+        if (e->role == FM_HOME_AGENT && (e->lines[number].flags & FM_LINE_NESTED))
+            mark = FM_ROUTER_NESTED;
+    __atomic_store_n(&e->prefixes.routers[router].line, head | mark, __ATOMIC_RELEASE);
+}
+
+/* `router`: its number if the home address has mobile networks, else 0. */
+FM_FN void control_publish_router(struct fm_control *c, uint32_t head, uint32_t router)
 {
     struct fm_engine *e = &c->e;
     uint32_t home_be = e->lines[head].home, n = e->lines[head].chain_length;
@@ -265,8 +279,11 @@ FM_FN void control_publish(struct fm_control *c, uint32_t head)
     for (uint32_t number = head; number; number = e->lines[number].next)
         control_inherit(e, &e->lines[number], old);
     control_widen(e, swap32(home_be), swap32(home_be));
+    if (!old)
+        prefixes_note_home(&e->prefixes, swap32(home_be), 0);
     offload_begin(e, home_be);
     index_set(&e->by_home, slot, head);
+    control_lead(c, router, head);
     offload_end(e, home_be, head);
     c->prepared -= n;
     c->published += n;
@@ -277,6 +294,11 @@ FM_FN void control_publish(struct fm_control *c, uint32_t head)
         if (slot >= 0) /* without it only eight-octet quotes stay unresolved */
             index_set(&e->by_remote, slot, number);
     }
+}
+
+FM_FN void control_publish(struct fm_control *c, uint32_t head)
+{
+    control_publish_router(c, head, 0);
 }
 
 /* keep_slot: as in control_prepare. */
@@ -295,7 +317,8 @@ FM_FN void control_abandon(struct fm_control *c, uint32_t head, int keep_slot)
         index_release(&e->by_home, slot, home_be);
 }
 
-FM_FN int control_remove(struct fm_control *c, uint32_t home_be, int keep_slot)
+FM_FN int control_remove_router(struct fm_control *c, uint32_t home_be, int keep_slot,
+                                uint32_t router)
 {
     int64_t slot = index_slot(&c->e.by_home, home_be);
     uint32_t head = slot < 0 ? FM_NO_LINE : index_line_at(&c->e.by_home, slot);
@@ -303,11 +326,18 @@ FM_FN int control_remove(struct fm_control *c, uint32_t home_be, int keep_slot)
         return 0;
     offload_begin(&c->e, home_be);
     index_set(&c->e.by_home, slot, FM_NO_LINE);
+    control_lead(c, router, FM_NO_LINE);
+    prefixes_note_home(&c->e.prefixes, swap32(home_be), 1);
     offload_end(&c->e, home_be, FM_NO_LINE);
     if (!keep_slot)
         index_release(&c->e.by_home, slot, home_be);
     control_retire(c, head);
     return 1;
+}
+
+FM_FN int control_remove(struct fm_control *c, uint32_t home_be, int keep_slot)
+{
+    return control_remove_router(c, home_be, keep_slot, 0);
 }
 
 FM_FN int control_extend(struct fm_control *c, uint32_t home_be, uint32_t remote_be,

@@ -21,11 +21,11 @@ FM_FN uint32_t find_binding(const struct fm_engine *e, uint32_t address_be)
         return number;
     if (!__atomic_load_n(&e->prefixes.count, __ATOMIC_RELAXED))
         return FM_NO_LINE;
-    uint32_t home = prefixes_find(&e->prefixes, swap32(address_be));
-    if (!home)
+    uint32_t router = prefixes_find(&e->prefixes, swap32(address_be)), home_be;
+    if (!router)
         return FM_NO_LINE;
-    number = index_find(&e->by_home, swap32(home));
-    return number && e->lines[number].home == swap32(home) ? number : FM_NO_LINE;
+    number = router_line(&e->prefixes, router, &home_be) & ~FM_ROUTER_NESTED;
+    return number && e->lines[number].home == home_be ? number : FM_NO_LINE;
 }
 
 /* Does a packet for a mobile network get a header to its router's home address first? So that the

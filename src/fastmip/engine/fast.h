@@ -11,101 +11,59 @@
  * repeats every check in the order of the texts.
  */
 
-/* Packets of mobile networks: those whose key found no line and lies in a prefix get their router's
- * home address for a key, and its line. `chosen` numbers the packets, `held` are their addresses
- * (host order); both are used up. Apart, because batches without mobile networks come more often. */
-FM_TARGET FM_NOINLINE void FM_ISA(find_routers)(const struct fm_engine *e, uint32_t *chosen,
-                                                uint32_t *held, uint32_t count, uint32_t *key,
-                                                uint32_t *other_key, uint32_t *number)
+/* Batches while there are mobile networks are looked up differently: what may only lie in a prefix is
+ * not asked of the index first. `networks` is a constant, so that other batches know nothing of it;
+ * FM_BY_PREFIX stands for a bucket of such packets. */
+
+FM_TARGET FM_ALWAYS uint32_t FM_ISA(bucket_of)(const struct fm_engine *e, uint32_t key,
+                                               const int networks)
+{
+    if (networks && prefixes_are_alone(&e->prefixes, swap32(key))) {
+        __builtin_prefetch(&e->prefixes.entry[swap32(key) >> 8]);
+        return FM_BY_PREFIX;
+    }
+    uint32_t bucket = index_bucket(&e->by_home, key);
+    __builtin_prefetch(&e->by_home.buckets[bucket]);
+    return bucket;
+}
+
+/* Lines of keys, in place of the index alone. Keys that lie in a prefix become their router's home
+ * address; `bucket` is used up. */
+FM_TARGET FM_NOINLINE void FM_ISA(find_with_networks)(const struct fm_engine *e, uint32_t *key,
+                                                      uint32_t *bucket, uint32_t *number,
+                                                      uint32_t n)
 {
     const struct fm_prefixes *t = &e->prefixes;
-    uint32_t bucket[FM_BATCH], found = 0;
-    for (uint32_t j = 0; j < count; j++) {
-        uint32_t home = swap32(prefixes_find(t, held[j]));
-        if (home == FM_NO_KEY)
-            continue;
-        chosen[found] = chosen[j];
-        held[found] = home;
-        bucket[found] = index_bucket(&e->by_home, home);
-        __builtin_prefetch(&e->by_home.buckets[bucket[found]]);
-        found++;
-    }
-    for (uint32_t j = 0; j < found; j++) {
-        uint32_t i = chosen[j];
-        if (key[i] != FM_NO_KEY)
-            key[i] = held[j];
-        else
-            other_key[i] = held[j];
-        number[i] = FM_FIND(&e->by_home, held[j], bucket[j]);
-        __builtin_prefetch(&e->lines[number[i]]);
-    }
-}
-
-FM_TARGET FM_NOINLINE void FM_ISA(home_networks)(struct fm_worker *w, uint32_t *key,
-                                                 uint32_t *number, uint32_t n)
-{
-    const struct fm_engine *e = w->engine;
-    uint32_t chosen[FM_BATCH], held[FM_BATCH], count = 0;
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t address = swap32(key[i]);
-        if ((number[i] != FM_NO_LINE) | (key[i] == FM_NO_KEY) ||
-            !prefixes_may_hold(&e->prefixes, address))
+        number[i] = FM_NO_LINE;
+        if (FM_UNLIKELY(key[i] == FM_NO_KEY)) {
+            bucket[i] = 0;
             continue;
-        __builtin_prefetch(&e->prefixes.entry[address >> 8]);
-        chosen[count] = i;
-        held[count++] = address;
+        }
+        uint32_t router = 0;
+        if (bucket[i] == FM_BY_PREFIX) {
+            router = prefixes_find(t, swap32(key[i]));
+        } else {
+            number[i] = FM_FIND(&e->by_home, key[i], bucket[i]);
+            if (number[i] == FM_NO_LINE && prefixes_may_hold(t, swap32(key[i])))
+                router = prefixes_find(t, swap32(key[i]));
+        }
+        bucket[i] = router;
+        __builtin_prefetch(&t->routers[router]);
     }
-    FM_ISA(find_routers)(e, chosen, held, count, key, key, number);
-    if (e->role != FM_HOME_AGENT)
-        return;
-    for (uint32_t j = 0; j < count; j++) { /* those found stand first: a header more is slow.h's */
-        uint32_t i = chosen[j];
-        __builtin_prefetch(&w->sent[number[i]], 1);
-        if (e->lines[number[i]].flags & FM_LINE_NESTED)
-            key[i] = FM_NO_KEY;
-    }
-}
-
-FM_TARGET FM_NOINLINE void FM_ISA(tunnel_networks)(struct fm_worker *w,
-                                                   const struct fm_desc *batch,
-                                                   const struct fm_shape *shape, uint32_t *key,
-                                                   uint32_t *other_key, uint32_t *number,
-                                                   uint32_t n)
-{
-    const struct fm_engine *e = w->engine;
-    const struct fm_prefixes *t = &e->prefixes;
-    uint32_t chosen[FM_BATCH], held[FM_BATCH], count = 0;
-    uint32_t into[FM_BATCH], into_address[FM_BATCH], into_count = 0;
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t k = key[i] != FM_NO_KEY ? key[i] : other_key[i];
-        if (k == FM_NO_KEY)
+        uint32_t home;
+        if (!bucket[i])
             continue;
-        if (number[i] == FM_NO_LINE && prefixes_may_hold(t, swap32(k))) {
-            __builtin_prefetch(&t->entry[swap32(k) >> 8]);
-            chosen[count] = i;
-            held[count++] = swap32(k);
-        }
-        if (e->role != FM_HOME_AGENT)
-            continue;
-        uint32_t to = swap32(key[i] != FM_NO_KEY
-                                 ? ipv4_destination_be(batch[i].data + IPIP_OVERHEAD)
-                                 : shape_destination_be(&batch[i], &shape[i]));
-        if (prefixes_may_hold(t, to)) {
-            __builtin_prefetch(&t->entry[to >> 8]);
-            into[into_count] = i;
-            into_address[into_count++] = to;
-        }
+        number[i] = router_line(t, bucket[i], &home);
+        if (number[i])
+            key[i] = home;
     }
-    FM_ISA(find_routers)(e, chosen, held, count, key, other_key, number);
-    for (uint32_t j = 0; j < count; j++)
-        __builtin_prefetch(&w->received[number[chosen[j]]], 1);
-    for (uint32_t j = 0; j < into_count; j++) /* perhaps into another tunnel: slow.h's */
-        if (prefixes_find(t, into_address[j]))
-            key[into[j]] = other_key[into[j]] = FM_NO_KEY;
 }
 
-FM_TARGET void FM_ISA(home_batch)(struct fm_worker *w, struct fm_desc *batch, uint32_t n,
-                                         uint64_t now_ns, struct fm_out *out)
+FM_TARGET FM_ALWAYS void FM_ISA(home_loops)(struct fm_worker *w, struct fm_desc *batch, uint32_t n,
+                                            uint64_t now_ns, struct fm_out *out,
+                                            const int networks)
 {
     struct fm_engine *e = w->engine;
     const struct fm_line *lines = e->lines;
@@ -126,22 +84,28 @@ FM_TARGET void FM_ISA(home_batch)(struct fm_worker *w, struct fm_desc *batch, ui
         int is_plain = (p[0] == 0x45) & (ipv4_total(p) - 20 <= d->len - 20) &
                        !(FM_TUNNEL_PROTOCOLS >> (p[OFF_PROTOCOL] & 63) & 1) &
                        ipv4_sum20_is_right(p);
-        bucket[i] = index_bucket(&e->by_home, k);
-        __builtin_prefetch(&e->by_home.buckets[bucket[i]]);
+        bucket[i] = FM_ISA(bucket_of)(e, k, networks);
         key[i] = is_plain ? k : FM_NO_KEY;
     }
     clock = fm_stage_end(w, FM_STAGE_CHECK, n, clock);
 
+    if (networks)
+        FM_ISA(find_with_networks)(e, key, bucket, number, n);
     for (uint32_t i = 0; i < n; i++) {
-        number[i] = FM_NO_LINE;
-        if (FM_UNLIKELY(key[i] == FM_NO_KEY))
-            continue;
-        number[i] = FM_FIND(&e->by_home, key[i], bucket[i]);
+        if (networks) {
+            if (number[i] & FM_ROUTER_NESTED) { /* a header more: slow.h's */
+                number[i] = FM_NO_LINE;
+                key[i] = FM_NO_KEY;
+            }
+        } else {
+            number[i] = FM_NO_LINE;
+            if (FM_UNLIKELY(key[i] == FM_NO_KEY))
+                continue;
+            number[i] = FM_FIND(&e->by_home, key[i], bucket[i]);
+        }
         __builtin_prefetch(&lines[number[i]]);
         __builtin_prefetch(&sent[number[i]], 1);
     }
-    if (FM_UNLIKELY(__atomic_load_n(&e->prefixes.count, __ATOMIC_RELAXED) != 0))
-        FM_ISA(home_networks)(w, key, number, n);
     clock = fm_stage_end(w, FM_STAGE_LOOKUP, n, clock);
 
     const FM_OWN_SET own = FM_OWN_LOAD(e);
@@ -165,7 +129,9 @@ FM_TARGET void FM_ISA(home_batch)(struct fm_worker *w, struct fm_desc *batch, ui
                               (p[OFF_TTL] <= is_forwarded) | (source == line->remote);
         if (FM_UNLIKELY(is_refused | (total > budget))) {
             if (FM_LIKELY(!is_refused && total <= other_budget(e, line, p, now_ns))) {
-                uint32_t added = outer_write_plain(line, p, total, (uint8_t)is_forwarded);
+                uint32_t added =
+                    networks ? outer_write_apart(line, p, total, (uint8_t)is_forwarded)
+                             : outer_write_plain(line, p, total, (uint8_t)is_forwarded);
                 tally_add(&sent[number[i]], total);
                 desc_became(d, p - added, total + added, number[i], FM_ENCAPSULATED);
                 left[count++] = d;
@@ -194,8 +160,61 @@ FM_TARGET void FM_ISA(home_batch)(struct fm_worker *w, struct fm_desc *batch, ui
     fm_stage_end(w, FM_STAGE_ENCAPSULATE, n, clock);
 }
 
-FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, uint32_t n,
-                                           uint64_t now_ns, struct fm_out *out)
+FM_TARGET FM_NOINLINE void FM_ISA(home_batch_networks)(struct fm_worker *w, struct fm_desc *batch,
+                                                       uint32_t n, uint64_t now_ns,
+                                                       struct fm_out *out)
+{
+    FM_ISA(home_loops)(w, batch, n, now_ns, out, 1);
+}
+
+FM_TARGET void FM_ISA(home_batch)(struct fm_worker *w, struct fm_desc *batch, uint32_t n,
+                                         uint64_t now_ns, struct fm_out *out)
+{
+    if (FM_UNLIKELY(__atomic_load_n(&w->engine->prefixes.count, __ATOMIC_RELAXED) != 0))
+        FM_ISA(home_batch_networks)(w, batch, n, now_ns, out);
+    else
+        FM_ISA(home_loops)(w, batch, n, now_ns, out, 0);
+}
+
+/* The same for tunnel packets. What goes on into a mobile network, perhaps through another tunnel, is
+ * left to slow.h. */
+FM_TARGET FM_NOINLINE void FM_ISA(find_of_networks)(const struct fm_engine *e,
+                                                    const struct fm_desc *batch,
+                                                    const struct fm_shape *shape, uint32_t *key,
+                                                    uint32_t *other_key, uint32_t *bucket,
+                                                    uint32_t *number, uint32_t n)
+{
+    const struct fm_prefixes *t = &e->prefixes;
+    uint32_t both[FM_BATCH], into[FM_BATCH], address[FM_BATCH], count = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        both[i] = key[i] != FM_NO_KEY ? key[i] : other_key[i];
+        if (both[i] == FM_NO_KEY || e->role != FM_HOME_AGENT)
+            continue;
+        uint32_t to = swap32(key[i] != FM_NO_KEY
+                                 ? ipv4_destination_be(batch[i].data + IPIP_OVERHEAD)
+                                 : shape_destination_be(&batch[i], &shape[i]));
+        if (prefixes_may_hold(t, to)) {
+            __builtin_prefetch(&t->entry[to >> 8]);
+            into[count] = i;
+            address[count++] = to;
+        }
+    }
+    FM_ISA(find_with_networks)(e, both, bucket, number, n);
+    for (uint32_t i = 0; i < n; i++) {
+        number[i] &= ~FM_ROUTER_NESTED;
+        if (key[i] != FM_NO_KEY)
+            key[i] = both[i];
+        else
+            other_key[i] = both[i];
+    }
+    for (uint32_t j = 0; j < count; j++)
+        if (prefixes_find(t, address[j]))
+            key[into[j]] = other_key[into[j]] = FM_NO_KEY;
+}
+
+FM_TARGET FM_ALWAYS void FM_ISA(tunnel_loops)(struct fm_worker *w, struct fm_desc *batch,
+                                              uint32_t n, uint64_t now_ns, struct fm_out *out,
+                                              const int networks)
 {
     struct fm_engine *e = w->engine;
     const struct fm_line *lines = e->lines;
@@ -230,22 +249,23 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
         } else {
             key[i] = k;
         }
-        bucket[i] = index_bucket(&e->by_home, k);
-        __builtin_prefetch(&e->by_home.buckets[bucket[i]]);
+        bucket[i] = FM_ISA(bucket_of)(e, k, networks);
     }
     clock = fm_stage_end(w, FM_STAGE_CHECK, n, clock);
 
+    if (networks)
+        FM_ISA(find_of_networks)(e, batch, shape, key, other_key, bucket, number, n);
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t k = key[i];
-        number[i] = FM_NO_LINE;
-        if (FM_UNLIKELY(k == FM_NO_KEY) && (k = other_key[i]) == FM_NO_KEY)
-            continue;
-        number[i] = FM_FIND(&e->by_home, k, bucket[i]);
+        if (!networks) {
+            uint32_t k = key[i];
+            number[i] = FM_NO_LINE;
+            if (FM_UNLIKELY(k == FM_NO_KEY) && (k = other_key[i]) == FM_NO_KEY)
+                continue;
+            number[i] = FM_FIND(&e->by_home, k, bucket[i]);
+        }
         __builtin_prefetch(&lines[number[i]]);
         __builtin_prefetch(&received[number[i]], 1);
     }
-    if (FM_UNLIKELY(__atomic_load_n(&e->prefixes.count, __ATOMIC_RELAXED) != 0))
-        FM_ISA(tunnel_networks)(w, batch, shape, key, other_key, number, n);
     clock = fm_stage_end(w, FM_STAGE_LOOKUP, n, clock);
 
     struct fm_desc **left = out->packets[FM_HOME];
@@ -295,6 +315,22 @@ FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, 
     w->verdicts[FM_DECAPSULATED].packets += n - slow;
     w->verdicts[FM_DECAPSULATED].bytes += done_bytes;
     fm_stage_end(w, FM_STAGE_DECAPSULATE, n, clock);
+}
+
+FM_TARGET FM_NOINLINE void FM_ISA(tunnel_batch_networks)(struct fm_worker *w,
+                                                         struct fm_desc *batch, uint32_t n,
+                                                         uint64_t now_ns, struct fm_out *out)
+{
+    FM_ISA(tunnel_loops)(w, batch, n, now_ns, out, 1);
+}
+
+FM_TARGET void FM_ISA(tunnel_batch)(struct fm_worker *w, struct fm_desc *batch, uint32_t n,
+                                           uint64_t now_ns, struct fm_out *out)
+{
+    if (FM_UNLIKELY(__atomic_load_n(&w->engine->prefixes.count, __ATOMIC_RELAXED) != 0))
+        FM_ISA(tunnel_batch_networks)(w, batch, n, now_ns, out);
+    else
+        FM_ISA(tunnel_loops)(w, batch, n, now_ns, out, 0);
 }
 
 /* Lookup alone, for its benchmark and tests: the loops above without the packets. */

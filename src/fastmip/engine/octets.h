@@ -19,6 +19,7 @@
 #define FM_FN __attribute__((unused)) static
 #define FM_INLINE __attribute__((unused)) static inline
 #define FM_NOINLINE __attribute__((noinline))
+#define FM_ALWAYS inline __attribute__((always_inline))
 #define FM_COLD __attribute__((unused, noinline, cold)) static
 
 FM_INLINE uint16_t load16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v; }

@@ -70,7 +70,18 @@ FM_INLINE uint32_t other_budget(const struct fm_engine *e, const struct fm_line 
     return soft.pending_code ? 0 : line_budget(line, soft, now_ns);
 }
 
+/* outer_write_plain for batches while there are mobile networks: other batches keep it inlined. */
+FM_FN FM_NOINLINE uint32_t outer_write_apart(const struct fm_line *line, uint8_t *p, uint32_t total,
+                                             uint8_t hops)
+{
+    if (hops)
+        ipv4_decrement_ttl(p);
+    return outer_write(line, p, total);
+}
+
 #include "shapes.h"
+
+#define FM_BY_PREFIX 0xffffffffu /* fast.h: in place of a bucket */
 
 #define FM_ISA(name) name##_scalar
 #define FM_TARGET FM_FN

@@ -1,11 +1,12 @@
-/* Longest prefix match for mobile networks: an address leads to the HOME ADDRESS of its
- * mobile router, so that a move of the router changes one index entry and nothing here.
+/* Longest prefix match for mobile networks: an address leads to the NUMBER of its mobile router,
+ * and that to the router's line: a move of the router changes one word, however many prefixes
+ * it has.
  *
  * DIR-24-8: one 4-byte entry per /24 (64 MiB of address space, touched lazily); an entry at
- * or above FM_GROUP points to 256 entries for longer prefixes (no home address is that high:
- * 240/4 is reserved). Entries are single atomic stores; the control thread is the only
+ * or above FM_GROUP points to 256 entries for longer prefixes. Entries are single atomic stores; the control thread is the only
  * writer and remembers the length each entry came from. A bit for each /16 tells workers where
- * to look at all: 8 KiB that stay in the first cache.
+ * to look at all, another where no home address is bound besides: 8 KiB each, which stay in
+ * the first cache.
  */
 #ifndef FASTMIP_PREFIXES_H
 #define FASTMIP_PREFIXES_H
@@ -15,13 +16,24 @@
 #define FM_GROUP 0xf0000000u
 #define FM_GROUP_MAX 65536u /* /24s that can hold longer prefixes */
 
+#define FM_ROUTER_NESTED 0x80000000u /* packets for its networks get a header more (RFC 5177 7) */
+
+struct fm_router {
+    uint32_t home; /* network order; a number goes from one router to another by and by */
+    uint32_t line; /* head of its chain, perhaps with FM_ROUTER_NESTED; 0 while it is at home */
+};
+
 struct fm_prefixes {
-    uint32_t *entry;       /* [1 << 24] home address (host order), 0, or FM_GROUP + group */
+    uint32_t *entry;       /* [1 << 24] number of a router, 0, or FM_GROUP + group */
     uint8_t *length;       /* [1 << 24] */
     uint32_t *group_entry; /* [FM_GROUP_MAX << 8] */
     uint8_t *group_length;
     uint64_t *sixteen;       /* [1 << 10] a bit for each /16 that holds a prefix, or lies in one */
+    uint64_t *alone;         /* [1 << 10] a bit for each of these in which no home address is bound */
     uint32_t *sixteen_count; /* [1 << 16] prefixes there */
+    uint32_t *home_count;    /* [1 << 16] home addresses bound there */
+    struct fm_router *routers; /* [router_max], 0 is nobody */
+    uint32_t router_max;
     uint32_t groups; /* used so far; groups are never given back */
     uint32_t count;  /* prefixes set; 0 lets the packet path skip the tables */
 };
@@ -33,7 +45,21 @@ FM_INLINE int prefixes_may_hold(const struct fm_prefixes *t, uint32_t address)
                  (address >> 16 & 63) & 1);
 }
 
-/* Home address (host order) for an address (host order), 0 if no prefix holds it. */
+/* Can only a prefix hold this address (host order), no home address? */
+FM_INLINE int prefixes_are_alone(const struct fm_prefixes *t, uint32_t address)
+{
+    return (int)(__atomic_load_n(&t->alone[address >> 22], __ATOMIC_RELAXED) >>
+                 (address >> 16 & 63) & 1);
+}
+
+/* A router's line with its mark, and its home address (network order). */
+FM_INLINE uint32_t router_line(const struct fm_prefixes *t, uint32_t number, uint32_t *home_be)
+{
+    *home_be = __atomic_load_n(&t->routers[number].home, __ATOMIC_RELAXED);
+    return __atomic_load_n(&t->routers[number].line, __ATOMIC_ACQUIRE);
+}
+
+/* Number of the router for an address (host order), 0 if no prefix holds it. */
 FM_INLINE uint32_t prefixes_find(const struct fm_prefixes *t, uint32_t address)
 {
     uint32_t value = __atomic_load_n(&t->entry[address >> 8], __ATOMIC_ACQUIRE);
@@ -53,6 +79,20 @@ FM_INLINE void prefixes_put(uint32_t *entry, uint8_t *held, int is_clear, uint8_
     __atomic_store_n(entry, value, __ATOMIC_RELEASE);
 }
 
+FM_FN void prefixes_mark(uint64_t *bits, uint32_t place, int is_set)
+{
+    uint64_t bit = 1ull << (place & 63), word = bits[place >> 6] & ~bit;
+    __atomic_store_n(&bits[place >> 6], is_set ? word | bit : word, __ATOMIC_RELEASE);
+}
+
+/* A home address was bound, or is bound no more. */
+FM_FN void prefixes_note_home(struct fm_prefixes *t, uint32_t home, int is_gone)
+{
+    uint32_t i = home >> 16;
+    t->home_count[i] += is_gone ? ~0u : 1u;
+    prefixes_mark(t->alone, i, t->sixteen_count[i] && !t->home_count[i]);
+}
+
 /* One prefix more, or one less, in the /16s it touches; `count` follows. */
 FM_FN void prefixes_note(struct fm_prefixes *t, uint32_t prefix, uint8_t length, int is_clear)
 {
@@ -61,9 +101,8 @@ FM_FN void prefixes_note(struct fm_prefixes *t, uint32_t prefix, uint8_t length,
         last = first + (1u << (16 - length)) - 1;
     for (uint32_t i = first; i <= last; i++) {
         t->sixteen_count[i] += is_clear ? ~0u : 1u;
-        uint64_t bit = 1ull << (i & 63), word = t->sixteen[i >> 6] & ~bit;
-        __atomic_store_n(&t->sixteen[i >> 6], t->sixteen_count[i] ? word | bit : word,
-                         __ATOMIC_RELEASE);
+        prefixes_mark(t->sixteen, i, t->sixteen_count[i] != 0);
+        prefixes_mark(t->alone, i, t->sixteen_count[i] && !t->home_count[i]);
     }
     __atomic_store_n(&t->count, t->count + (is_clear ? ~0u : 1u), __ATOMIC_RELEASE);
 }

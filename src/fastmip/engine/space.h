@@ -164,6 +164,9 @@ FM_FN void control_destroy(struct fm_control *c)
     control_unmap(e->prefixes.group_length, (uint64_t)FM_GROUP_MAX << 8);
     control_unmap(e->prefixes.sixteen, 8 << 10);
     control_unmap(e->prefixes.sixteen_count, 4 << 16);
+    control_unmap(e->prefixes.alone, 8 << 10);
+    control_unmap(e->prefixes.home_count, 4 << 16);
+    control_unmap(e->prefixes.routers, (uint64_t)e->prefixes.router_max * sizeof(struct fm_router));
     c->notes = (struct fm_line_note *)0;
     memset(e, 0, sizeof *e);
 }
@@ -190,10 +193,16 @@ FM_FN int control_create(struct fm_control *c, uint32_t max_bindings, int role, 
     e->prefixes.group_length = (uint8_t *)control_map((uint64_t)FM_GROUP_MAX << 8);
     e->prefixes.sixteen = (uint64_t *)control_map(8 << 10);
     e->prefixes.sixteen_count = (uint32_t *)control_map(4 << 16);
+    e->prefixes.alone = (uint64_t *)control_map(8 << 10);
+    e->prefixes.home_count = (uint32_t *)control_map(4 << 16);
+    e->prefixes.router_max = max_bindings + slack + 1;
+    e->prefixes.routers = (struct fm_router *)control_map((uint64_t)e->prefixes.router_max *
+                                                          sizeof(struct fm_router));
     if (control_index_create(&e->by_home, max_bindings, seed) ||
         control_index_create(&e->by_remote, max_bindings, seed + 3) || !e->lines || !c->notes ||
         !e->prefixes.entry || !e->prefixes.length || !e->prefixes.group_entry ||
-        !e->prefixes.group_length || !e->prefixes.sixteen || !e->prefixes.sixteen_count)
+        !e->prefixes.group_length || !e->prefixes.sixteen || !e->prefixes.sixteen_count ||
+        !e->prefixes.alone || !e->prefixes.home_count || !e->prefixes.routers)
         return -1;
     e->lines[FM_NO_LINE].home = FM_NO_HOME;
     for (uint32_t i = 0; i < workers; i++) {
@@ -223,7 +232,11 @@ FM_FN uint64_t control_memory(const struct fm_control *c)
                    control_resident(e->prefixes.group_entry, (uint64_t)FM_GROUP_MAX << 10) +
                    control_resident(e->prefixes.group_length, (uint64_t)FM_GROUP_MAX << 8) +
                    control_resident(e->prefixes.sixteen, 8 << 10) +
-                   control_resident(e->prefixes.sixteen_count, 4 << 16);
+                   control_resident(e->prefixes.sixteen_count, 4 << 16) +
+                   control_resident(e->prefixes.alone, 8 << 10) +
+                   control_resident(e->prefixes.home_count, 4 << 16) +
+                   control_resident(e->prefixes.routers, (uint64_t)e->prefixes.router_max *
+                                                             sizeof(struct fm_router));
     for (uint32_t i = 0; i < e->worker_count; i++) {
         const struct fm_worker *w = e->workers[i];
         sum += control_resident(w->sent, tallies_bytes(c)) +
