@@ -10,8 +10,9 @@ import pytest
 from fastmip.errors import ConfigError
 from fastmip.runtime.config import check_text
 from fastmip.runtime.home_policy import planned_changes, policy_of
+from fastmip.runtime.mobile_service import settings_of
 from fastmip.wire.addresses import parse_address
-from fastmip.wire.host_configuration import HostConfiguration
+from fastmip.wire.host_configuration import HostConfiguration, request_host_configuration
 
 PAGE = (Path(__file__).parents[2] / "docs" / "address-assignment.md").read_text()
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.S)
@@ -24,7 +25,7 @@ SECTION = BASE + "[home_agent.host_configuration]\n"
 
 
 def test_the_page_s_example_is_told_as_it_stands() -> None:
-    (example,) = EXAMPLES
+    example = EXAMPLES[0]
     config = check_text("page.toml", example)
     assert policy_of(config).host_configuration == HostConfiguration(
         24,
@@ -62,3 +63,23 @@ def test_a_reload_may_change_it() -> None:
     old, new = check_text("f", BASE), check_text("f", SECTION + 'dns_suffix = "wustl.edu"')
     (change,) = planned_changes(old, new)
     assert "host_configuration" in change
+
+
+def test_the_page_s_mobile_node_asks_for_it() -> None:
+    config = check_text("page.toml", EXAMPLES[1])
+    asked = settings_of(config).identity.extensions
+    assert asked == (request_host_configuration(),)
+    assert config.mobile_node is not None
+    assert config.mobile_node.host_configuration_command == ("/etc/fastmip/resolver",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ("host_configuration = true\n", "", "host_configuration_command"),
+        ('"/etc/fastmip/resolver"', '"resolver"', r"command\[0\]"),
+    ],
+)
+def test_a_command_needs_a_path_and_something_to_do(old: str, new: str, path: str) -> None:
+    with pytest.raises(ConfigError, match=path):
+        check_text("f", EXAMPLES[1].replace(old, new))

@@ -37,7 +37,16 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from fastmip.agents.agent_cache import Agent
-from fastmip.agents.effects import Arrival, Effect, Endpoint, Event, Now, SendDatagram, Violation
+from fastmip.agents.effects import (
+    Arrival,
+    Effect,
+    Endpoint,
+    Event,
+    Now,
+    SendDatagram,
+    UseHostConfiguration,
+    Violation,
+)
 from fastmip.agents.exchange import (
     Exchange,
     Goal,
@@ -67,6 +76,7 @@ from fastmip.wire.codes import (
 )
 from fastmip.wire.discovery import AGENT_G, AGENT_M
 from fastmip.wire.extensions import Extension
+from fastmip.wire.host_configuration import HostConfiguration, wants_host_configuration
 from fastmip.wire.mobile_network import MobileNetworkAcknowledgement
 from fastmip.wire.registration import RegistrationReply
 from fastmip.wire.revocation_support import RevocationSupport
@@ -168,6 +178,8 @@ class Answer:
     critical: str = ""
     """The unknown critical vendor extension that makes it a denial (RFC 3115 2.3)."""
     critical_of_agent: bool = False
+    configuration: HostConfiguration | None = None
+    """The home agent's word on the home network (RFC 4332)."""
 
     @property
     def is_unwanted(self) -> bool:
@@ -224,6 +236,7 @@ class Conversation:
         self._moved = False
         self._replaces = False
         """The home agent said code 1: with S or without, a new binding replaces the others."""
+        self._told: HostConfiguration | None = None
         self._denials = 0
         self._repairs = 0
         self._not_before_ns = 0
@@ -386,14 +399,21 @@ class Conversation:
             found.networks,
             found.critical,
             found.critical_of_agent,
+            found.configuration,
         )
 
-    def accept(self, answer: Answer) -> None:
-        """Take note of an acceptance."""
+    def accept(self, answer: Answer) -> list[Effect]:
+        """Take note of an acceptance, and of what is new in it about the home network."""
         self._replaces = answer.reply.code == ReplyCode.ACCEPTED_NO_SIMULTANEOUS
         self._counters.add("mnRegRequestsAccepted")
         self._writer.identifications.accept(answer.reply.identification)
         self._denials = self._repairs = self._not_before_ns = 0
+        told = answer.configuration
+        asked = any(map(wants_host_configuration, self.identity.extensions))
+        if told is None or told == self._told or not asked:
+            return []
+        self._told = told
+        return [UseHostConfiguration(told)]
 
     def deny(self, answer: Answer, now: Now) -> tuple[list[Effect], bool]:
         """Mend the next request or wait; returns what to log and whether it was mended."""

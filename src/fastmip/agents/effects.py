@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from fastmip.wire.host_configuration import HostConfiguration
+
 NEVER = 2**64 - 1
 """Expiry of a binding with infinite lifetime (0xffff on the wire)."""
 
@@ -266,6 +268,13 @@ class UseNetworks:
 
 
 @dataclass(frozen=True, slots=True)
+class UseHostConfiguration:
+    """Mobile node: the home agent told this of the home network (RFC 4332)."""
+
+    told: HostConfiguration
+
+
+@dataclass(frozen=True, slots=True)
 class InstallVisitor:
     """Foreign agent: carry a visitor's packets from now on, or carry them differently.
 
@@ -307,6 +316,7 @@ Effect = (
     | SetArp
     | PinNeighbour
     | UnpinNeighbour
+    | UseHostConfiguration
     | UseNetworks
     | InstallVisitor
     | RemoveVisitor

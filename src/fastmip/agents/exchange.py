@@ -38,6 +38,7 @@ from fastmip.wire.codes import (
 )
 from fastmip.wire.extensions import Extension, RawExtension
 from fastmip.wire.foreign_error import ForeignAgentError
+from fastmip.wire.host_configuration import HostConfiguration, read_host_configuration
 from fastmip.wire.mobile_network import MobileNetworkAcknowledgement, network_acknowledgements
 from fastmip.wire.nai import MobileNodeNai
 from fastmip.wire.registration import RegistrationReply, RegistrationRequest
@@ -318,6 +319,8 @@ class ReadReply:
     """The home agent's answer to ours (RFC 3543)."""
     networks: tuple[MobileNetworkAcknowledgement, ...] = ()
     """The home agent's word on mobile networks (RFC 5177 4.2)."""
+    configuration: HostConfiguration | None = None
+    """What the home agent tells of the home network (RFC 4332)."""
     critical: str = ""
     """An unknown critical vendor extension that makes it a denial (RFC 3115 2.3)."""
     critical_of_agent: bool = False
@@ -391,6 +394,7 @@ def read_reply(
         udp_tunnel=_first(home, UdpTunnelReply),
         revocation=None if agent else _first(home, RevocationSupport),
         networks=tuple(network_acknowledgements(home)),
+        configuration=read_host_configuration(home),
         critical=identity.vendors.name(critical[0]) if critical else "",
         critical_of_agent=bool(of_agent) and not of_home,
     )

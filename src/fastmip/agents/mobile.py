@@ -468,7 +468,7 @@ class MobileNode:
 
     def _accepted(self, answer: Answer, now: Now) -> list[Effect]:
         goal, reply = answer.exchange.goal, answer.reply
-        self._talk.accept(answer)
+        effects = self._talk.accept(answer)
         if goal.purpose is Purpose.REGISTER:
             self._registered(answer, now)
         elif goal.purpose is Purpose.RELEASE:
@@ -485,7 +485,7 @@ class MobileNode:
             ("lifetime_s", granted_lifetime_s(answer.exchange.lifetime_s, reply.lifetime)),
             ("round_trip_ms", (now.boot_ns - answer.exchange.sent_ns) / 1e6),
         )
-        effects: list[Effect] = [Event("request-accepted", fields)]
+        effects.append(Event("request-accepted", fields))
         self._around.renew_challenge(answer, self._attachment, now)
         if goal.purpose is not Purpose.RELEASE:
             self._around.registered(now)

@@ -283,6 +283,10 @@ class MobileNodeConfig(
     revocation: bool = False
     nai: str | None = None
     """Network access identifier (RFC 2794)."""
+    host_configuration: bool = False
+    """Ask for gateway, name servers and the like of the home network (RFC 4332)."""
+    host_configuration_command: tuple[str, ...] = ()
+    """Program and arguments, run after what was told has changed."""
     vendor_extensions: tuple[SentExtensionConfig, ...] = ()
     aaa: AaaConfig | None = None
     """Answers challenges of foreign agents, and signs what needs no agent."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fastmip.auth.associations import ADVISED_WINDOW_S
 from fastmip.auth.mn_aaa import CHAP_SPI
 from fastmip.errors import ConfigError
-from fastmip.runtime.host_configuration import check_host_configuration
+from fastmip.runtime.host_configuration import check_hook, check_host_configuration
 from fastmip.runtime.listen import check_metrics, is_loopback
 from fastmip.runtime.network_config import check_networks
 from fastmip.wire.nai import check_nai
@@ -346,6 +346,7 @@ def _check_node_extras(
     """Check what only some mobile nodes have."""
     if node.nai is not None:
         _check_nai(file, "mobile_node.nai", node.nai)
+    check_hook(file, node)
     if node.delivery == "encapsulating" and not node.reverse_tunnel:
         remedy = 'needs reverse_tunnel = true: or use "direct"'
         raise ConfigError(file, "mobile_node.delivery", remedy)

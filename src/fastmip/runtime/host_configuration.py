@@ -14,7 +14,7 @@ from fastmip.wire.addresses import is_unicast
 from fastmip.wire.host_configuration import MAX_TEXT_LEN, HostConfiguration
 
 if TYPE_CHECKING:
-    from fastmip.runtime.config import HomeAgentConfig
+    from fastmip.runtime.config import HomeAgentConfig, MobileNodeConfig
 
 
 class HostConfigurationConfig(
@@ -59,3 +59,12 @@ def check_host_configuration(file: str, section: HomeAgentConfig) -> None:
         if text is not None and re.fullmatch(rf"[!-~]{{1,{MAX_TEXT_LEN}}}", text) is None:
             remedy = f"use 1 to {MAX_TEXT_LEN} ASCII characters without spaces"
             raise ConfigError(file, f"{path}.{name}", remedy)
+
+
+def check_hook(file: str, node: MobileNodeConfig) -> None:
+    """Raises ConfigError."""
+    command, path = node.host_configuration_command, "mobile_node.host_configuration_command"
+    if command and not node.host_configuration:
+        raise ConfigError(file, path, "needs host_configuration = true: nothing is told otherwise")
+    if command and not command[0].startswith("/"):
+        raise ConfigError(file, f"{path}[0]", "use an absolute path")

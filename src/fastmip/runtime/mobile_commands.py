@@ -11,6 +11,7 @@ from fastmip.runtime import clock
 from fastmip.runtime.answers import errors_answer, interface_row, violations_answer
 from fastmip.runtime.config import AaaConfig
 from fastmip.runtime.engine_view import engine_facts, stage_rows
+from fastmip.runtime.host_hook import facts
 from fastmip.runtime.mobile_driver import handover_row
 from fastmip.runtime.service import Answer, Arguments, Command, CommandError
 from fastmip.wire.addresses import format_address
@@ -41,6 +42,7 @@ class MobileCommands:
             "show violation": self.show_violation,
             "show handover": self.show_handover,
             "show agent": self.show_agent,
+            "show host-configuration": self.show_host_configuration,
             "prefer": self.prefer,
             **({} if self._service.section.router is None else {"show mobile-networks": self.show}),
             "clear traffic": self.clear_traffic,
@@ -173,6 +175,14 @@ class MobileCommands:
         rows: Any = shown["networks"]
         carried = sum(row["state"] in ("forwarded", "assumed") for row in rows)
         return {"rows": rows, "summary": {"networks": len(rows), "carried": carried}}
+
+    async def show_host_configuration(self, _arguments: Arguments) -> Answer:
+        """What the home agent told of the home network (RFC 4332)."""
+        hook = self._service.hook
+        known = {} if hook is None else facts(hook.told)
+        rows = [{"name": name, "value": value} for name, value in known.items()]
+        asked = self._service.section.host_configuration
+        return {"rows": rows, "summary": {"asked": asked, "told": len(rows)}}
 
     async def prefer(self, arguments: Arguments) -> Answer:
         """Put ``interface`` before all others; without it the configured order holds again."""

@@ -37,6 +37,7 @@ from fastmip.agents.effects import (
     SetArp,
     Tunnel,
     UnpinNeighbour,
+    UseHostConfiguration,
     UseNetworks,
     Violation,
 )
@@ -53,6 +54,7 @@ from fastmip.wire.codes import MOBILE_IP_PORT
 if TYPE_CHECKING:
     from fastmip.agents.attachment import LinkState
     from fastmip.agents.mobile import MobileNode
+    from fastmip.runtime.host_hook import HostHook
     from fastmip.runtime.mobile_tunnel import MobileTunnel
     from fastmip.runtime.routing import MobileRouting
 
@@ -67,6 +69,8 @@ MAX_WAITING = 256
 _LONGEST_SLEEP_S = 1.0
 """The loop's clock stands still while the machine is suspended, CLOCK_BOOTTIME does not."""
 
+Word = Event | Violation | UseHostConfiguration
+"""What is to be read, not to be done."""
 Input = Callable[[Now], list[Effect]]
 
 log = get_logger("mobile-node")
@@ -172,6 +176,8 @@ class MobileDriver:
         """UDP port 434, where revocations come in."""
         self.discovery: Discovery | None = None
         """Hears and solicits agents, where they are used."""
+        self.hook: HostHook | None = None
+        """Takes what the home agent tells of the home network, where it is asked."""
         self._udp_tunnel: tuple[int, int] | None = None
         """Ends of the UDP tunnel packets are sent through."""
         self._heard_on: dict[str, int] = {}
@@ -262,9 +268,9 @@ class MobileDriver:
                 self._listen(link.interface)
         effects = step(now)
         # What matters to the network comes before what is only to be read.
-        words = [effect for effect in effects if isinstance(effect, Event | Violation)]
+        words = [effect for effect in effects if isinstance(effect, Word)]
         for effect in effects:
-            if not isinstance(effect, Event | Violation):
+            if not isinstance(effect, Word):
                 await self._carry_out(effect)
         for word in words:
             self._tell(word)
@@ -368,9 +374,13 @@ class MobileDriver:
         source = effect.source._replace(port=self._local_port)
         self._port.send(replace(effect, source=source))
 
-    def _tell(self, word: Event | Violation) -> None:
+    def _tell(self, word: Word) -> None:
         if isinstance(word, Violation):
             self.violations.note(word, self._now())
+            return
+        if isinstance(word, UseHostConfiguration):
+            if self.hook is not None:
+                self.hook.take(word.told)
             return
         log.info(word.name, **dict(word.fields))
         if word.name == "handover":

@@ -26,6 +26,7 @@ from fastmip.runtime.control_hub import ControlHub, RolePort
 from fastmip.runtime.control_port import ControlPort
 from fastmip.runtime.discovery_socket import DiscoverySocket, Listener
 from fastmip.runtime.engine_view import Observed
+from fastmip.runtime.host_hook import HostHook
 from fastmip.runtime.logging import get_logger
 from fastmip.runtime.mobile_commands import MobileCommands
 from fastmip.runtime.mobile_driver import MobileDriver
@@ -36,6 +37,7 @@ from fastmip.runtime.service import Command, ReloadRefused, StartError
 from fastmip.runtime.upkeep import Upkeep
 from fastmip.wire.addresses import format_address
 from fastmip.wire.extensions import Extension
+from fastmip.wire.host_configuration import request_host_configuration
 from fastmip.wire.revocation import is_home_agents_revocation
 from fastmip.wire.vendor import CriticalVendorExtension, NormalVendorExtension, VendorRegistry
 
@@ -86,6 +88,8 @@ def settings_of(config: Config) -> MobileNodeSettings:
 
 def _identity(section: MobileNodeConfig, vendors: VendorRegistry) -> Identity:
     extensions: list[Extension] = []
+    if section.host_configuration:
+        extensions.append(request_host_configuration())
     for vendor in section.vendor_extensions:
         kind = CriticalVendorExtension if vendor.critical else NormalVendorExtension
         extensions.append(kind(vendor.vendor, vendor.type, bytes.fromhex(vendor.value)))
@@ -155,6 +159,7 @@ class MobileService:
         # Set by start, in this order.
         self.engine: Engine
         self.driver: MobileDriver | None = None
+        self.hook: HostHook | None = None
         self.port: ControlPort | None = None
         self.watcher: LinkWatcher | None = None
         self._upkeep: Upkeep | None = None
@@ -203,6 +208,9 @@ class MobileService:
             local_port=number,
             home_broadcast=self._broadcast(),
             home_agent=int(self.section.home_agent),
+        )
+        self.hook = self.driver.hook = HostHook(
+            self.section.host_configuration_command, int(self.section.home_address)
         )
         loop = asyncio.get_running_loop()
         if self.uses_agents:
@@ -259,6 +267,8 @@ class MobileService:
             await self.watcher.stop()
         if self.driver is not None:
             await self.driver.stop()
+        if self.hook is not None:
+            await self.hook.stop()
         if self.discovery is not None:
             self.discovery.close()
         for port in (self.port, self._well_known):

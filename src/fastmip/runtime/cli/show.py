@@ -37,6 +37,7 @@ SUBJECTS = {
     "mobile-networks": "Networks behind mobile routers, and where they lead.",
     "fixed-host": "Hosts the foreign agent here registered for good.",
     "agent": "Mobility agents: heard on the links, and what we advertise ourselves.",
+    "host-configuration": "Mobile node: what the home agent told of the home network.",
     "handover": "Moves of the mobile node: from, to, how long.",
 }
 
