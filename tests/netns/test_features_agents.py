@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.helpers.agents_lab import (
@@ -272,6 +273,33 @@ def test_t19_forged_tunnel_packets_are_dropped_and_counted(lab: AgentsLab) -> No
     assert [late - early for early, late in zip(before, after, strict=True)] == [3, 3, 3]
     assert at_cn.count('frame contains "forged"') == 0
     assert lab.both_ways()
+
+
+def test_the_home_network_is_told_behind_an_agent_rfc4332(lab: AgentsLab, tmp_path: Path) -> None:
+    """Gateway, name server and domain come with the reply, to show and to a program."""
+    out, hook = tmp_path / "out", tmp_path / "hook"
+    hook.write_text(f'#!/bin/sh\necho "$FASTMIP_DNS $FASTMIP_DNS_SUFFIX" >> {out}\n')
+    hook.chmod(0o700)
+    told = 'gateway = "10.1.0.1"\ndns = ["10.1.0.53"]\ndns_suffix = "wustl.edu"'
+    lab.home_agent(more=f"[home_agent.host_configuration]\n{told}")
+    command = f'host_configuration_command = ["{hook}"]'
+    node = lab.mobile_node(f"host_configuration = true\n{command}")
+    core = lab.capture("ha", "eth1")
+    lab.move(FOREIGN_1)
+    wanted = "10.1.0.53 wustl.edu\n"
+    eventually(lambda: out.exists() and out.read_text() == wanted, 10, "the program")
+    rows = node.ask("show host-configuration")["rows"]
+    assert {row["name"]: row["value"] for row in rows} == {
+        "prefix_length": "24",
+        "gateway": "10.1.0.1",
+        "dns": "10.1.0.53",
+        "dns_suffix": "wustl.edu",
+    }
+    lab.move(FOREIGN_2)
+    assert out.read_text() == "10.1.0.53 wustl.edu\n"
+    asked = core.rows("mip.type == 1", "mip.ext.type")
+    assert asked
+    assert all("134" in kinds for (kinds,) in asked)
 
 
 @pytest.mark.parametrize("link", [FOREIGN_1, PLAIN], ids=["nested", "co-located"])
