@@ -199,12 +199,12 @@ def test_more_pieces_and_copies_than_a_batch_can_hold_are_counted_drops() -> Non
         assert len(port.take(TUNNEL)) == 8
 
 
-@pytest.mark.parametrize("levels", [2, 7, 8, 20, 60])
-def test_nesting_is_capped_at_eight_headers(port: _dataplane.MemoryPort, levels: int) -> None:
-    expected = "encapsulated" if levels < 8 else "drop-nesting"
+@pytest.mark.parametrize("levels", [2, 7, 9, 10, 20, 60])
+def test_nesting_is_capped_at_ten_headers(port: _dataplane.MemoryPort, levels: int) -> None:
+    expected = "encapsulated" if levels < 10 else "drop-nesting"
     assert port.inject(HOME, [nested(levels)]) == [expected]
     inner = header(NODE, CORRESPONDENT, 4, levels * 20) + nested(levels)
-    expected = "decapsulated" if levels + 1 < 8 else "drop-nesting"
+    expected = "decapsulated" if levels + 1 < 10 else "drop-nesting"
     assert port.inject(TUNNEL, [outer(inner)]) == [expected]
 
 

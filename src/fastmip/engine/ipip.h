@@ -11,7 +11,8 @@
 #include "ipv4.h"
 
 #define IPIP_OVERHEAD 20u
-#define IPIP_NESTING_MAX 8 /* headers in one packet, ours included (fastmip's own limit) */
+#define IPIP_NESTING_MAX 10 /* headers in one packet, ours included (own limit): four routers within
+                             * each other behind foreign agents, and a visitor (RFC 5177 7, 8) */
 #define IPIP_FIRST_OCTETS 0x0040000000000045ull /* raw 45 .. .. .. 00 00 40 00: IHL, ID, DF */
 
 #define ECN_MASK 3

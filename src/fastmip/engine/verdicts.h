@@ -109,7 +109,7 @@ enum fm_severity { FM_INFO = 0, FM_WARNING = 1, FM_SECURITY = 2 };
       "Already tunnelled to the node from its care-of address (RFC 5944 4.2.3).")                 \
     X(DROP_LOOP_ENCAPSULATOR, "drop-loop-encapsulator", FM_WARNING,                               \
       "GRE payload addressed to its encapsulator: a loop (RFC 2784 3.1).")                        \
-    X(DROP_NESTING, "drop-nesting", FM_WARNING, "More nested headers than allowed (8).")          \
+    X(DROP_NESTING, "drop-nesting", FM_WARNING, "More nested headers than allowed (10).")          \
     X(DROP_BUFFER, "drop-buffer", FM_WARNING, "No scratch buffer left for a copy or fragments.")
 
 #define FM_EVENTS(X)                                                                              \
