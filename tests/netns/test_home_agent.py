@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import ARP, Ether
-from tests.helpers import handmade
+from tests.helpers import handmade, handmade_extensions
 from tests.helpers.home_agent_lab import (
     CARE_OF,
     CORRESPONDENT,
@@ -452,6 +452,14 @@ def test_hosts_come_and_go_on_the_run(lab: HomeAgentLab) -> None:
     assert handmade.KEY[::-1].hex() not in str(secure)
     lab.kill()
     lab.start()
+    assert [row["home_address"] for row in lab.ask("show binding")["rows"]] == ["10.1.0.9"]
+    # Known by its identifier alone, it is told the same address (RFC 2794 4).
+    name = struct.pack("!BB", 131, 14) + b"mn@example.org"
+    nameless = handmade_extensions.request(UNSPECIFIED, CARE_OF, extensions=name)
+    client.sendto(nameless, (HOME_AGENT, 434))
+    reply = client.recv(2048)
+    assert handmade_extensions.read_reply(reply)[:3] == (0, 300, name)
+    assert reply[4:8] == socket.inet_aton("10.1.0.9")
     assert [row["home_address"] for row in lab.ask("show binding")["rows"]] == ["10.1.0.9"]
     lab.ask("host remove", home_address="10.1.0.9")
     wait_for("the binding to go", lambda: not lab.ask("show binding")["rows"])
