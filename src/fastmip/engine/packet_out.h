@@ -17,6 +17,7 @@
 #include "egress.h"
 #include "frames.h"
 #include "ipv4.h"
+#include "worker.h"
 
 struct packet_out {
     int fd;      /* -1: none */
@@ -53,6 +54,13 @@ static inline const struct fm_egress *packet_out_mirror(const struct packet_out 
     return e && __atomic_load_n(&p->is_open, __ATOMIC_RELAXED) ? e->egress[FM_TUNNEL] : NULL;
 }
 
+/* Addresses no next hop leads to: this network, loopback, multicast, broadcast. */
+static inline int packet_out_is_odd(uint32_t destination_be)
+{
+    uint32_t first = destination_be & 0xff;
+    return first == 0 || first == 127 || first >= 224;
+}
+
 /* Lay a packet out as message `i`; false if it is the raw socket's. */
 static inline int packet_out_lay_out(struct packet_out *p, const struct fm_egress *mirror,
                                      const struct fm_desc *d, uint32_t i)
@@ -60,7 +68,7 @@ static inline int packet_out_lay_out(struct packet_out *p, const struct fm_egres
     struct fm_hop hop;
     if (d->len < IPV4_MIN_HEADER_LEN) return 0;
     uint32_t source = ipv4_source_be(d->data), destination = ipv4_destination_be(d->data);
-    if (is_martian_octet[destination & 0xff] ||
+    if (packet_out_is_odd(destination) ||
         egress_lookup(mirror, destination, egress_flow_hash(source, destination), &hop) ||
         d->len > hop.mtu)
         return 0;
