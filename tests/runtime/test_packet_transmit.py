@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fastmip.runtime import output_stack, packet_transmit
+from fastmip.runtime import output_stack
 from fastmip.runtime.egress_routes import Flow
 from fastmip.runtime.packet_transmit import Mode, PacketTransmit
 
@@ -39,7 +39,7 @@ def made(mode: Mode, *, is_read: bool = True) -> tuple[PacketTransmit, FakeEngin
 def test_the_way_follows_from_mode_and_what_acts_on_packets(
     monkeypatch: pytest.MonkeyPatch, mode: Mode, users: str, said: str, *, allowed: bool
 ) -> None:
-    monkeypatch.setattr(packet_transmit.output_stack, "users", lambda: users)
+    monkeypatch.setattr(output_stack, "users", lambda: users)
     transmit, engine = made(mode)
     transmit.look()
     assert transmit.facts()["transmit"] == said
