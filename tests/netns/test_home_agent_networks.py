@@ -206,7 +206,8 @@ def test_a_router_on_sale_registers_with_its_short_key(lab: HomeAgentLab) -> Non
     lab.more = [HOSTS.replace('"10.2.99.0/24"', '"10.2.98.0/24"')]
     lab.write_config()
     lab.ask("reload")
-    assert states(lab) == {NETWORK: "idle", IN_HOME: "idle", "10.2.98.0/24": "idle"}
+    left = {NETWORK: "idle", IN_HOME: "idle", "10.2.98.0/24": "idle"}
+    wait_for("what is stored", lambda: states(lab) == left)
     assert lab.ask("show binding", home_address=OLD_ROUTER)["rows"]
     before = lab.kernel_state()
     assert any("unreachable 10.2.98.0/24" in text for text in before)
