@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from tests.agents.foreign_lab import (
 
 from fastmip.agents.effects import Endpoint
 from fastmip.agents.foreign_policy import LADDER, ForeignLink, Nat
+from fastmip.agents.home_choice import Member
 from fastmip.agents.hosts import Prefix, ReverseTunnel
 
 CRITICAL = bytes.fromhex("26000006000000090063")
@@ -41,6 +43,11 @@ ON_LINK = (ForeignLink(LINK, AGENT, (AGENT, SECOND_CARE_OF), (Prefix(HOME_AGENT,
 """A link whose subnet the home address belongs to."""
 PLAIN: dict[str, Any] = {}
 PUBLIC = 0xCB007105  # 203.0.113.5
+
+
+def requested(home_agent: int) -> bytes:
+    """Requested HA Extension (RFC 4433 3.4.1)."""
+    return struct.pack("!BBHI", 139, 1, 4, home_agent)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +75,9 @@ PUBLIC = 0xCB007105  # 203.0.113.5
         (PLAIN, {"home_address": 0}, b"", 96),
         (PLAIN, {"home_agent": 0}, b"", 90),
         (PLAIN, {"home_agent": 0xFFFFFFFF}, b"", 90),
+        ({"assigned_home_agents": (Member(AGENT),)}, {"home_agent": 0}, b"", 194),
+        (PLAIN, {"home_agent": 0, "before": requested(0xE0000001)}, b"", 90),
+        (PLAIN, {"home_agent": 0, "before": requested(0)}, b"", 90),
         (PLAIN, {"home_agent": AGENT}, b"", 194),
         ({"links": ON_LINK}, {}, b"", 65),
         ({"links": ON_LINK, "home_networks": (Prefix(HOME_AGENT, 32),)}, {}, b"", 65),
@@ -398,3 +408,27 @@ def test_links_are_told_apart() -> None:
     bench.ask(request(identification()))
     [pending] = bench.agent.pending()
     assert (pending.key.interface, pending.key.mac) == (LINK, MAC)
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "expected"),
+    [
+        (0, requested(HOME_AGENT + 7), HOME_AGENT + 7),
+        (0xFFFFFFFF, requested(HOME_AGENT + 7), HOME_AGENT + 7),
+        (HOME_AGENT, requested(HOME_AGENT + 7), HOME_AGENT + 7),
+        (0, b"", HOME_AGENT + 9),
+    ],
+)
+def test_the_requested_home_agent_or_ours_gets_the_request_rfc4433_5_2(
+    field: int, before: bytes, expected: int
+) -> None:
+    bench = Bench(assigned_home_agents=(Member(HOME_AGENT + 9),))
+    number = identification()
+    data = request(number, home_agent=field, before=before)
+    [relayed] = bench.ask(data)
+    assert relayed.destination.address == expected
+    assert relayed.data[: len(data)] == data, "not a byte is changed"
+    answer = reply(number, home_agent=expected, before=struct.pack("!BBHI", 139, 2, 4, HOME_AGENT))
+    [passed] = bench.answer(answer, source=expected)
+    assert passed.data == answer, "and the node hears whom to ask"
+    assert bench.installed

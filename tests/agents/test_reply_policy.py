@@ -43,6 +43,7 @@ def test_ladder_names_every_rung_once_in_the_documented_order() -> None:
         "source_address",
         "care_of_address",
         "simultaneous_bindings",
+        "other_home_agent",
         "resources",
     ]
     for rung in LADDER:

@@ -34,6 +34,7 @@ from fastmip.runtime.foreign_config import (
     VisitorConfig,
 )
 from fastmip.runtime.foreign_service import NEEDS_RESTART as FOREIGN_NEEDS_RESTART
+from fastmip.runtime.group_config import GroupConfig, GroupMemberConfig
 from fastmip.runtime.home_policy import NEEDS_RESTART
 from fastmip.runtime.host_configuration import HostConfigurationConfig
 from fastmip.runtime.mobile_service import RELOADABLE
@@ -47,6 +48,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[metrics]`": MetricsConfig,
     "`[home_agent]`": HomeAgentConfig,
     "`[[home_agent.host]]`": HostConfig,
+    "`[home_agent.group]`": GroupConfig,
+    "`[[home_agent.group.member]]`": GroupMemberConfig,
     "`[home_agent.mobile_networks]`": MobileNetworksConfig,
     "`[home_agent.host_configuration]`": HostConfigurationConfig,
     "`[[home_agent.foreign_agent]]`": ForeignAgentConfig,

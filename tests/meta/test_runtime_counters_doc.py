@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from fastmip.agents.group_exchange import GROUP_COUNTERS
 from fastmip.runtime.arp import ARP_COUNTERS
 from fastmip.runtime.broadcast import BROADCAST_COUNTERS
 from fastmip.runtime.control_port import PORT_COUNTERS
@@ -19,4 +20,5 @@ def test_every_counter_is_documented_with_its_sentence_once() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \| (.+?) \| (.+?) \|$", section.split("\n## ")[0], re.M)
     expected = {f"port-434-{name}": text for name, text in PORT_COUNTERS.items()}
     expected |= ARP_COUNTERS | DISCOVERY_COUNTERS | LINK_PORT_COUNTERS | BROADCAST_COUNTERS
+    expected |= GROUP_COUNTERS
     assert [(name, text) for name, text, _ in rows] == list(expected.items())

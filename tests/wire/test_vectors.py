@@ -17,6 +17,7 @@ from fastmip.wire.authext import (
 )
 from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.codes import ExtensionType
+from fastmip.wire.dynamic_home_agent import redirected, requested
 from fastmip.wire.experimental import NonSkippableExperiment, SkippableExperiment
 from fastmip.wire.extensions import Entry, Extension, ExtensionRegistry, UnknownExtension
 from fastmip.wire.foreign_error import ForeignAgentError
@@ -107,6 +108,8 @@ VECTORS: dict[str, tuple[str, Extension]] = {
         "90 06 00 00 40 37 0000",
         UdpTunnelRequest(REQUIRED, 55),
     ),
+    "requested home agent": ("8b 01 0004 0a010001", requested(0x0A010001)),
+    "redirected home agent": ("8b 02 0004 0a010002", redirected(0x0A010002)),
     "mobile network request": ("94 06 00 18 0a020800", MobileNetworkRequest(0x0A020800, 24)),
     "mobile network request, dynamic": ("94 06 00 1d 00000000", MobileNetworkRequest(0, 29)),
     "mobile network granted": (

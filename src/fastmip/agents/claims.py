@@ -13,6 +13,7 @@ from typing import Final
 from fastmip.wire.authext import MN_AAA, AuthenticationExtension, GeneralizedAuthentication
 from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.codes import ExtensionType
+from fastmip.wire.dynamic_home_agent import REQUESTED, DynamicHomeAgent
 from fastmip.wire.experimental import NonSkippableExperiment, SkippableExperiment
 from fastmip.wire.extensions import Extension
 from fastmip.wire.host_configuration import wants_host_configuration
@@ -37,6 +38,7 @@ class Claims:
         "node_critical",
         "node_nai",
         "node_networks",
+        "node_requested",
         "node_revocation",
         "node_udp",
         "wants_configuration",
@@ -49,6 +51,8 @@ class Claims:
         self.node_revocation: RevocationSupport | None = None
         self.node_critical: list[CriticalVendorExtension] = []
         self.node_networks: list[MobileNetworkRequest] = []
+        self.node_requested: int | None = None
+        """The home agent it wants (RFC 4433 3.4.1)."""
         self.agent_udp: UdpTunnelRequest | None = None
         self.agent_revocation: RevocationSupport | None = None
         self.agent_critical: list[CriticalVendorExtension] = []
@@ -68,6 +72,9 @@ class Claims:
             self.node_udp = extension
         elif isinstance(extension, MobileNetworkRequest):
             self.node_networks.append(extension)
+        elif isinstance(extension, DynamicHomeAgent):
+            if extension.subtype == REQUESTED:
+                self.node_requested = extension.address
         elif isinstance(extension, RevocationSupport):
             self.node_revocation = extension
         elif isinstance(extension, CriticalVendorExtension):

@@ -14,8 +14,8 @@ either mend the next request (RFC 5944 3.6.2.3, RFC 3024) or make the node wait:
     142       the same; then no UDP tunnel
     147       the mobile networks it is about are not named any more (RFC 5177 5.1)
     148       none is: we go on as a host
-    others    nothing; wait 1, 2, 4 ... 64 s, until a move: also 143, which answers what this node
-              never asks for (RFC 4433), and 144
+    143       the home agent it names, where one is to be assigned (``assignment.py``)
+    others    nothing; wait 1, 2, 4 ... 64 s, until a move: also 144
     any       with an unknown critical vendor extension (RFC 3115 2.3): a denial to wait after
 
 A foreign agent's denials bend only what is asked through it, until the next move:
@@ -37,6 +37,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from fastmip.agents.agent_cache import Agent
+from fastmip.agents.assignment import Assignment
 from fastmip.agents.effects import (
     Arrival,
     Effect,
@@ -75,6 +76,7 @@ from fastmip.wire.codes import (
     is_home_agent,
 )
 from fastmip.wire.discovery import AGENT_G, AGENT_M
+from fastmip.wire.dynamic_home_agent import requested
 from fastmip.wire.extensions import Extension
 from fastmip.wire.host_configuration import HostConfiguration, wants_host_configuration
 from fastmip.wire.mobile_network import MobileNetworkAcknowledgement
@@ -175,6 +177,8 @@ class Answer:
     revocation: RevocationSupport | None = None
     networks: tuple[MobileNetworkAcknowledgement, ...] = ()
     """The home agent's word on mobile networks (RFC 5177 4.2)."""
+    redirected_to: int = 0
+    """The home agent a 143 names (RFC 4433), 0 for none that can be one."""
     critical: str = ""
     """The unknown critical vendor extension that makes it a denial (RFC 3115 2.3)."""
     critical_of_agent: bool = False
@@ -222,6 +226,7 @@ class Conversation:
         home_broadcast: int,
         identity: Identity | None = None,
         networks: RouterNetworks | None = None,
+        assignment: Assignment | None = None,
     ) -> None:
         """Raises FastmipError when the associations cannot sign and verify."""
         self.identity = identity or Identity()
@@ -243,6 +248,7 @@ class Conversation:
         self.home_agent = home_agent
         """Where requests go; a 136 may have changed it."""
         self.wishes = wishes
+        self._assignment = assignment
         self.simultaneous_denied = False
         self.exchange: Exchange | None = None
 
@@ -268,6 +274,8 @@ class Conversation:
             self.exchange = None
         if goal is None:
             return None, None
+        if self._assignment is not None and self._assignment.is_over(self.exchange, now.boot_ns):
+            self.home_agent, self.exchange = self._assignment.start, None
         exchange = self.exchange
         earliest_ns = self._pacer.earliest_ns(moved=self._moved)
         due_ns = max(earliest_ns, exchange.due_ns if exchange else self._not_before_ns)
@@ -332,13 +340,18 @@ class Conversation:
             broadcasts=wishes.broadcasts,
         )
         delivery = lent and reverse and wishes.encapsulating_delivery and not bent.direct_delivery
-        return Terms(flags, tuple(extensions), agent, delivery, for_udp)
+        field = None
+        if self._assignment is not None and goal.purpose is Purpose.REGISTER:
+            field = self._assignment.field
+        return Terms(flags, tuple(extensions), agent, delivery, for_udp, field)
 
     def _extensions(self, goal: Goal, agent: Agent | None, now: Now) -> list[Extension]:
         """For the home agent: mobile networks; the rest with a care-of address of our own."""
         found: list[Extension] = []
         if goal.purpose is Purpose.REGISTER:
             found += self._networks.requests()
+            if self._assignment is not None:
+                found.append(requested(self.home_agent))
         if goal.purpose is Purpose.DEREGISTER or not goal.is_colocated:
             return found
         nat = self.wishes.nat
@@ -397,6 +410,7 @@ class Conversation:
             arrival.source.port,
             found.revocation,
             found.networks,
+            found.redirected_to,
             found.critical,
             found.critical_of_agent,
             found.configuration,
@@ -406,6 +420,8 @@ class Conversation:
         """Take note of an acceptance, and of what is new in it about the home network."""
         self._replaces = answer.reply.code == ReplyCode.ACCEPTED_NO_SIMULTANEOUS
         self._counters.add("mnRegRequestsAccepted")
+        if self._assignment is not None:
+            self._assignment.accepted(answer.exchange, answer.reply.lifetime)
         self._writer.identifications.accept(answer.reply.identification)
         self._denials = self._repairs = self._not_before_ns = 0
         told = answer.configuration
@@ -429,7 +445,8 @@ class Conversation:
         if answer.denied_by_agent:
             mended = not answer.is_unwanted and self._bend(answer)
         else:
-            mended = self._networks.mend(reply.code, answer.networks) or self._mend(reply)
+            mended = self._networks.mend(reply.code, answer.networks) or self._follow(answer)
+            mended = mended or self._mend(reply)
         mended = mended and self._repairs < MAX_REPAIRS
         if self._writer.repeats_bytes and not is_foreign_agent(reply.code):
             # Every authentic reply brings the next nonce. With timestamps a denial proves
@@ -440,6 +457,8 @@ class Conversation:
         else:
             self._denials += 1
             self._not_before_ns = now.boot_ns + back_off_ns(self._denials)
+            if self._assignment is not None:
+                self._not_before_ns += self._assignment.take_pause_ns()
         code = answer.foreign_error or reply.code
         reason = f"unknown critical {answer.critical}" if answer.critical else code_name(code)
         fields = (
@@ -454,6 +473,22 @@ class Conversation:
             reason = ViolationReason.BAD_AUTHENTICATOR.text
             told.append(Violation(self._home_address, peer, 0, reply.identification, reason))
         return told, mended
+
+    def _follow(self, answer: Answer) -> bool:
+        """Ask the home agent that a 143 names; False when that leads nowhere (RFC 4433 4.2)."""
+        assignment = self._assignment
+        if assignment is None or answer.reply.code != ReplyCode.HA_REDIRECT:
+            return False
+        if answer.exchange.goal.purpose is not Purpose.REGISTER:
+            return False
+        if not assignment.follow(self.home_agent, answer.redirected_to):
+            loops = assignment.has_looped
+            self._counters.add("mnRedirectLoops" if loops else "mnRedirectsUnusable")
+            self.home_agent = assignment.start
+            return False
+        self._counters.add("mnRedirectsFollowed")
+        self.home_agent = answer.redirected_to
+        return True
 
     def _mend(self, reply: RegistrationReply) -> bool:
         """Change what the code complains about; False when nothing can be changed."""

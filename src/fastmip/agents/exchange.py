@@ -16,6 +16,7 @@ from enum import Enum
 from typing import NamedTuple, TypeVar
 
 from fastmip.agents.agent_cache import Agent
+from fastmip.agents.assignment import redirection
 from fastmip.agents.home_counters import ViolationReason
 from fastmip.agents.pacing import next_timeout_ns
 from fastmip.auth.associations import AssociationSet, ReplayStyle
@@ -113,6 +114,8 @@ class Terms:
     encapsulating_delivery: bool = False
     reverse_for_udp: bool = False
     """T is set for the sake of a UDP tunnel alone (RFC 3519 3.1.5)."""
+    home_agent_field: int | None = None
+    """0.0.0.0 or all ones while a home agent is to be assigned (RFC 4433)."""
 
 
 @dataclass(slots=True)
@@ -220,7 +223,9 @@ class RequestWriter:
             flags=terms.flags,
             lifetime=exchange.lifetime_s,
             home_address=self._home_address,
-            home_agent=exchange.home_agent,
+            home_agent=exchange.home_agent
+            if terms.home_agent_field is None
+            else terms.home_agent_field,
             care_of_address=goal.care_of_address,
             identification=identification,
             extensions=(*nai, *identity.extensions, *terms.extensions),
@@ -321,6 +326,8 @@ class ReadReply:
     """The home agent's word on mobile networks (RFC 5177 4.2)."""
     configuration: HostConfiguration | None = None
     """What the home agent tells of the home network (RFC 4332)."""
+    redirected_to: int = 0
+    """Another home agent to ask (RFC 4433 3.4.2), 0 without a usable one."""
     critical: str = ""
     """An unknown critical vendor extension that makes it a denial (RFC 3115 2.3)."""
     critical_of_agent: bool = False
@@ -395,6 +402,7 @@ def read_reply(
         revocation=None if agent else _first(home, RevocationSupport),
         networks=tuple(network_acknowledgements(home)),
         configuration=read_host_configuration(home),
+        redirected_to=redirection(home),
         critical=identity.vendors.name(critical[0]) if critical else "",
         critical_of_agent=bool(of_agent) and not of_home,
     )

@@ -162,6 +162,7 @@ class ForeignAgent:
         ):
             count[names.REVOCATION_IN_REQUEST] += 1
             return
+        request = self._policy.to_home_agent(request)
         case = ForeignCase(request, data, arrival, mac, link, self._policy, self)
         refusal = climb(case)
         asker = asker_of(case)

@@ -10,12 +10,13 @@ not offered hears so also from a busy agent, and may go on without us.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
 from fastmip.agents.effects import Arrival
 from fastmip.agents.foreign_challenges import SHARED, Holder
+from fastmip.agents.home_choice import Member, by_weight
 from fastmip.agents.home_counters import ViolationReason
 from fastmip.agents.hosts import Prefix, ReverseTunnel
 from fastmip.agents.visitors import Limits, NodeKey
@@ -35,6 +36,7 @@ from fastmip.wire.codes import (
     ExtensionType,
     ReplyCode,
 )
+from fastmip.wire.dynamic_home_agent import ANY_HOME_AGENT, REQUESTED, DynamicHomeAgent
 from fastmip.wire.extensions import Extension, ExtensionRegistry
 from fastmip.wire.nai import MobileNodeNai
 from fastmip.wire.registration import RegistrationRequest
@@ -126,6 +128,8 @@ class ForeignAgentPolicy:
     home_networks: tuple[Prefix, ...] = ()
     """Home agents elsewhere are denied with 65; empty allows all. Home addresses in one that is
     also a link's prefix may visit there."""
+    assigned_home_agents: tuple[Member, ...] = ()
+    """For nodes that name none (RFC 4433 5.2)."""
     denials_per_second: int = 100
     reports_per_second: int = 50
     mobile_nodes: Callable[[int, bytes | None], AssociationSet | None] = field(
@@ -165,6 +169,27 @@ class ForeignAgentPolicy:
         ):
             return False
         return not any(home_agent in n and home_address in n for n in self.home_networks)
+
+    def to_home_agent(self, request: RegistrationRequest) -> RegistrationRequest:
+        """The request with the home agent it goes to, as its node wants or we choose (4433 5.2).
+
+        0 where nobody knows: code 90.
+        """
+        end = end_of_authorization(request.extensions)
+        wanted = [
+            e.address
+            for e in request.extensions
+            if isinstance(e, DynamicHomeAgent) and e.subtype == REQUESTED and e.offset < end
+        ]
+        if not wanted and request.home_agent not in ANY_HOME_AGENT:
+            return request
+        if wanted:
+            return replace(request, home_agent=wanted[0])
+        if not self.assigned_home_agents:
+            return replace(request, home_agent=0)
+        nai = next((e.nai for e in request.extensions if isinstance(e, MobileNodeNai)), b"")
+        node = nai or request.home_address.to_bytes(4, "big")
+        return replace(request, home_agent=by_weight(self.assigned_home_agents, node))
 
     @property
     def limits(self) -> Limits:

@@ -32,7 +32,7 @@ def asker_of(case: ForeignCase) -> Asker:
         case.key,
         source=case.arrival.source,
         destination=destination,
-        home_agent=request.home_agent,
+        home_agent=int.from_bytes(case.data[8:12]),  # as it came (RFC 4433 names none)
         identification=request.identification,
         lifetime=request.lifetime,
         size=len(case.data),

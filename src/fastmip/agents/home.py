@@ -36,6 +36,7 @@ from fastmip.agents import home_counters as names
 from fastmip.agents.bindings import SERVICE_BROADCASTS, Binding, pack_bindings
 from fastmip.agents.claims import PLAIN, Claims, mn_aaa_of, read_claims
 from fastmip.agents.effects import NEVER, Arrival, Effect, NodeRow, Now
+from fastmip.agents.home_choice import Asking
 from fastmip.agents.home_counters import CODE_COUNTERS, ViolationReason
 from fastmip.agents.home_ledger import HomeLedger
 from fastmip.agents.home_revocation import negotiate
@@ -68,6 +69,7 @@ from fastmip.errors import StoreError, WireError
 from fastmip.wire.addresses import is_unicast
 from fastmip.wire.authext import AuthenticationExtension, GeneralizedAuthentication
 from fastmip.wire.codes import FLAG_BROADCAST, ExtensionType, MessageType, ReplyCode
+from fastmip.wire.dynamic_home_agent import ANY_HOME_AGENT
 from fastmip.wire.mobile_network import NetworkCode
 from fastmip.wire.registration import RegistrationRequest
 from fastmip.wire.registry import CONTROL_EXTENSIONS, EXPERIMENTAL_EXTENSIONS
@@ -138,6 +140,8 @@ class HomeAgent(HomeLedger):
             return []
         if not request.lifetime:
             count[names.DEREGISTRATIONS] += 1
+        if request.home_agent in ANY_HOME_AGENT and self._policy.group is not None:
+            request = self._take_for_us(request, arrival)
         effects: list[Effect] = []
         held = self._authenticate(request, data, arrival, now, effects)
         if held is None:
@@ -156,6 +160,30 @@ class HomeAgent(HomeLedger):
             self._hold(node, held)
             return effects
         return self._answer(node, held, now)
+
+    def _take_for_us(self, request: RegistrationRequest, arrival: Arrival) -> RegistrationRequest:
+        """A request for any home agent that was sent to this one (RFC 4433 5.3.1)."""
+        destination = arrival.destination.address
+        self._count[names.UNNAMED_HOME_AGENT] += 1
+        if destination not in self._policy.own:
+            return request
+        return replace(request, home_agent=destination)
+
+    def better_home_agent(self, case: Case, *, is_full: bool) -> int | None:
+        """See ``home_choice.py``."""
+        group, request, name = self._policy.group, case.request, case.claims.node_nai
+        if group is None:
+            return None
+        node = self._nodes.get(request.home_address, case.now)
+        asking = Asking(
+            request.home_address,
+            request.care_of_address,
+            case.host.nai if name is None else name.nai,
+            is_bound=bool(case.live),
+            is_known=node.identification > 0,
+        )
+        own, load = self._policy.home_agent_address, self.load(case.now)
+        return self.choice.elsewhere(group, asking, own, load, case.now, is_full=is_full)
 
     def _receive_other(self, data: bytes, arrival: Arrival, now: Now) -> list[Effect]:
         """A datagram that is no request: revocation, its acknowledgment, or nothing of ours."""
@@ -400,6 +428,7 @@ class HomeAgent(HomeLedger):
             if case.networks.code:
                 return effects + self._refuse(node, case, Refusal(case.networks.code))
         if lifetime:
+            lifetime = self.choice.spread(lifetime, home_address, case.now)
             if case.claims is not PLAIN and case.choice.tunnel_port:
                 lifetime = min(lifetime, self._policy.nat_max_lifetime_s)
                 self._count[names.UDP_TUNNELS] += 1

@@ -50,6 +50,8 @@ NETWORKS_FAILED: Final = "haNetworksForwardingFailed"
 NETWORKS_UNASSIGNED: Final = "haNetworksUnassigned"
 NETWORKS: Final = "haMobileNetworks"
 NETWORKS_REMEMBERED: Final = "haMobileNetworksRemembered"
+UNNAMED_HOME_AGENT: Final = "haUnnamedHomeAgent"
+REDIRECTED: Final = "haRedirected"
 BINDINGS: Final = "haBindings"
 CACHED_NODES: Final = "haCachedNodes"
 
@@ -71,6 +73,7 @@ CODE_COUNTERS: Final[dict[int, str]] = {
     ReplyCode.HA_CRITICAL_VENDOR_FROM_MOBILE_NODE: "haUnknownCriticalVendorFromMN",
     ReplyCode.HA_CRITICAL_VENDOR_FROM_FOREIGN_AGENT: "haUnknownCriticalVendorFromFA",
     ReplyCode.HA_UDP_ENCAPSULATION_UNAVAILABLE: "haUdpEncapsulationUnavailable",
+    ReplyCode.HA_REDIRECT: REDIRECTED,
     ReplyCode.HA_BAD_AAA_AUTHENTICATION: "haAAAAuthenticationFailure",
     ReplyCode.HA_MOBILE_NETWORK_ERROR: "haMobileNetworkError",
     ReplyCode.HA_MOBILE_NETWORK_DISALLOWED: "haMobileNetworkDisallowed",
@@ -99,6 +102,8 @@ HOME_COUNTERS: Final[dict[str, str]] = {
     "haUnknownCriticalVendorFromMN": "Requests denied with code 140 (RFC 3115).",
     "haUnknownCriticalVendorFromFA": "Requests denied with code 141 (RFC 3115).",
     "haUdpEncapsulationUnavailable": "Requests denied with code 142 (RFC 3519).",
+    REDIRECTED: "Requests denied with code 143: another home agent shall serve them (RFC 4433).",
+    UNNAMED_HOME_AGENT: "Requests that take any home agent: field 0.0.0.0 or all ones.",
     "haAAAAuthenticationFailure": "Requests with a wrong Mobile-AAA authenticator, code 144.",
     "haMobileNetworkError": "Requests denied with code 147: no mobile network granted (RFC 5177).",
     "haMobileNetworkDisallowed": "Requests denied with code 148: no mobile router (RFC 5177).",

@@ -35,6 +35,7 @@ from fastmip.agents.effects import (
 )
 from fastmip.agents.expiry import BindingExpiry
 from fastmip.agents.home_arp import arp_effects
+from fastmip.agents.home_choice import HomeChoice, Load
 from fastmip.agents.home_counters import CODE_COUNTERS, ViolationReason, new_counters
 from fastmip.agents.home_replies import ReplyWriter
 from fastmip.agents.home_revocation import HomeRevocations
@@ -81,6 +82,9 @@ class HomeLedger:
         self._expiry = BindingExpiry()
         self._bindings = 0
         self._new_bindings = Allowance()
+        self._registrations = Allowance()
+        self.choice = HomeChoice(policy.spread_lifetimes_s, started)
+        """Which home agent of the group nodes get."""
         self._count = new_counters()
         self._writer = ReplyWriter(policy, self._count)
         self._revocations = HomeRevocations(policy, self._find_host, self._count)
@@ -101,6 +105,16 @@ class HomeLedger:
             return False
         limit = policy.max_bindings_per_second
         return not limit or self._new_bindings.spend(now.boot_ns, limit)
+
+    def may_register(self, now: Now) -> bool:
+        """Whether another registration fits into this second."""
+        limit = self._policy.max_registrations_per_second
+        return not limit or self._registrations.spend(now.boot_ns, limit)
+
+    def load(self, now: Now) -> Load:
+        """How busy this home agent is."""
+        capacity = self._policy.max_bindings
+        return Load(self._bindings, capacity, now.boot_ns, self.choice.is_draining)
 
     def carrier(self, address: int, now: Now) -> int:
         """See ``nesting``: a bound home address counts before the network it lies in."""
@@ -429,6 +443,7 @@ class HomeLedger:
         """Replace the policy; bindings already granted stay as they are."""
         self._policy = self._writer.policy = self._revocations.policy = policy
         self._networks.set_policy(policy.networks)
+        self.choice.spread_s = policy.spread_lifetimes_s
 
     # mobile networks ------------------------------------------------------------------------
 

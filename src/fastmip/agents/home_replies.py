@@ -12,6 +12,7 @@ mobile node stands before the first, what is for the foreign agent between the t
 | 44 UDP tunnel reply      | 144, if accepted     | behind the one of who asked     | 3519 |
 | 137 revocation support   | 137, if accepted     | as 44                           | 3543 |
 | 134 host configuration   | 134, if accepted     | before Mobile-Home              | 4332 |
+| 139/2 redirected agent   | with code 143        | before Mobile-Home              | 4433 |
 | 148 mobile networks      | 148, or implicit     | before Mobile-Home              | 5177 |
 | 132 challenge            | the same, always     | behind Mobile-Home              | 4721 |
 
@@ -34,6 +35,7 @@ from fastmip.agents.throttle import Allowance, DenialThrottle
 from fastmip.auth.associations import AssociationSet, SecurityAssociation
 from fastmip.auth.authenticators import append_authentication
 from fastmip.wire.codes import ExtensionType, ReplyCode, is_accepted
+from fastmip.wire.dynamic_home_agent import redirected
 from fastmip.wire.nai import HOME_AGENT_NAI, NaiCarrying
 from fastmip.wire.registration import RegistrationReply, RegistrationRequest
 
@@ -63,6 +65,8 @@ class ReplyWriter:
         for_node = for_agent = b""
         if case.claims is not PLAIN or self.policy.identity or case.networks is not None:
             for_node, for_agent = self._extensions(case, code)
+        if code == ReplyCode.HA_REDIRECT:
+            for_node += redirected(case.redirected_to).build()
         self.reply(
             case.request,
             case.arrival,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from fastmip.agents.home_choice import GroupPolicy
 from fastmip.auth.associations import AssociationSet
 from fastmip.auth.mn_aaa import AaaSecret
 from fastmip.wire.host_configuration import HostConfiguration
@@ -140,6 +141,12 @@ class HomeAgentPolicy:
     """Denials answered per second over all nodes; each node gets at most one a second."""
     reports_per_second: int = 50
     """Security violations reported per second; the rest is only counted."""
+    max_registrations_per_second: int = 0
+    """Registrations with a lifetime answered per second, 0 for any; beyond it 130."""
+    spread_lifetimes_s: int = 0
+    """So long after a start lifetimes are cut by chance, so that refreshes do not come at once."""
+    group: GroupPolicy | None = None
+    """Other home agents that nodes may be sent to (RFC 4433)."""
     networks: NetworkPolicy = field(default_factory=NetworkPolicy)
     """Mobile networks to allocate."""
     host_configuration: HostConfiguration = field(default_factory=HostConfiguration)

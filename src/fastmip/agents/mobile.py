@@ -109,6 +109,7 @@ class MobileNode:
             settings.home_network.broadcast,
             settings.identity,
             self._networks,
+            settings.assignment(),
         )
         self._around = Surroundings(settings, random_bits, self._counters)
         self._links = self._around.links

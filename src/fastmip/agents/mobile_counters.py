@@ -35,6 +35,9 @@ MOBILE_COUNTERS: Final[dict[str, str]] = {
     " authentication extension.",
     "mnRepliesFAAuthenticationFailure": "Replies dropped: not exactly one valid Mobile-Foreign"
     " authentication extension although we share an association with the agent.",
+    "mnRedirectsFollowed": "Denials with code 143 whose home agent was asked next (RFC 4433).",
+    "mnRedirectsUnusable": "Denials with code 143 without an authentic, usable home agent.",
+    "mnRedirectLoops": "Searches for a home agent given up: they led in a circle, or too far.",
     "mnRegRequestsAccepted": "Requests the home agent accepted (codes 0 and 1).",
     "mnRegRequestsDeniedByHA": "Requests the home agent denied (codes 128-192).",
     "mnRegRequestsDeniedByFA": "Requests a foreign agent denied (codes 64-127 and 194), or"

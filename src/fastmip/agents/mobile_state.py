@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from fastmip.agents.agent_cache import Agent
+from fastmip.agents.assignment import Assignment
 from fastmip.agents.attachment import Attachment
 from fastmip.agents.care_of import CareOfBinding
 from fastmip.agents.conversation import Nat, Wishes
@@ -84,6 +85,8 @@ class MobileNodeSettings:
     revocation: bool = False
     """Let the home agent revoke registrations of our own addresses (RFC 3543)."""
     identity: Identity = field(default_factory=Identity)
+    any_home_agent: int | None = None
+    """Home Agent field of a node that is given its home agent (RFC 4433)."""
     refresh_s: int = 0
     """Register again after so long at the latest, 0: by the lifetime alone."""
     router: RouterSettings | None = None
@@ -102,6 +105,12 @@ class MobileNodeSettings:
             revocation=self.revocation,
             is_router=self.router is not None,
         )
+
+    def assignment(self) -> Assignment | None:
+        """The search for a home agent, if it is not a given one."""
+        if self.any_home_agent is None:
+            return None
+        return Assignment(self.home_agent, self.any_home_agent)
 
     @property
     def hurries(self) -> bool:

@@ -72,6 +72,7 @@ FOREIGN_AGENT_UNKNOWN: Final = Refusal(
 )
 POORLY_FORMED: Final = Refusal(ReplyCode.HA_POORLY_FORMED_REQUEST)
 UNKNOWN_HOME_AGENT: Final = Refusal(ReplyCode.HA_UNKNOWN_HOME_AGENT)
+REDIRECTED: Final = Refusal(ReplyCode.HA_REDIRECT)
 PROHIBITED: Final = Refusal(ReplyCode.HA_PROHIBITED)
 ENCAPSULATION_UNAVAILABLE: Final = Refusal(ReplyCode.HA_ENCAPSULATION_UNAVAILABLE)
 REVERSE_TUNNEL_MANDATORY: Final = Refusal(ReplyCode.HA_REVERSE_TUNNEL_MANDATORY)
@@ -85,6 +86,9 @@ CRITICAL_OF_NODE: Final = Refusal(ReplyCode.HA_CRITICAL_VENDOR_FROM_MOBILE_NODE)
 CRITICAL_OF_AGENT: Final = Refusal(ReplyCode.HA_CRITICAL_VENDOR_FROM_FOREIGN_AGENT)
 UDP_ENCAPSULATION_UNAVAILABLE: Final = Refusal(ReplyCode.HA_UDP_ENCAPSULATION_UNAVAILABLE)
 
+HOME_AGENT_FIELD: Final = slice(8, 12)
+ANY_HOME_AGENT_OCTETS: Final = (bytes(4), b"\xff" * 4)
+
 _RESERVED: Final = FLAG_RESERVED_R | FLAG_RESERVED_X
 
 
@@ -93,6 +97,12 @@ class Surroundings(Protocol):
 
     def has_room(self, more: int, now: Now) -> bool:
         """Whether so many more bindings fit, by number and by rate."""
+
+    def may_register(self, now: Now) -> bool:
+        """Whether another registration fits into this second."""
+
+    def better_home_agent(self, case: Case, *, is_full: bool) -> int | None:
+        """Where a node should go instead; None: it is right here."""
 
     def carrier(self, address: int, now: Now) -> int:
         """Home address of the mobile router on the way to an address; see ``nesting``."""
@@ -121,6 +131,7 @@ class Case:
         "networks",
         "now",
         "policy",
+        "redirected_to",
         "request",
         "surroundings",
     )
@@ -158,6 +169,8 @@ class Case:
         self.claims = claims
         self.networks: Judgement | None = None
         """What its mobile networks got; None of a node without."""
+        self.redirected_to = 0
+        """The home agent a refusal with 143 names."""
         self._agent_is_proven: bool | None = None
         self._choice: TunnelChoice | None = None
 
@@ -176,6 +189,15 @@ class Case:
                 self.data, self.request, shared
             )
         return self._agent_is_proven
+
+    @property
+    def is_dynamic(self) -> bool:
+        """The node takes whatever home agent it is given (RFC 4433 4.1, steps 1 and 2).
+
+        Its Home Agent field named none before ours was put in, or the extension names us.
+        """
+        named = self.claims.node_requested is not None
+        return named or self.data[HOME_AGENT_FIELD] in ANY_HOME_AGENT_OCTETS
 
     @property
     def uses_nonces(self) -> bool:
@@ -302,6 +324,12 @@ def home_agent_address(case: Case) -> Refusal | None:
         case.arrival.destination.address, policy
     ):
         return UNKNOWN_HOME_AGENT
+    wanted = case.claims.node_requested
+    if wanted is not None and wanted != case.arrival.destination.address:
+        return UNKNOWN_HOME_AGENT  # RFC 4433 5.3
+    group = policy.group
+    if group is not None and not group.accepts_unnamed and wanted is None and case.is_dynamic:
+        return UNKNOWN_HOME_AGENT  # it could be said again to another of the group
     return None
 
 
@@ -419,13 +447,32 @@ def simultaneous_bindings(case: Case) -> Refusal | None:
 
 
 def resources(case: Case) -> Refusal | None:
-    """No room for another binding, or too many new ones this second: 130."""
+    """No room for another binding, or too many this second: 130, or 143 in a group."""
     if not case.request.lifetime:
         return None
     more = len(case.kept) + 1 - len(case.live)
-    if more <= 0 or case.surroundings.has_room(more, case.now):
+    if case.surroundings.may_register(case.now) and (
+        more <= 0 or case.surroundings.has_room(more, case.now)
+    ):
         return None
-    return INSUFFICIENT_RESOURCES
+    return _elsewhere(case, is_full=True) or INSUFFICIENT_RESOURCES
+
+
+def other_home_agent(case: Case) -> Refusal | None:
+    """Another home agent of the group shall serve it (RFC 4433 5.3): 143."""
+    if case.policy.group is None or not case.request.lifetime:
+        return None
+    return _elsewhere(case, is_full=False)
+
+
+def _elsewhere(case: Case, *, is_full: bool) -> Refusal | None:
+    if case.policy.group is None or not case.is_dynamic:
+        return None
+    found = case.surroundings.better_home_agent(case, is_full=is_full)
+    if found is None:
+        return None
+    case.redirected_to = found
+    return REDIRECTED
 
 
 LADDER: Final[tuple[Callable[[Case], Refusal | None], ...]] = (
@@ -442,6 +489,7 @@ LADDER: Final[tuple[Callable[[Case], Refusal | None], ...]] = (
     source_address,
     care_of_address,
     simultaneous_bindings,
+    other_home_agent,
     resources,
 )
 """The rungs in the order they are climbed."""

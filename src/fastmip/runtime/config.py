@@ -36,6 +36,7 @@ from fastmip.runtime.foreign_config import (
     HomeAgentPeerConfig,
     VisitorConfig,
 )
+from fastmip.runtime.group_config import GroupConfig, check_group
 from fastmip.runtime.host_configuration import HostConfigurationConfig
 from fastmip.runtime.keys import OTHERS, AsciiKey, Key, KeyFileError, read_key_file
 from fastmip.runtime.network_config import MobileNetworksConfig, check_host_networks, pools_of
@@ -178,6 +179,14 @@ class HomeAgentConfig(
     strict_reserved: bool = False
     max_bindings_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
     """0 is no limit; above the limit new bindings get code 130."""
+    max_bindings: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)] = 0
+    """0 is engine.max_bindings; beyond it 130, or 143 in a group."""
+    max_registrations_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
+    """0 is no limit; above it 130, or 143 in a group."""
+    spread_lifetimes: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 0
+    """Seconds after a start in which lifetimes are cut by chance."""
+    group: GroupConfig | None = None
+    """Home agents that share their nodes (RFC 4433)."""
     tos: Literal["normal", "compatibility"] = "normal"
     """ECN tunnel mode (RFC 6040)."""
     path_mtu: Annotated[int, msgspec.Meta(ge=576, le=65535)] = 1500
@@ -256,6 +265,8 @@ class MobileNodeConfig(
     home_address: Address
     home_network: ipaddress.IPv4Network
     home_agent: Address
+    dynamic_home_agent: Literal["off", "any", "home"] = "off"
+    """Take another home agent than the one asked first (RFC 4433), from anywhere or home."""
     home_gateway: Address | None = None
     """Default router at home; None: the home agent."""
     interfaces: tuple[str, ...]
@@ -354,7 +365,7 @@ class Config(
         )
 
 
-Keyed = TypeVar("Keyed", AssociationConfig, AaaConfig)
+Keyed = TypeVar("Keyed", AssociationConfig, AaaConfig, GroupConfig)
 """A table with a key."""
 
 
@@ -370,6 +381,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     config_checks.check_config(file, config, file_is_private=not mode & OTHERS, mode=mode)
     foreign_checks.check_foreign(file, config, file_is_private=not mode & OTHERS, mode=mode)
     check_router(file, config)
+    check_group(file, config, file_is_private=not mode & OTHERS)
     engine_checks.check_engine(file, config)
     return _with_keys(file, config)
 
@@ -385,6 +397,7 @@ def check_text(file: str, text: str) -> Config:
     config_checks.check_config(file, config, file_is_private=True, mode=0o600)
     foreign_checks.check_foreign(file, config, file_is_private=True, mode=0o600)
     check_router(file, config)
+    check_group(file, config, file_is_private=True)
     engine_checks.check_engine(file, config)
     return config
 
@@ -492,8 +505,10 @@ def _with_keys(file: str, config: Config) -> Config:
     base = Path(file).parent
     home_agent, mobile_node = config.home_agent, config.mobile_node
     if home_agent is not None:
+        group = home_agent.group
         home_agent = msgspec.structs.replace(
             home_agent,
+            group=None if group is None else _with_key(file, "home_agent.group", base, group),
             hosts=_aaa_with_keys(
                 file, base, _peers_with_keys(file, "home_agent.host", base, home_agent.hosts)
             ),

@@ -101,6 +101,8 @@ class ForeignAgentRoleConfig(
     """What stands between us and the home agents (RFC 3519)."""
     nat_keepalive: Annotated[int, msgspec.Meta(ge=10, le=3600)] = 110
     strict_reserved: bool = False
+    assigned_home_agents: tuple[Address, ...] = ()
+    """For nodes that name none (RFC 4433); without any they are denied with 90."""
     home_networks: tuple[ipaddress.IPv4Network, ...] = ()
     """Home agents elsewhere are denied with 65; empty allows all."""
     denials_per_second: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100

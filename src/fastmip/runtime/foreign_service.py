@@ -20,6 +20,7 @@ from fastmip.agents.effects import Arrival, Now
 from fastmip.agents.fixed_hosts import FixedHosts
 from fastmip.agents.foreign import ForeignAgent
 from fastmip.agents.foreign_policy import ForeignAgentPolicy, ForeignLink, Nat
+from fastmip.agents.home_choice import Member
 from fastmip.agents.hosts import Prefix, ReverseTunnel
 from fastmip.errors import ConfigError
 from fastmip.runtime import clock
@@ -120,6 +121,7 @@ def policy_of(
             Prefix(int(network.network_address), network.prefixlen)
             for network in section.home_networks
         ),
+        assigned_home_agents=tuple(Member(int(one)) for one in section.assigned_home_agents),
         denials_per_second=section.denials_per_second,
         mobile_nodes=mobile_node,
         home_agent_associations=home_agents.get,

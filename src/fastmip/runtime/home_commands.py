@@ -46,6 +46,7 @@ from fastmip.runtime.answers import (
 from fastmip.runtime.config import load_host
 from fastmip.runtime.directory import delete_host, insert_host
 from fastmip.runtime.engine_view import engine_facts, stage_rows
+from fastmip.runtime.group_service import group_answer
 from fastmip.runtime.home_pipeline import PAUSE_ABOVE
 from fastmip.runtime.network_commands import network_rows
 from fastmip.runtime.service import Answer, Arguments, Command, CommandError
@@ -89,6 +90,8 @@ class HomeCommands:
             "show interface": self.show_interface,
             "show violation": self.show_violation,
             "show host": self.show_host,
+            "show group": self.show_group,
+            "drain": self.drain,
             "show mobile-networks": self.show_mobile_networks,
             "host list": self.show_host,
             "host add": self.host_add,
@@ -188,6 +191,8 @@ class HomeCommands:
         """Every counter and gauge by name, since the start."""
         service = self._service
         found = dict(service.agent.counters())
+        if service.group is not None:
+            found |= service.group.exchange.counters
         if service.arp is not None:
             found |= service.arp.counters
         if service.tap is not None:
@@ -279,6 +284,26 @@ class HomeCommands:
             for address, (nai, origin) in hosts.items()
         ]
         return {"rows": rows, "summary": {"shown": len(rows)}}
+
+    async def show_group(self, _arguments: Arguments) -> Answer:
+        """See ``group_service.py``."""
+        service = self._service
+        return group_answer(service.agent, service.section.group, int(service.section.address))
+
+    async def drain(self, arguments: Arguments) -> Answer:
+        """Send nodes to other home agents, or take them in again."""
+        service = self._service
+        if service.section.group is None:
+            raise CommandError("there is no [home_agent.group] to send nodes to: add one")
+        told = arguments.get("state")
+        if told not in ("on", "off", "status"):
+            raise CommandError("say on, off or status")
+        if told != "status":
+            service.agent.choice.is_draining = told == "on"
+            if service.group is not None:
+                service.group.say_now()
+        left = service.agent.counters()[BINDINGS]
+        return {"draining": service.agent.choice.is_draining, "bindings": left}
 
     async def show_mobile_networks(self, arguments: Arguments) -> Answer:
         """See ``network_commands.py``."""

@@ -47,7 +47,12 @@ def policy_of(config: Config) -> HomeAgentPolicy:
         home_interface=section.interface or "",
         max_lifetime_s=section.max_lifetime_s,
         simultaneous_bindings=section.max_simultaneous,
-        max_bindings=config.engine.max_bindings,
+        max_bindings=min(
+            section.max_bindings or config.engine.max_bindings, config.engine.max_bindings
+        ),
+        max_registrations_per_second=section.max_registrations_per_second,
+        spread_lifetimes_s=section.spread_lifetimes,
+        group=None if section.group is None else section.group.build(int(section.address)),
         max_bindings_per_second=section.max_bindings_per_second,
         reverse_tunnel=_REVERSE[section.reverse_tunnel],
         strict_reserved=section.strict_reserved,

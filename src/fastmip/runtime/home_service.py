@@ -25,6 +25,7 @@ from fastmip.runtime.control_hub import ControlHub, RolePort
 from fastmip.runtime.control_port import ControlPort
 from fastmip.runtime.directory import HostDirectory
 from fastmip.runtime.engine_view import Observed
+from fastmip.runtime.group_service import GroupService
 from fastmip.runtime.home_checks import check_machine, watches_of
 from fastmip.runtime.home_commands import GAUGES, HomeCommands
 from fastmip.runtime.home_pipeline import HomePipeline, Prepared
@@ -99,6 +100,7 @@ class HomeService:
         self.tunnel: HomeTunnel | None = None
         self.offload: Offload | None = None
         self._offload_refused = ""
+        self.group: GroupService | None = None
         self.port: ControlPort | RolePort | None = None
         self._half_bound_fd = -1
         self._upkeep: Upkeep | None = None
@@ -157,6 +159,7 @@ class HomeService:
         self.pipeline.use_port(self.port)
         loop.add_reader(half_bound_fd, self._take_keepalives, half_bound_fd)
         self._half_bound_fd = half_bound_fd
+        self._start_group(loop)
         self.port.open(loop)
         self._upkeep = Upkeep(
             self.kernel,
@@ -172,6 +175,13 @@ class HomeService:
             restored_bindings=self.restored,
             seconds=round(self.restore_s, 3),
         )
+
+    def _start_group(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Talk to the other home agents, if there is a key for it."""
+        group = self.section.group
+        if group is not None and group.key is not None:
+            self.group = GroupService(group, int(self.section.address), self.agent)
+            self.group.start(loop)
 
     async def _own_addresses(self) -> list[int]:
         """The home agent's address and as many others of this machine as programs know."""
@@ -354,6 +364,8 @@ class HomeService:
         if hasattr(self, "pipeline"):
             self.pipeline.stop()
             self._path_mtu.close()
+        if self.group is not None:
+            self.group.stop()
         self.store.close()
         if self.arp is not None:
             self.arp.stop()
@@ -443,6 +455,10 @@ class HomeService:
         self.hosts.set_static(section.hosts)
         self.agent.set_policy(policy_of(new))
         self._path_mtu.upper_bytes = section.path_mtu
+        if self.group is not None:
+            self.group.stop()
+            self.group = None
+        self._start_group(asyncio.get_running_loop())
         for home_address in gone:
             try:
                 self.withdraw_host(home_address, before[home_address])

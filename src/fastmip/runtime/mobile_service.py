@@ -35,7 +35,7 @@ from fastmip.runtime.movement import LinkWatcher
 from fastmip.runtime.routing import MobileRouting
 from fastmip.runtime.service import Command, ReloadRefused, StartError
 from fastmip.runtime.upkeep import Upkeep
-from fastmip.wire.addresses import format_address
+from fastmip.wire.addresses import LIMITED_BROADCAST, UNSPECIFIED, format_address
 from fastmip.wire.extensions import Extension
 from fastmip.wire.host_configuration import request_host_configuration
 from fastmip.wire.revocation import is_home_agents_revocation
@@ -55,6 +55,9 @@ ENCAPSULATIONS = {"ipip": devices.IPIP, "gre": devices.GRE, "minimal": devices.M
 """Name in the configuration -> IP protocol number."""
 RELOADABLE = ("lifetime", "simultaneous", "reverse_tunnel")
 """Keys of ``[mobile_node]`` a reload can change."""
+
+ANY_HOME_AGENTS = {"off": None, "any": UNSPECIFIED, "home": LIMITED_BROADCAST}
+"""Home Agent field while none is assigned (RFC 4433 2)."""
 
 log = get_logger("mobile-node")
 
@@ -81,6 +84,7 @@ def settings_of(config: Config) -> MobileNodeSettings:
         keepalive_s=section.keepalive,
         revocation=section.revocation,
         identity=_identity(section, config.vendor_registry()),
+        any_home_agent=ANY_HOME_AGENTS[section.dynamic_home_agent],
         refresh_s=section.refresh or 0,
         router=None if section.router is None else section.router.settings(),
     )

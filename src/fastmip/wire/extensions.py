@@ -51,6 +51,9 @@ class Framing(Enum):
     SIMPLE = "type, length 8, data (RFC 5944 1.9)"
     SHORT = "type, length 8, subtype, data; the length counts the subtype (RFC 5944 1.11)"
     LONG = "type, subtype, length 16, data; the length counts the data only (RFC 5944 1.10)"
+    EITHER = (
+        "SHORT, or LONG although skippable: then the subtype, below 4, says so (RFC 4433, C-15)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +258,14 @@ def _end_of_padding(data: bytes, offset: int) -> int:
 def _body_len(family: _Family, data: bytes, offset: int) -> int:
     if family.framing is Framing.LONG:
         return data[offset + 2] << 8 | data[offset + 3]
+    if family.framing is Framing.EITHER and _is_long(family, data, offset):
+        return 2 + int.from_bytes(data[offset + 2 : offset + 4])
     return data[offset + 1]
+
+
+def _is_long(family: _Family, data: bytes, offset: int) -> bool:
+    """Whether an extension of either framing is long: no short one has so small a length."""
+    return data[offset + 1] in family.decoders
 
 
 def _read(family: _Family, data: bytes, offset: int, body: int, stop: int) -> Extension | None:
@@ -267,7 +277,12 @@ def _read(family: _Family, data: bytes, offset: int, body: int, stop: int) -> Ex
     subtype: int | None = None
     if family.framing is Framing.LONG:
         subtype = data[offset + 1]
-    elif family.framing is Framing.SHORT:
+    elif family.framing is Framing.EITHER and _is_long(family, data, offset):
+        if stop < body + 2:
+            raise WireError(f"extension {type_} at offset {offset} has no length")
+        subtype = data[offset + 1]
+        body += 2
+    elif family.framing is not Framing.SIMPLE:
         if body == stop:
             raise WireError(f"extension {type_} at offset {offset} has no subtype")
         subtype = data[body]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastmip.wire import authext, mobile_network, nai, tunneling
+from fastmip.wire import authext, dynamic_home_agent, mobile_network, nai, tunneling
 from fastmip.wire.authext import AuthenticationExtension, GeneralizedAuthentication
 from fastmip.wire.challenge import MobileForeignChallenge
 from fastmip.wire.codes import ExtensionType
+from fastmip.wire.dynamic_home_agent import DynamicHomeAgent
 from fastmip.wire.experimental import NonSkippableExperiment, SkippableExperiment
 from fastmip.wire.extensions import Entry, ExtensionRegistry, Framing, subtypes
 from fastmip.wire.foreign_error import FOREIGN_ERROR_SUBTYPE, ForeignAgentError
@@ -58,6 +59,12 @@ _ENTRIES: Final = [
         NaiCarrying.decode,
         Framing.SHORT,
         (nai.HOME_AGENT_NAI, nai.AAAH_NAI, nai.FOREIGN_AGENT_NAI),
+    ),
+    *subtypes(
+        ExtensionType.DYNAMIC_HOME_AGENT,
+        DynamicHomeAgent.decode,
+        Framing.EITHER,
+        (dynamic_home_agent.REQUESTED, dynamic_home_agent.REDIRECTED),
     ),
     Entry(ExtensionType.REVOCATION_SUPPORT, RevocationSupport.decode),
     Entry(

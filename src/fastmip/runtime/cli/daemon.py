@@ -111,3 +111,21 @@ def prefer(socket_path: Path, timeout_s: float, interface: str | None, *, as_jso
     ControlClient(socket_path, timeout_s).ask("prefer", arguments)
     line = f"{interface} is preferred" if interface else "the configured order holds"
     print_done("prefer", line, as_json=as_json, preferred=interface)
+
+
+@click.command()
+@click.argument("state", type=click.Choice(["on", "off", "status"]))
+@json_option
+@control_options
+def drain(socket_path: Path, timeout_s: float, state: str, *, as_json: bool) -> None:
+    """Home agent: send nodes to the others of its group, before maintenance."""
+    answer = ControlClient(socket_path, timeout_s).ask("drain", {"state": state})
+    is_on = bool(answer["draining"])
+    word = "draining" if is_on else "not draining"
+    print_done(
+        "drain",
+        f"{word}: {answer['bindings']} bindings left",
+        as_json=as_json,
+        draining=is_on,
+        bindings=answer["bindings"],
+    )

@@ -21,6 +21,7 @@ COMMANDS = {
     "debug": f"{_HERE}.debug:debug",
     "demo": "fastmip.runtime.demo.main:demo_command",
     "doctor": f"{_HERE}.doctor:doctor",
+    "drain": f"{_HERE}.daemon:drain",
     "host": f"{_HERE}.host:host",
     "init": f"{_HERE}.init:init",
     "prefer": f"{_HERE}.daemon:prefer",

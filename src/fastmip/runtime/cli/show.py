@@ -34,6 +34,7 @@ SUBJECTS = {
     "interface": "Interfaces and devices in use.",
     "violation": "Security violations by peer (RFC 2006 mipSecViolationTable).",
     "host": "Mobile nodes that may register here.",
+    "group": "Home agents that share their nodes, and their loads.",
     "mobile-networks": "Networks behind mobile routers, and where they lead.",
     "fixed-host": "Hosts the foreign agent here registered for good.",
     "agent": "Mobility agents: heard on the links, and what we advertise ourselves.",
