@@ -411,3 +411,19 @@ def test_a_routers_home_address_is_a_care_of_address_a_nodes_is_not() -> None:
     assert codes(register(lab, care_of=OTHER)) == [0]
     lab.hosts[OTHER] = replace(lab.hosts[OTHER], networks=())
     assert codes(register(lab, care_of=OTHER)) == [129]
+
+
+def test_a_router_known_by_its_name_alone_gets_its_prefix_again_rfc6626_3_2() -> None:
+    lab = routers(dynamic=1)
+    name = b"mr@aa.com"
+    lab.hosts[NODE] = replace(lab.hosts[NODE], nai=name)
+    found = []
+    for _ in range(2):
+        lab.pass_time(1)
+        extensions = bytes((131, len(name))) + name + asked((0, 0))
+        effects = lab.send(lab.request(home_address=0, extensions=extensions))
+        reply = only_reply(effects).data
+        assert (reply[1], int.from_bytes(reply[4:8])) == (0, NODE)
+        found.append(answers(effects))
+        register(lab, lifetime=0, care_of=NODE)
+    assert found[0] == found[1] == [(1, 0, 0x0A100000, 28)]
