@@ -83,7 +83,7 @@ setup(
                     ]
                 ),
                 extra_compile_args=FLAGS[MODE] + WARNINGS,
-                extra_link_args=[*LINK, "-lpthread"],
+                extra_link_args=[*LINK, "-lpthread", "-lcrypto", "-ldl"],
             )
         ],
         include_path=["src"],

@@ -17,9 +17,9 @@ TUNNEL: int
 """Side of a packet: the outer network."""
 
 TUNNEL_RECORD_SIZE: int
-"""40 bytes, native byte order, struct format ``=IIIHBBQIHHBB6x``: home address, remote, local,
+"""40 bytes, native byte order, struct format ``=IIIHBBQIHHBB2xI``: home address, remote, local,
 outer path MTU in bytes, encapsulation (4 IP in IP, 47 GRE, 55 minimal), flags, expires_ns, GRE
-key, remote port (not 0: UDP tunnel), local port, outer TTL, tos mode."""
+key, remote port (not 0: UDP tunnel), local port, outer TTL, tos mode, bundle of ESP (0: none)."""
 FLAG_REVERSE: int
 """Record flag: reverse-tunnelled packets are accepted (T bit)."""
 FLAG_FIRST_ONLY: int
@@ -55,10 +55,75 @@ def port_counter_names() -> list[tuple[str, str]]:
     """Every counter of the kernel port in order: (name, sentence)."""
 
 @disjoint_base
-class BindingCache:
-    """The binding cache and its counters: an engine without a kernel port."""
+class ProtectedCache:
+    """What a binding cache has with ESP (RFC 4303): security associations (SAs) and their bundles.
+
+    A tunnel record names a bundle: all of that tunnel leaves by the SA the bundle sends by, and
+    only what came by one of its inbound SAs is taken. Keys are zeroed when an SA is removed.
+    """
 
     workers: int
+    def use_esp(self, *, max_sas: int = 4096, provider: str = "auto") -> str:
+        """Make room, once, before workers start; ``ipsec-mb``, ``libcrypto`` or ``auto``. Returns
+        who computes it. Raises ValueError."""
+    def esp_provider(self) -> str:
+        """Who computes ESP, with its version; empty without ``use_esp``."""
+    def new_bundle(self) -> int:
+        """Raises EngineFull."""
+    def drop_bundle(self, bundle: int) -> None:
+        """Give it back, when its SAs are removed and no tunnel record names it."""
+    def new_spi(self) -> int:
+        """A random SPI that no inbound SA has."""
+    def sa_add(
+        self,
+        *,
+        bundle: int,
+        inbound: bool,
+        spi: int,
+        suite: str,
+        key: bytes | bytearray | memoryview,
+        local: int,
+        remote: int,
+        esn: bool = False,
+        window: int = 1024,
+        first: int = 1,
+        last: int = 0,
+        udp_ports: tuple[int, int] = (0, 0),
+        selectors: tuple[int, int, int, int] | None = None,
+        soft_packets: int = 0,
+        hard_packets: int = 0,
+        soft_bytes: int = 0,
+        hard_bytes: int = 0,
+        soft_ns: int = 0,
+        hard_ns: int = 0,
+    ) -> int:
+        """Install an SA; returns its number. Raises ValueError, EngineFull.
+
+        Suites and keys: ``aes128-gcm16`` (16 and salt 4), ``aes256-gcm16`` (32 and 4),
+        ``aes128-cbc-sha256`` (16 and 32), ``aes256-cbc-sha256`` (32 and 32). ``first`` is the
+        first sequence number sent or taken, ``last`` the end of the block reserved for sending
+        (0: all); the IV of GCM is the sequence number. ``udp_ports``: remote, local, of UDP
+        encapsulation (RFC 3948). ``selectors``: first and last address the inner packet may have
+        at the far end, and at ours. Past a soft limit workers tell, past a hard one they refuse.
+        """
+    def sa_send(self, sa: int) -> None:
+        """Let its bundle send by this outbound SA from now on."""
+    def sa_reserve(self, sa: int, last: int) -> None:
+        """Sequence numbers up to ``last`` may be sent."""
+    def sa_remove(self, sa: int) -> None:
+        """Withdraw an SA; its key is zeroed when no worker can hold it any more."""
+    def sa_state(self, sa: int) -> dict[str, Any]:
+        """inbound, bundle, packets, bytes, sequence, last, told. Never keys."""
+    def take_sa_events(self) -> list[tuple[int, str]]:
+        """(SA, what) since the last call: ``confirmed`` (first right packet), ``soft``, ``hard``,
+        ``block`` (three quarters of the reserved numbers are used)."""
+    def esp_events_fd(self) -> int:
+        """Readable when there are some; never close it."""
+
+@disjoint_base
+class BindingCache(ProtectedCache):
+    """The binding cache and its counters: an engine without a kernel port."""
+
     def __new__(
         cls,
         *,

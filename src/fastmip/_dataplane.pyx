@@ -69,6 +69,7 @@ cdef object _outcome(fm_outcome outcome):
     return _text(outcome.name), severity, _text(outcome.sentence)
 
 
+include "engine/esp.pxi"
 include "engine/bindings.pxi"
 include "engine/egress.pxi"
 include "engine/kernel.pxi"

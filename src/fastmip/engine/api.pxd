@@ -188,6 +188,7 @@ cdef extern from "control.h" nogil:
 
     struct fm_engine:
         fm_offload *offload
+        fm_esp *esp
         fm_index by_home
         fm_index by_remote
         fm_line *lines
@@ -221,6 +222,7 @@ cdef extern from "control.h" nogil:
         uint8_t encapsulation
         uint8_t flags
         uint64_t expires
+        uint32_t bundle
 
     enum:
         FM_RECORD_REVERSE
@@ -316,3 +318,95 @@ cdef extern from "replay.h" nogil:
     uint64_t replay_memcpy(fm_replay *r, uint64_t rounds, uint32_t *size)
     uint64_t replay_lookup(fm_replay *r, fm_find_fn find, uint64_t batches, uint32_t n,
                            const uint32_t *keys, uint32_t key_count, uint64_t *found)
+
+
+cdef extern from "esp_control.h" nogil:
+    enum:
+        CRYPTO_KEY_MAX
+        CRYPTO_SUITES
+        ESP_ESN
+        ESP_INBOUND
+        ESP_SPI_MIN
+        ESP_WINDOW_MAX
+        ESP_WINDOW_MIN
+
+    struct crypto_provider:
+        const char *name
+        char *version
+
+    struct esp_window:
+        uint64_t highest
+
+    struct esp_sa:
+        uint8_t flags
+        uint8_t told
+        uint64_t sequence
+        uint64_t last
+        uint64_t packets
+        uint64_t bytes
+        uint32_t bundle
+        esp_window window
+
+    struct esp_bundle:
+        uint32_t out
+        uint32_t is_used
+
+    struct esp_told:
+        uint32_t sa
+        uint32_t event
+
+    struct fm_esp:
+        const crypto_provider *provider
+        fm_index by_spi
+        esp_sa *sas
+        esp_bundle *bundles
+        uint32_t max
+        int event_fd
+
+    struct esp_record:
+        uint32_t bundle
+        uint32_t spi
+        uint32_t local
+        uint32_t remote
+        uint32_t window
+        uint32_t suite
+        uint16_t remote_port
+        uint16_t local_port
+        uint8_t is_inbound
+        uint8_t is_esn
+        uint8_t is_shared
+        uint8_t has_selectors
+        uint64_t first
+        uint64_t last
+        uint64_t soft_packets
+        uint64_t hard_packets
+        uint64_t soft_bytes
+        uint64_t hard_bytes
+        uint64_t soft_ns
+        uint64_t hard_ns
+        uint32_t remote_first
+        uint32_t remote_last
+        uint32_t local_first
+        uint32_t local_last
+        uint8_t *key
+
+    uint32_t crypto_key_size(uint32_t suite)
+    void crypto_wipe(void *p, size_t n)
+    int esp_create(fm_control *c, const crypto_provider *provider, uint32_t max,
+                   const uint64_t *seed)
+    void esp_destroy(fm_control *c)
+    uint32_t esp_add(fm_control *c, const esp_record *r)
+    int esp_is_sa(const fm_esp *esp, uint32_t number)
+    void esp_send_by(fm_esp *esp, uint32_t number)
+    void esp_remove(fm_control *c, uint32_t number)
+    void esp_set_block(esp_sa *sa, uint64_t last, uint64_t start)
+    int esp_take_told(fm_esp *esp, esp_told *told)
+    int64_t index_slot(const fm_index *x, uint32_t key)
+
+
+cdef extern from "crypto_ipsec_mb.h" nogil:
+    const crypto_provider *crypto_ipsec_mb()
+
+
+cdef extern from "crypto_openssl.h" nogil:
+    const crypto_provider *crypto_openssl()

@@ -49,8 +49,9 @@ struct fm_index {
 #define FM_LINE_HALF_BOUND 64 /* UDP tunnel to a port not known yet: nothing can be sent */
 #define FM_LINE_COPIES 128   /* head of a chain of which every line is sent on */
 
-/* What a line's packets look like; FM_UDP is added for UDP tunnels. */
-enum fm_method { FM_IPIP = 0, FM_GRE = 1, FM_MINIMAL = 2, FM_UDP = 4 };
+/* What a line's packets look like; FM_UDP is added for UDP tunnels, FM_ESP where all of it goes
+ * through ESP (esp.h). */
+enum fm_method { FM_IPIP = 0, FM_GRE = 1, FM_MINIMAL = 2, FM_UDP = 4, FM_ESP = 8 };
 
 struct fm_line {
     uint32_t home;         /* network order */
@@ -110,11 +111,11 @@ FM_INLINE int line_replace_soft(struct fm_line *line, struct fm_soft was, struct
                                        __ATOMIC_RELAXED);
 }
 
-/* Octets in front of an inner packet. */
+/* Octets in front of an inner packet, ESP's apart. */
 FM_INLINE uint32_t line_overhead(const struct fm_line *line)
 {
     static const uint8_t octets[8] = {20, 24, 12, 0, 32, 36, 24, 0};
-    return octets[line->method] + (line->flags & FM_LINE_KEY ? 4 : 0);
+    return octets[line->method & 7] + (line->flags & FM_LINE_KEY ? 4 : 0);
 }
 
 /* What IP in IP, for fragments, takes more than minimal encapsulation. */

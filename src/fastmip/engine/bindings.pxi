@@ -17,7 +17,7 @@ cdef object _cost_told(fm_cost *cost, double ns_per_tick):
             "ns_per_packet": spent / cost.sampled_packets if cost.sampled_packets else 0.0}
 
 
-cdef class BindingCache:
+cdef class BindingCache(ProtectedCache):
     """The binding cache, its workers and its counters.
 
     ``max_bindings`` is fixed for life: memory is reserved for it here and touched as bindings
@@ -26,8 +26,6 @@ cdef class BindingCache:
     refuses the address space.
     """
 
-    cdef fm_control *control  # apart: Python objects are not aligned to cache lines
-    cdef readonly int workers
     cdef dict _prepared  # ticket -> home address
     cdef dict _reserved  # home address -> prepared chains
     cdef dict _prefixes  # (prefix, length) -> home address
@@ -86,6 +84,7 @@ cdef class BindingCache:
             egress_destroy(self.control.e.egress[FM_HOME])
             egress_destroy(self.control.e.egress[FM_TUNNEL])
             self._leave_offload()
+            esp_destroy(self.control)
             control_destroy(self.control)
             free(self.control)
         free(self._broadcast)
@@ -124,6 +123,7 @@ cdef class BindingCache:
                 reason = control_reject(&records[number])
                 if reason != NULL:
                     raise ValueError(f"tunnel record {number}: {_text(reason)}")
+                self._check_bundle(number, &records[number])
                 if records[number].home != records[0].home:
                     raise ValueError(f"tunnel record {number}: another home address")
             home_address = records[0].home

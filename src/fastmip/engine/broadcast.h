@@ -40,6 +40,8 @@ FM_FN uint32_t broadcast_to(struct fm_control *c, struct fm_worker *w, uint32_t 
         encapsulate_one(w, d, number, 0, FM_ENCAPSULATED_COPY, out);
         copies += d->verdict == FM_ENCAPSULATED_COPY || d->verdict == FM_ENCAPSULATED_FRAGMENTS;
     }
+    if (e->esp)
+        esp_seal(w);
     return copies;
 }
 

@@ -36,7 +36,8 @@ struct fm_record {
     uint32_t gre_key;
     uint16_t remote_port, local_port; /* UDP tunnel when remote_port is not 0 */
     uint8_t ttl, tos; /* 0 = 64; FM_TOS_* */
-    uint8_t pad[6];
+    uint8_t pad[2];
+    uint32_t bundle; /* of ESP that all of it goes through; 0 without */
 };
 _Static_assert(sizeof(struct fm_record) == 40, "TUNNEL_RECORD_SIZE");
 
@@ -75,7 +76,9 @@ FM_INLINE uint8_t control_line_flags(const struct fm_record *r)
                      (r->flags & FM_RECORD_NESTED ? FM_LINE_NESTED : 0) |
                      (r->flags & FM_RECORD_GRE_KEY ? FM_LINE_KEY : 0) |
                      (r->remote_port == UDP_PORT_UNKNOWN ? FM_LINE_HALF_BOUND : 0) |
-                     (r->encapsulation != PROTO_GRE && !r->remote_port ? FM_LINE_IPIP : 0));
+                     (r->encapsulation != PROTO_GRE && !r->remote_port && !r->bundle
+                          ? FM_LINE_IPIP
+                          : 0));
 }
 
 FM_INLINE uint8_t control_method(const struct fm_record *r)
@@ -83,7 +86,7 @@ FM_INLINE uint8_t control_method(const struct fm_record *r)
     return (uint8_t)((r->encapsulation == PROTO_GRE       ? FM_GRE
                       : r->encapsulation == PROTO_MINIMAL ? FM_MINIMAL
                                                           : FM_IPIP) |
-                     (r->remote_port ? FM_UDP : 0));
+                     (r->remote_port ? FM_UDP : 0) | (r->bundle ? FM_ESP : 0));
 }
 
 FM_FN void control_fill(struct fm_line *line, const struct fm_record *r, uint32_t next)
@@ -110,6 +113,14 @@ FM_FN void control_fill(struct fm_line *line, const struct fm_record *r, uint32_
         line->ports = udp_ports_to_us(r->remote_port, r->local_port);
     line->budget = (uint16_t)((r->mtu ? r->mtu : FM_DEFAULT_MTU) - line_overhead(line));
     line->tos_mask = r->tos == FM_TOS_COMPATIBILITY ? (uint8_t)~ECN_MASK : 0xff;
+}
+
+/* A line whose packets go through ESP: its bundle, and the room ESP leaves. */
+FM_FN void control_protect(struct fm_engine *e, uint32_t number, uint32_t bundle)
+{
+    struct fm_line *line = &e->lines[number];
+    e->esp->line_bundle[number] = bundle;
+    line->budget = (uint16_t)line_fit(e, line, line->budget + line_overhead(line));
 }
 
 /* Lines whose workers have all moved on become free; at most `limit`. */
@@ -208,6 +219,8 @@ FM_FN int64_t control_prepare(struct fm_control *c, const struct fm_record *r, u
             return c->old_head ? FM_BUSY : FM_FULL;
         }
         control_fill(&e->lines[number], &r[i], next);
+        if (r[i].bundle)
+            control_protect(e, number, r[i].bundle);
         next = number;
     }
     struct fm_line *first = &e->lines[next];
@@ -366,6 +379,8 @@ FM_FN int64_t control_restore(struct fm_control *c, const struct fm_record *r, u
         do {
             *at = i + length;
             if ((*reason = control_reject(&r[i + length])))
+                return (int64_t)i;
+            if (r[i + length].bundle && (*reason = "bundles of ESP come one by one"))
                 return (int64_t)i;
             length++;
         } while (i + length < n && length < FM_MAX_COPIES && r[i + length].home == r[i].home);

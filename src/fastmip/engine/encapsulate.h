@@ -9,6 +9,7 @@
 #ifndef FASTMIP_ENCAPSULATE_H
 #define FASTMIP_ENCAPSULATE_H
 
+#include "esp.h"
 #include "icmp.h"
 #include "offload.h"
 #include "tunnel.h"
@@ -48,6 +49,21 @@ FM_FN void nest_for_home(struct fm_desc *d, const struct fm_line *line)
     d->len += IPIP_OVERHEAD;
 }
 
+/* The largest inner packet whose outer one has at most `mtu` octets. ESP counts as its bundle sends
+ * now. */
+FM_FN uint32_t line_fit(const struct fm_engine *e, const struct fm_line *line, uint32_t mtu)
+{
+    uint32_t overhead = line_overhead(line);
+    if (line->method & FM_ESP) {
+        const struct esp_bundle *b = &e->esp->bundles[e->esp->line_bundle[line - e->lines]];
+        uint32_t sa = __atomic_load_n(&b->out, __ATOMIC_ACQUIRE);
+        uint32_t room = mtu < IPV4_MIN_HEADER_LEN ? 0 : mtu - IPV4_MIN_HEADER_LEN;
+        mtu = (sa ? esp_fit(&e->esp->sas[sa], room) : room - ESP_OVERHEAD_MAX) +
+              IPV4_MIN_HEADER_LEN;
+    }
+    return mtu > overhead ? mtu - overhead : 0;
+}
+
 FM_INLINE int sends_on_head_only(const struct fm_engine *e, const struct fm_line *head)
 {
     return e->role != FM_HOME_AGENT || (head->flags & FM_LINE_FIRST_ONLY);
@@ -77,19 +93,27 @@ FM_FN uint32_t line_budget(const struct fm_line *line, struct fm_soft soft, uint
 FM_FN void answer(struct fm_worker *w, uint32_t source_be, uint8_t type, uint8_t code,
                   uint32_t rest, const uint8_t *about, uint32_t len, struct fm_out *out);
 
-FM_INLINE void put_outer(struct fm_worker *w, struct fm_desc *d, uint32_t number,
-                         struct fm_out *out)
+/* Everything in front of a packet. FM_NONE, or why it cannot be sent. */
+FM_INLINE int put_outer(struct fm_worker *w, struct fm_desc *d, uint32_t number,
+                        struct fm_out *out)
 {
     const struct fm_line *line = &w->engine->lines[number];
-    w->sent[number].packets++;
-    w->sent[number].bytes += d->len;
+    uint32_t len = d->len;
     if (is_for_network_behind(w->engine, line, d->data))
         nest_for_home(d, line);
     uint32_t added = outer_write(line, d->data, d->len);
     d->data -= added;
     d->len += added;
     d->line = number;
+    if (line->method & FM_ESP) {
+        int verdict = esp_wrap_line(w, d, number);
+        if (verdict != FM_NONE)
+            return verdict;
+    }
+    w->sent[number].packets++;
+    w->sent[number].bytes += len;
     fm_emit(out, FM_TUNNEL, d);
+    return FM_NONE;
 }
 
 /* Options that belong into every fragment (RFC 791 3.1: copied flag), padded; their length. */
@@ -127,7 +151,7 @@ FM_COLD int encapsulate_fragments(struct fm_worker *w, struct fm_desc *d, uint32
     uint32_t payload = d->len - header, step = (budget - later) & ~7u;
     uint32_t pieces = 2 + payload / step;
     if (pieces > fm_out_room(out, FM_TUNNEL) || pieces > FM_OUT_MAX - w->scratch_descs ||
-        (uint64_t)pieces * (FM_HEADROOM_MIN + 20 + budget + 64) >
+        (uint64_t)pieces * (FM_HEADROOM_MIN + 20 + budget + FM_SCRATCH_TAIL + 64) >
             FM_SCRATCH_SIZE - w->scratch_used)
         return FM_DROP_BUFFER;
     for (uint32_t at = 0; at < payload;) {
@@ -146,7 +170,9 @@ FM_COLD int encapsulate_fragments(struct fm_worker *w, struct fm_desc *d, uint32
         ipv4_set_checksum(q);
         piece->side = d->side;
         piece->verdict = FM_ENCAPSULATED_FRAGMENTS;
-        put_outer(w, piece, number, out);
+        int refused = put_outer(w, piece, number, out);
+        if (refused != FM_NONE)
+            return refused;
         fm_event(w, FM_EVENT_FRAGMENTS, 1);
         at += size;
     }
@@ -188,8 +214,8 @@ FM_FN void encapsulate_one(struct fm_worker *w, struct fm_desc *d, uint32_t numb
     else if (line_falls_back(line, d->data))
         budget -= FM_FALLBACK_OCTETS;
     if (total <= budget) {
-        put_outer(w, d, number, out);
-        fm_finish(w, d, sent, total);
+        int refused = put_outer(w, d, number, out);
+        fm_finish(w, d, refused == FM_NONE ? sent : refused, total);
         return;
     }
     int verdict = FM_DROP_TOO_BIG;

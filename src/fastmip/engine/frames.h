@@ -22,7 +22,8 @@
  * one cache line: cold encapsulation is a third faster than with a split pair. */
 #define FM_HEADROOM_HOME 276   /* inner header; the outer one goes to 256 */
 #define FM_HEADROOM_TUNNEL 256 /* outer header */
-#define FM_HEADROOM_MIN 64     /* the pipeline needs this much in front of every packet */
+#define FM_HEADROOM_MIN 128    /* the pipeline needs this much in front of every packet */
+#define FM_SCRATCH_TAIL 40     /* and this behind: ESP's padding, trailer and tag */
 #define FM_MAX_COPIES 8        /* simultaneous bindings of one node */
 #define FM_OUT_MAX 4096        /* packets of one side leaving one batch, fragments included */
 
@@ -40,6 +41,7 @@ enum fm_done {
                              * 3.2.2), whatever its destination looks like */
     FM_DONE_WHOLE = 32,     /* a TCP super-frame with a partial checksum: the port lets it leave as
                              * such on the home side, and takes none that could leave elsewhere */
+    FM_DONE_ESP = 64,       /* the pipeline's own: opened by the ESP of bundle `line` */
 };
 
 struct fm_desc {

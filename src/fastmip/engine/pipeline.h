@@ -58,7 +58,7 @@ FM_COLD uint32_t plain_budget(const struct fm_line *line, uint64_t now_ns)
 FM_INLINE uint32_t other_budget(const struct fm_engine *e, const struct fm_line *line,
                                 const uint8_t *p, uint64_t now_ns)
 {
-    if (line->flags & (FM_LINE_COPIES | FM_LINE_HALF_BOUND))
+    if ((line->flags & (FM_LINE_COPIES | FM_LINE_HALF_BOUND)) | (line->method & FM_ESP))
         return 0;
     if (e->role == FM_FOREIGN_AGENT && !is_for_reverse_tunnel(line, p))
         return 0;
@@ -140,6 +140,12 @@ is_own_address_avx2(const struct fm_engine *e, __m256i own, uint32_t address_be)
 
 FM_FN void fm_use_loops(struct fm_engine *e, fm_batch_fn home, fm_batch_fn tunnel)
 {
+    if (e->esp) {
+        e->esp->plain[FM_HOME] = home;
+        e->esp->plain[FM_TUNNEL] = tunnel;
+        home = esp_home_batch;
+        tunnel = esp_tunnel_batch;
+    }
     e->loops[FM_HOME] = e->run[FM_HOME] = home;
     e->loops[FM_TUNNEL] = e->run[FM_TUNNEL] = tunnel;
 }

@@ -103,6 +103,8 @@ enum fm_objection {
     FM_NOT_METHOD,
     FM_NOT_KEY,
     FM_NOT_REVERSE,
+    FM_NOT_POLICY,
+    FM_NOT_PROTECTED,
     FM_NO_OBJECTION
 };
 
@@ -124,6 +126,13 @@ FM_FN enum fm_objection line_objection(const struct fm_worker *w, const struct f
         return FM_NOT_KEY;
     if (w->engine->role == FM_HOME_AGENT && !(line->flags & FM_LINE_REVERSE))
         return FM_NOT_REVERSE;
+    /* RFC 4301 5.2 step 4: what came by ESP is held against what the binding wants. */
+    int is_protected = line->method & FM_ESP;
+    if (is_protected && !c->is_opened)
+        return FM_NOT_PROTECTED;
+    uint32_t number = (uint32_t)(line - w->engine->lines);
+    if (c->is_opened && (!is_protected || w->engine->esp->line_bundle[number] != c->bundle))
+        return FM_NOT_POLICY;
     return FM_NO_OBJECTION;
 }
 
@@ -135,7 +144,8 @@ FM_FN int check_tunnel(const struct fm_worker *w, uint32_t head, const struct fm
     static const uint16_t verdicts[] = {FM_DROP_CARE_OF_ADDRESS, FM_DROP_TUNNEL_END,
                                         FM_DROP_UDP_PORT,        FM_DROP_EXPIRED,
                                         FM_DROP_ENCAPSULATION,   FM_DROP_GRE_KEY,
-                                        FM_DROP_NOT_REVERSE,     FM_NONE};
+                                        FM_DROP_NOT_REVERSE,     FM_DROP_ESP_POLICY,
+                                        FM_DROP_ESP_REQUIRED,    FM_NONE};
     const struct fm_engine *e = w->engine;
     enum fm_objection last = FM_NOT_SOURCE;
     for (uint32_t number = head; number && last != FM_NO_OBJECTION;
@@ -276,6 +286,8 @@ FM_FN int check_carried(struct fm_worker *w, const struct fm_desc *d, struct fm_
                         uint32_t *number, uint32_t *onward)
 {
     struct fm_engine *e = w->engine;
+    c->is_opened = (d->done & FM_DONE_ESP) != 0;
+    c->bundle = d->line;
     int verdict = carried_open(d->data, c);
     if (verdict == FM_NONE)
         verdict = check_inner(c);

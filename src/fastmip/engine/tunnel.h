@@ -78,6 +78,8 @@ struct fm_carried {
     uint32_t ports;               /* as in the packet: theirs, ours; 0 without UDP */
     uint8_t method;               /* enum fm_method */
     uint8_t tos;                  /* of the outer header */
+    uint8_t is_opened;            /* by ESP, of `bundle` */
+    uint32_t bundle;
     struct gre gre;               /* zero unless GRE */
 };
 
@@ -86,8 +88,11 @@ struct fm_carried {
 FM_FN int carried_open(uint8_t *p, struct fm_carried *c)
 {
     uint32_t at = ipv4_header_len(p), end = ipv4_total(p);
-    uint8_t protocol = ipv4_protocol(p);
+    uint8_t protocol = ipv4_protocol(p), is_opened = c->is_opened;
+    uint32_t bundle = c->bundle;
     memset(c, 0, sizeof *c);
+    c->is_opened = is_opened; /* holds for everything inside */
+    c->bundle = bundle;
     c->source = ipv4_source_be(p);
     c->destination = ipv4_destination_be(p);
     c->tos = p[OFF_TOS];
@@ -125,8 +130,8 @@ FM_FN int carried_open(uint8_t *p, struct fm_carried *c)
 /* Is this what the line negotiated? Fragments go by IP in IP where minimal was. */
 FM_INLINE int line_uses(const struct fm_line *line, uint8_t method)
 {
-    return line->method == method ||
-           (line_is_minimal(line) && line->method == (method | FM_MINIMAL));
+    uint8_t mine = line->method & (uint8_t)~FM_ESP;
+    return mine == method || (line_is_minimal(line) && mine == (method | FM_MINIMAL));
 }
 
 FM_INLINE int line_takes_key(const struct fm_line *line, const struct gre *gre)

@@ -161,7 +161,7 @@ FM_FN int learn_mtu(struct fm_worker *w, struct fm_line *line, uint32_t mtu, uin
     if (mtu < MTU_MIN)
         mtu = MTU_MIN;
     struct fm_soft was, soft;
-    uint32_t budget = mtu - line_overhead(line);
+    uint32_t budget = line_fit(w->engine, line, mtu);
     do {
         was = soft = line_soft(line);
         if (budget > line_budget(line, soft, w->now_ns))

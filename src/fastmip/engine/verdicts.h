@@ -109,8 +109,39 @@ enum fm_severity { FM_INFO = 0, FM_WARNING = 1, FM_SECURITY = 2 };
       "Already tunnelled to the node from its care-of address (RFC 5944 4.2.3).")                 \
     X(DROP_LOOP_ENCAPSULATOR, "drop-loop-encapsulator", FM_WARNING,                               \
       "GRE payload addressed to its encapsulator: a loop (RFC 2784 3.1).")                        \
-    X(DROP_NESTING, "drop-nesting", FM_WARNING, "More nested headers than allowed (10).")          \
-    X(DROP_BUFFER, "drop-buffer", FM_WARNING, "No scratch buffer left for a copy or fragments.")
+    X(DROP_NESTING, "drop-nesting", FM_WARNING, "More nested headers than allowed (10).")         \
+    X(DROP_BUFFER, "drop-buffer", FM_WARNING, "No scratch buffer left for a copy or fragments.")  \
+    X(ESP_DUMMY, "esp-dummy", FM_INFO, "ESP dummy packet (next header 59): nothing inside.")      \
+    X(DROP_ESP_TRUNCATED, "drop-esp-truncated", FM_WARNING,                                       \
+      "ESP packet shorter than its header, IV, trailer and tag.")                                 \
+    X(DROP_ESP_SPI, "drop-esp-spi", FM_WARNING, "ESP with a reserved SPI, 0 to 255.")             \
+    X(DROP_ESP_NO_SA, "drop-esp-no-sa", FM_WARNING, "ESP with an SPI that is nobody's.")          \
+    X(DROP_ESP_ADDRESS, "drop-esp-address", FM_SECURITY,                                          \
+      "ESP between other addresses or ports than those of its SA.")                               \
+    X(DROP_ESP_LENGTH, "drop-esp-length", FM_WARNING,                                             \
+      "ESP payload that is no whole number of its cipher's blocks.")                              \
+    X(DROP_ESP_SEQUENCE_ZERO, "drop-esp-sequence-zero", FM_SECURITY,                              \
+      "ESP with sequence number 0, which is never sent.")                                         \
+    X(DROP_ESP_REPLAY, "drop-esp-replay", FM_SECURITY,                                            \
+      "ESP sequence number taken before, or behind the window.")                                  \
+    X(DROP_ESP_ICV, "drop-esp-icv", FM_SECURITY, "ESP tag is wrong.")                             \
+    X(DROP_ESP_PADDING, "drop-esp-padding", FM_SECURITY,                                          \
+      "ESP padding longer than the payload, or not 1, 2, 3 and so on.")                           \
+    X(DROP_ESP_NEXT_HEADER, "drop-esp-next-header", FM_SECURITY,                                  \
+      "ESP carried something that is no tunnel packet.")                                          \
+    X(DROP_ESP_NESTED, "drop-esp-nested", FM_SECURITY, "ESP inside ESP, deeper than allowed.")    \
+    X(DROP_ESP_SELECTOR, "drop-esp-selector", FM_SECURITY,                                        \
+      "Addresses of the packet that came out of ESP do not belong to its SA.")                    \
+    X(DROP_ESP_POLICY, "drop-esp-policy", FM_SECURITY,                                            \
+      "Came out of ESP, but not out of its binding's.")                                           \
+    X(DROP_ESP_REQUIRED, "drop-esp-required", FM_SECURITY,                                        \
+      "Clear text from a binding that must use ESP.")                                             \
+    X(DROP_ESP_NO_KEY, "drop-esp-no-key", FM_WARNING,                                             \
+      "Binding must use ESP, and has no key to send with (yet).")                                 \
+    X(DROP_ESP_LIFETIME, "drop-esp-lifetime", FM_WARNING,                                         \
+      "ESP association at the end of its life: time, bytes or packets.")                          \
+    X(DROP_ESP_SEQUENCE, "drop-esp-sequence", FM_WARNING,                                         \
+      "ESP association without sequence numbers left to send: rekey, or the next block.")
 
 #define FM_EVENTS(X)                                                                              \
     X(FRAGMENTS, "fragments-sent", FM_INFO, "Fragments made before encapsulation.")               \

@@ -55,6 +55,7 @@ struct fm_offload; /* offload.h */
 struct fm_worker;
 struct fm_tap; /* tap.h */
 struct fm_egress;
+struct fm_esp; /* esp_sa.h */
 typedef void (*fm_batch_fn)(struct fm_worker *, struct fm_desc *, uint32_t, uint64_t,
                             struct fm_out *);
 
@@ -73,6 +74,7 @@ struct fm_engine {
     int half_bound_fd;         /* eventfd, -1 without */
     struct fm_egress *egress[FM_SIDES]; /* egress.h; NULL until an L2 port wants it */
     struct fm_offload *offload; /* NULL without */
+    struct fm_esp *esp;         /* NULL without */
     uint32_t worker_count;
     struct fm_worker *workers[FM_WORKERS_MAX];
     uint64_t epoch __attribute__((aligned(64)));
@@ -189,7 +191,7 @@ FM_INLINE uint32_t fm_out_room(const struct fm_out *out, int side)
 /* A scratch packet of len octets with headroom, or NULL; data is aligned like a home frame. */
 FM_INLINE struct fm_desc *fm_scratch(struct fm_worker *w, uint32_t len)
 {
-    uint32_t size = (FM_HEADROOM_MIN + 20 + len + 63) & ~63u;
+    uint32_t size = (FM_HEADROOM_MIN + 20 + len + FM_SCRATCH_TAIL + 63) & ~63u;
     if (w->scratch_descs == FM_OUT_MAX || size > FM_SCRATCH_SIZE - w->scratch_used)
         return (struct fm_desc *)0;
     struct fm_desc *d = &w->scratch_desc[w->scratch_descs++];
