@@ -47,7 +47,7 @@ struct fm_index {
 #define FM_LINE_NESTED 16    /* record flag */
 #define FM_LINE_KEY 32       /* GRE with a key (record flag) */
 #define FM_LINE_HALF_BOUND 64 /* UDP tunnel to a port not known yet: nothing can be sent */
-#define FM_LINE_COPIES 128   /* head of a chain of which every line is sent on */
+#define FM_LINE_COPIES 128   /* head of a chain of which every line is sent on, or ESP */
 
 /* What a line's packets look like; FM_UDP is added for UDP tunnels, FM_ESP where all of it goes
  * through ESP (esp.h). */

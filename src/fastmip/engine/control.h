@@ -120,6 +120,7 @@ FM_FN void control_protect(struct fm_engine *e, uint32_t number, uint32_t bundle
 {
     struct fm_line *line = &e->lines[number];
     e->esp->line_bundle[number] = bundle;
+    line->flags |= FM_LINE_COPIES; /* not for the fast loop */
     line->budget = (uint16_t)line_fit(e, line, line->budget + line_overhead(line));
 }
 

@@ -58,7 +58,7 @@ FM_COLD uint32_t plain_budget(const struct fm_line *line, uint64_t now_ns)
 FM_INLINE uint32_t other_budget(const struct fm_engine *e, const struct fm_line *line,
                                 const uint8_t *p, uint64_t now_ns)
 {
-    if ((line->flags & (FM_LINE_COPIES | FM_LINE_HALF_BOUND)) | (line->method & FM_ESP))
+    if (line->flags & (FM_LINE_COPIES | FM_LINE_HALF_BOUND))
         return 0;
     if (e->role == FM_FOREIGN_AGENT && !is_for_reverse_tunnel(line, p))
         return 0;
