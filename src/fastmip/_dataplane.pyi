@@ -112,6 +112,9 @@ class ProtectedCache:
         """Sequence numbers up to ``last`` may be sent."""
     def sa_remove(self, sa: int) -> None:
         """Withdraw an SA; its key is zeroed when no worker can hold it any more."""
+    def sa_dummy(self, sa: int) -> bytes:
+        """A sealed dummy packet with its IPv4 header, for the caller to send: it confirms new keys
+        to the far end. Raises EngineFull when the SA may send no more."""
     def sa_state(self, sa: int) -> dict[str, Any]:
         """inbound, bundle, packets, bytes, sequence, last, told. Never keys."""
     def take_sa_events(self) -> list[tuple[int, str]]:

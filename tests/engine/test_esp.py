@@ -12,6 +12,7 @@ from scapy.layers.ipsec import ESP, SecurityAssociation
 from scapy.packet import Raw
 
 from fastmip import _dataplane as dp
+from fastmip.errors import EngineFull
 
 HOME_AGENT, CARE_OF = int(A("10.0.0.1")), int(A("192.0.2.7"))
 NODE, PEER = int(A("10.1.0.5")), int(A("198.51.100.9"))
@@ -424,3 +425,16 @@ def test_icmp_of_ours_goes_through_esp_too() -> None:
     assert world.home(huge) == ["drop-too-big"]
     answer = IP(world.arrived()[0])
     assert answer[ICMP].nexthopmtu == 1446
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_dummies_confirm_and_carry_nothing(suite: str) -> None:
+    world = World(suite, last=2)
+    first, second = world.cache.sa_dummy(world.outbound), world.cache.sa_dummy(world.outbound)
+    opened = judge(suite, OUT_SPI, 2).decrypt(IP(second))
+    assert (opened.proto, opened.src, opened.dst) == (59, "10.0.0.1", "192.0.2.7")
+    assert [IP(packet)[ESP].seq for packet in (first, second)] == [1, 2]
+    with pytest.raises(EngineFull):
+        world.cache.sa_dummy(world.outbound)
+    with pytest.raises(ValueError, match="inbound"):
+        world.cache.sa_dummy(world.inbound)

@@ -324,6 +324,7 @@ cdef extern from "esp_control.h" nogil:
     enum:
         CRYPTO_KEY_MAX
         CRYPTO_SUITES
+        ESP_DUMMY_MAX
         ESP_ESN
         ESP_INBOUND
         ESP_SPI_MIN
@@ -400,6 +401,8 @@ cdef extern from "esp_control.h" nogil:
     void esp_send_by(fm_esp *esp, uint32_t number)
     void esp_remove(fm_control *c, uint32_t number)
     void esp_set_block(esp_sa *sa, uint64_t last, uint64_t start)
+    uint32_t esp_dummy(fm_worker *w, uint32_t number, uint64_t now_ns, uint8_t *room,
+                       uint8_t **packet)
     int esp_take_told(fm_esp *esp, esp_told *told)
     int64_t index_slot(const fm_index *x, uint32_t key)
 

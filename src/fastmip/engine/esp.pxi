@@ -161,6 +161,18 @@ cdef class ProtectedCache:
         self._sa(sa)
         esp_remove(self.control, sa)
 
+    def sa_dummy(self, sa):
+        """A sealed dummy packet (RFC 4303 2.6) with its IPv4 header, for the caller to send."""
+        cdef uint8_t room[ESP_DUMMY_MAX]
+        cdef uint8_t *packet = NULL
+        cdef uint32_t length
+        if self._sa(sa).flags & ESP_INBOUND:
+            raise ValueError(f"SA {sa} is inbound")
+        length = esp_dummy(self.control.e.workers[self.workers], sa, _boot_ns(), room, &packet)
+        if not length:
+            raise EngineFull(f"SA {sa} may send no more")
+        return (<const char *>packet)[:length]
+
     def sa_state(self, sa):
         """Its direction, bundle, packets, bytes, and the highest sequence number so far."""
         cdef esp_sa *found = self._sa(sa)

@@ -223,6 +223,32 @@ FM_FN void esp_remove(struct fm_control *c, uint32_t number)
     esp_reclaim(c);
 }
 
+#define ESP_DUMMY_PAYLOAD 16u
+#define ESP_DUMMY_MAX 256u
+
+/* A dummy packet, sealed by the control thread's own worker `w`; octets at *packet, which lies in
+ * `room` (ESP_DUMMY_MAX octets), or 0 when the SA may send no more. */
+FM_FN uint32_t esp_dummy(struct fm_worker *w, uint32_t number, uint64_t now_ns, uint8_t *room,
+                         uint8_t **packet)
+{
+    struct esp_sa *sa = &w->engine->esp->sas[number];
+    struct fm_desc d;
+    memset(room, 0, ESP_DUMMY_MAX);
+    memset(&d, 0, sizeof d);
+    d.data = room + FM_HEADROOM_MIN;
+    ipip_write_outer(d.data, ESP_DUMMY_PAYLOAD, 0,
+                     ipip_constant_sum(sa->local_be, sa->remote_be, FM_DEFAULT_TTL, ESP_DUMMY),
+                     ipip_constant_middle(sa->local_be, FM_DEFAULT_TTL, ESP_DUMMY), sa->remote_be);
+    d.data -= IPIP_OVERHEAD;
+    fm_worker_online(w);
+    w->now_ns = now_ns;
+    int verdict = esp_wrap(w, &d, sa);
+    esp_seal(w);
+    fm_worker_offline(w);
+    *packet = d.data;
+    return verdict == FM_NONE ? d.len : 0;
+}
+
 /* The next thing a worker told, or false. */
 FM_FN int esp_take_told(struct fm_esp *esp, struct esp_told *told)
 {
