@@ -135,6 +135,32 @@ async def test_equal_paths_share_flows_and_the_living_one_takes_over(
     await until(lambda: sum(shares()) == 256 and shares()[1])
 
 
+async def test_next_hop_objects_that_go_take_their_routes_along(
+    lab: Namespaces, mirror: RouteMirror
+) -> None:
+    one, two = mac(lab, "one"), mac(lab, "two")
+    ip("route", "add", "default", "via", "10.1.0.3")
+    ip("nexthop", "add", "id", "1", "via", "10.1.0.2", "dev", "eth0")
+    ip("nexthop", "add", "id", "2", "via", "10.2.0.2", "dev", "eth1")
+    ip("nexthop", "add", "id", "10", "group", "1/2")
+    ip("route", "add", "198.51.100.0/24", "nhid", "10")
+
+    def ways() -> set[bytes | None]:
+        found = [mirror.lookup(TUNNEL, OUTSIDE, flow * 0x00A34567) for flow in range(64)]
+        return {None if hop is None else hop.dst for hop in found}
+
+    await until(lambda: ways() == {one, two})
+    ip("nexthop", "del", "id", "1")  # the kernel says nothing of the routes
+    await until(lambda: ways() == {two})
+    ip("nexthop", "replace", "id", "2", "via", "10.1.0.2", "dev", "eth0")
+    await until(lambda: ways() == {one})
+    ip("nexthop", "replace", "id", "2", "blackhole")
+    await until(lambda: ways() == {None})
+    ip("nexthop", "del", "id", "2")
+    assert "198.51.100" not in ip("route")
+    await until(leaves_by(mirror, one))  # by the default route
+
+
 async def test_routes_that_a_link_took_with_it_do_not_come_back(
     lab: Namespaces, mirror: RouteMirror
 ) -> None:

@@ -30,7 +30,7 @@ _COALESCE_S = 0.002
 _DROPS_MIN = 64
 """Refused frames in a second from which on more refused than taken ends offload."""
 # linux/rtnetlink.h: links, neighbours, addresses, routes, rules
-_GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x80
+_GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 1 << 31
 _NETLINK_ROUTE = 0
 _NEW_NEIGHBOUR, _DEL_NEIGHBOUR = 28, 29
 _NDA_DST, _NDA_LLADDR = 1, 2

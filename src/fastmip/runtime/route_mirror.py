@@ -1,11 +1,11 @@
 """Keeps the engine's next hops (``engine.egress``) in line with the kernel's routing.
 
 One netlink socket hears of links, neighbours, routes and rules and every message is applied as it
-is read. Another one reads everything whole: at the start, when messages were lost (ENOBUFS),
-when rules changed, when an address went and when a link went down or up, because the kernel drops
-routes and gives them back without a word. It tells of the link first and changes routes then, so
-it is read once more a little later, and only then a link that was down is used again. What arrives
-during a reading is applied at once and again on top of what was read.
+is read. Another one reads everything whole: at the start, when messages were lost (ENOBUFS), when
+rules or next hop objects changed, when an address went and when a link went down or up, because
+the kernel drops routes and gives them back without a word. It tells of the link first and changes
+routes then, so it is read once more a little later, and only then a link that was down is used
+again. What arrives during a reading is applied at once and again on top of what was read.
 
 Packets that leave by L2 ports do not show the kernel that a neighbour is in use, so it would let
 the entry go stale and forget it. Workers tell of stale neighbours they sent to; we tell the
@@ -32,7 +32,18 @@ from fastmip.runtime.logging import get_logger
 if TYPE_CHECKING:
     from fastmip._dataplane import BindingCache
 
-_GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x80  # link, neighbour, address, route, rule (IPv4)
+_GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 1 << 31
+"""Of links, neighbours, IPv4 addresses, routes and rules, and next hop objects."""
+_UNTOLD = frozenset(
+    {
+        messages.RTM_DELADDR,
+        messages.RTM_NEWRULE,
+        messages.RTM_DELRULE,
+        messages.RTM_NEWNEXTHOP,
+        messages.RTM_DELNEXTHOP,
+    }
+)
+"""News after which routes may be others than we were told."""
 _SO_RCVBUFFORCE = 33
 _BUFFER_BYTES = 8 << 20
 _RECEIVE_LEN = 1 << 16
@@ -179,7 +190,7 @@ class RouteMirror:
                 self._wake.set()
                 suspects = self._routes.suspects()
                 asyncio.get_running_loop().call_later(_SETTLED_S, self._settled, suspects)
-        elif kind in (messages.RTM_DELADDR, messages.RTM_NEWRULE, messages.RTM_DELRULE):
+        elif kind in _UNTOLD:
             self._wake.set()
 
     def _settled(self, suspects: Mapping[int, int]) -> None:
