@@ -249,18 +249,27 @@ def test_a_home_agent_passes_the_stack_by_and_uses_it_where_it_is_needed(lab: Ho
 
 
 def test_whatever_acts_on_what_we_send_is_found() -> None:
-    with Namespaces("here") as net, net.inside("here"):
+    with Namespaces("here") as net, net.inside("here"), ExitStack() as stack:
         assert output_stack.users() == ""
-        with output_stack.watch() or pytest.fail("no nftables here") as news:
-            net.run("here", "nft", "add table ip t; add chain ip t plain")
-            assert output_stack.users() == ""  # called by nobody
-            hook = "{ type nat hook postrouting priority 100; }"
-            net.run("here", "nft", f"add chain ip t out {hook}")
-            assert output_stack.users() == "nftables t out"
-            assert news.recv(65536)
+        tables, policies = map(stack.enter_context, output_stack.watch())
+        net.run("here", "nft", "add table ip t; add chain ip t plain")
+        assert output_stack.users() == ""  # called by nobody
+        hook = "{ type nat hook postrouting priority 100; }"
+        net.run("here", "nft", f"add chain ip t out {hook}")
+        assert output_stack.users() == "nftables t out"
+        assert tables.recv(65536)
         net.run("here", "nft", "flush ruleset")
         selectors = ("src", "10.0.0.1", "dst", "10.0.0.2")
         net.ip("here", "xfrm", "policy", "add", "dir", "in", *selectors, "action", "allow")
         assert output_stack.users() == ""
         net.ip("here", "xfrm", "policy", "add", "dir", "out", *selectors, "action", "block")
         assert output_stack.users() == "IPsec policies"
+        assert drain(policies)
+        net.ip("here", "xfrm", "policy", "flush")
+        assert output_stack.users() == ""
+        drain(policies)
+        net.ip("here", "xfrm", "policy", "setdefault", "out", "block")
+        assert output_stack.users() == "IPsec blocks what has no policy"
+        assert drain(policies)
+        net.ip("here", "xfrm", "policy", "setdefault", "out", "accept", "in", "block")
+        assert output_stack.users() == ""

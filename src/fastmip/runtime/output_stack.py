@@ -19,14 +19,16 @@ _NETLINK_NETFILTER, _NETLINK_XFRM = 12, 6
 _NFT_GETCHAIN = 10 << 8 | 4
 _NFTA_CHAIN_TABLE, _NFTA_CHAIN_NAME, _NFTA_CHAIN_HOOK = 1, 3, 4
 _NF_INET, _NF_IPV4 = 1, 2
-_NFT_GROUP = 7
-_XFRM_GETSPDINFO = 0x25
+_XFRM_GETSPDINFO, _XFRM_GETDEFAULT = 0x25, 0x28
 _XFRMA_SPD_INFO = 1
+_XFRM_BLOCK = 1
+_GROUPS = ((_NETLINK_NETFILTER, 7), (_NETLINK_XFRM, 4))
+"""Where nftables and IPsec policies tell of changes."""
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _HEADER = struct.Struct("=IHHII")
 _TIMEOUT_S = 0.5
-_PROC = Path("/proc/net")
+_PROC = Path("/proc")
 _MISSING = (errno.EPROTONOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
 
 
@@ -41,14 +43,19 @@ def users() -> str:
         return f"not to be found out: {error.strerror or error}"
 
 
-def watch() -> socket.socket | None:
-    """A socket that becomes readable when nftables change; None where there are none."""
+def watch() -> list[socket.socket]:
+    """Sockets that become readable when nftables or IPsec policies change."""
+    return [opened for opened in map(_listen, *zip(*_GROUPS, strict=True)) if opened is not None]
+
+
+def _listen(protocol: int, group: int) -> socket.socket | None:
+    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     try:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 12)
+        opened = socket.socket(socket.AF_NETLINK, kind, protocol)
     except OSError:
         return None
     try:
-        opened.bind((0, 1 << (_NFT_GROUP - 1)))
+        opened.bind((0, 1 << (group - 1)))
     except OSError:
         opened.close()
         return None
@@ -56,14 +63,29 @@ def watch() -> socket.socket | None:
 
 
 def _legacy_tables() -> str:
+    net = _PROC / "self" / "net"  # what /proc/net is, also where only processes are shown
+    if not net.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"{net} is missing")
     with contextlib.suppress(FileNotFoundError):
-        tables = (_PROC / "ip_tables_names").read_text().split()
+        try:
+            tables = (net / "ip_tables_names").read_text().split()
+        except PermissionError:  # root alone may read it
+            tables = _table_modules()
         if tables:
             return f"iptables {tables[0]}"
     with contextlib.suppress(FileNotFoundError):
-        if len((_PROC / "ip_vs").read_text().splitlines()) > 3:  # a head of three lines
+        if len((net / "ip_vs").read_text().splitlines()) > 3:  # a head of three lines
             return "IPVS services"
     return ""
+
+
+def _table_modules() -> list[str]:
+    """What uses the module of iptables, in any namespace. Raises OSError if it is none."""
+    for line in (_PROC / "modules").read_text().splitlines():
+        name, _, count, users, *_ = line.split()
+        if name == "ip_tables":
+            return users.strip(",-").split(",") if count != "0" else []
+    raise PermissionError(errno.EACCES, "tables of iptables, which is no module here")
 
 
 def _chains() -> str:
@@ -73,7 +95,7 @@ def _chains() -> str:
         found = dict(attributes(body, 4))
         if _NFTA_CHAIN_HOOK in found:
             names = (found.get(kind, b"") for kind in (_NFTA_CHAIN_TABLE, _NFTA_CHAIN_NAME))
-            return "nftables " + " ".join(name.rstrip(b"\0").decode() for name in names)
+            return "nftables " + b" ".join(n.rstrip(b"\0") for n in names).decode(errors="replace")
     return ""
 
 
@@ -83,6 +105,9 @@ def _policies() -> str:
         info = dict(attributes(body, 4)).get(_XFRMA_SPD_INFO, b"")
         if len(info) < 8 or struct.unpack_from("=I", info, 4)[0]:
             return "IPsec policies"
+    for body in _ask(_NETLINK_XFRM, _XFRM_GETDEFAULT, 0, bytes(4)):
+        if body[2] == _XFRM_BLOCK:  # struct xfrm_userpolicy_default: in, forward, out
+            return "IPsec blocks what has no policy"
     return ""
 
 

@@ -2,7 +2,7 @@
 
 ``socket`` never, ``packet`` whenever the mirror of routes and neighbours knows how, ``auto`` only
 while nothing in this namespace's IP stack would have acted on them (``output_stack.py``): asked
-once a second, and at once when nftables change. Workers hear of it with one word.
+once a second, and at once when nftables or IPsec policies change. Workers hear of it with one word.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class PacketTransmit:
         self._mirror: RouteMirror | None = None
         self._is_read = False
         self._task: asyncio.Task[None] | None = None
-        self._news: socket.socket | None = None
+        self._news: list[socket.socket] = []
 
     def start(self, engine: Engine) -> None:
         """Read routes in the background; nobody waits for a table of a million."""
@@ -65,8 +65,8 @@ class PacketTransmit:
         self._task = background.start(self._read(self._mirror), "transmit")
         if self.mode == "auto":
             self._news = output_stack.watch()
-        if self._news is not None:
-            asyncio.get_running_loop().add_reader(self._news, self._heard, self._news)
+        for news in self._news:
+            asyncio.get_running_loop().add_reader(news, self._heard, news)
 
     async def _read(self, mirror: RouteMirror) -> None:
         while not self._is_read:
@@ -108,10 +108,10 @@ class PacketTransmit:
         if self._engine is not None:
             self._engine.allow_packet_sockets(False)
             self._engine = None
-        if self._news is not None:
-            asyncio.get_running_loop().remove_reader(self._news)
-            self._news.close()
-            self._news = None
+        for news in self._news:
+            asyncio.get_running_loop().remove_reader(news)
+            news.close()
+        self._news.clear()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
