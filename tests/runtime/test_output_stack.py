@@ -53,10 +53,14 @@ def test_a_proc_without_networks_is_no_proof(proc: Path) -> None:
     assert output_stack.users().startswith(REFUSED)
 
 
-def test_without_leave_to_read_tables_their_modules_tell(modules: Callable[[str], str]) -> None:
+def test_without_leave_to_read_tables_their_modules_tell(
+    proc: Path, modules: Callable[[str], str]
+) -> None:
     others = "x_tables 65536 1 ip_tables, Live 0x0\n"
     assert modules(others + "ip_tables 36864 0 - Live 0x0\n") == ""
     used = "ip_tables 36864 2 iptable_nat,iptable_filter, Live 0x0\n"
     assert modules(others + used) == "iptables iptable_nat"
     assert modules("ip_tables 36864 1 - Live 0x0\n").startswith("iptables")
     assert modules("").startswith(REFUSED)  # built in: nobody knows
+    (proc / "modules").unlink()
+    assert output_stack.users().startswith(REFUSED)

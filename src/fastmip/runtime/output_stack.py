@@ -81,7 +81,8 @@ def _legacy_tables() -> str:
 
 def _table_modules() -> list[str]:
     """What uses the module of iptables, in any namespace. Raises OSError if it is none."""
-    for line in (_PROC / "modules").read_text().splitlines():
+    modules = _PROC / "modules"  # missing in kernels without modules
+    for line in modules.read_text().splitlines() if modules.exists() else ():
         name, _, count, users, *_ = line.split()
         if name == "ip_tables":
             return users.strip(",-").split(",") if count != "0" else []
