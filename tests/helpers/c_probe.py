@@ -12,7 +12,7 @@ from pathlib import Path
 ENGINE = Path(__file__).parents[2] / "src/fastmip/engine"
 
 
-def compile_probe(source: Path, directory: Path) -> ctypes.CDLL:
+def compile_probe(source: Path, directory: Path, *libraries: str) -> ctypes.CDLL:
     """Build ``source`` with warnings as errors; undefined behaviour traps. Loads the result."""
     library = directory / f"{source.stem}.so"
     command = ["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-shared", "-fPIC"]
@@ -20,7 +20,8 @@ def compile_probe(source: Path, directory: Path) -> ctypes.CDLL:
     command += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
     if "libasan" in os.environ.get("LD_PRELOAD", ""):  # sh ./run asan
         command += ["-fsanitize=address", "-fno-omit-frame-pointer"]
-    subprocess.run([*command, f"-I{ENGINE}", "-o", str(library), str(source)], check=True)
+    command += [f"-I{ENGINE}", "-o", str(library), str(source)]
+    subprocess.run([*command, *(f"-l{name}" for name in libraries)], check=True)
     return ctypes.CDLL(str(library))
 
 
