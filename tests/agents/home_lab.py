@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fastmip.agents.address_pool import AddressPools, Pool
 from fastmip.agents.bindings import unpack_bindings
 from fastmip.agents.effects import (
     Arrival,
@@ -140,6 +141,11 @@ class Lab:
     """The store's records of mobile networks, by home address."""
     prefixes: dict[tuple[int, int], int] = field(default_factory=dict)
     """Where the engine leads mobile networks to."""
+    pools: tuple[Pool, ...] = ()
+    unassigned: dict[bytes, Host] = field(default_factory=dict)
+    """Hosts without a home address, by NAI."""
+    kept: dict[int, bytes] = field(default_factory=dict)
+    """The store's addresses out of pools."""
     full: bool = False
     """The engine has no room for another prefix."""
     randoms: int = 0
@@ -155,6 +161,10 @@ class Lab:
     def start(self) -> None:
         """Start the daemon, or start it again: memory is lost, rows stay."""
         self.loads = 0
+        self.addresses = AddressPools(
+            self.pools, reserved=[HOME_AGENT], is_configured=self.hosts.__contains__
+        )
+        self.addresses.restore(self.kept.items(), self.boot_ns)
         self.agent = HomeAgent(
             self.policy,
             hosts=self.lookup,
@@ -163,6 +173,7 @@ class Lab:
             random=self.random,
             by_nai=self.lookup_nai,
             reserve_prefix=lambda _prefix, _length: not self.full,
+            addresses=self.addresses,
             cache_nodes=self.cache_nodes,
             started=self.now,
         )
@@ -178,10 +189,14 @@ class Lab:
     def lookup(self, home_address: int) -> Host | None:
         if self.no_directory:
             raise StoreError("locked")
+        name = self.addresses.owner(home_address)
+        if name is not None:
+            return replace(self.unassigned[name], home_address=home_address)
         return self.hosts.get(home_address)
 
     def lookup_nai(self, nai: bytes) -> Host | None:
-        return next((host for host in self.hosts.values() if host.nai == nai), None)
+        named = (host for host in self.hosts.values() if host.nai == nai)
+        return next(named, self.unassigned.get(nai))
 
     def load(self, home_address: int) -> NodeRow | None:
         self.loads += 1
@@ -259,6 +274,9 @@ class Lab:
         """End one commit with the lab's outcome."""
         if self.outcome is CommitOutcome.COMMITTED:
             self.rows[commit.home_address] = commit.row
+            if commit.assigned:
+                others = {at: name for at, name in self.kept.items() if name != commit.assigned}
+                self.kept = others | {commit.home_address: commit.assigned}
             if commit.networks is not None:
                 self.networks[commit.home_address] = commit.networks.records
                 for network in commit.networks.leaving:

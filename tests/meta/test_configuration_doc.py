@@ -39,6 +39,7 @@ from fastmip.runtime.home_policy import NEEDS_RESTART
 from fastmip.runtime.host_configuration import HostConfigurationConfig
 from fastmip.runtime.mobile_service import RELOADABLE
 from fastmip.runtime.network_config import MobileNetworksConfig
+from fastmip.runtime.pool_config import PoolConfig
 from fastmip.runtime.router_config import RouterConfig
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
@@ -48,6 +49,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[metrics]`": MetricsConfig,
     "`[home_agent]`": HomeAgentConfig,
     "`[[home_agent.host]]`": HostConfig,
+    "`[[home_agent.pool]]`": PoolConfig,
     "`[home_agent.group]`": GroupConfig,
     "`[[home_agent.group.member]]`": GroupMemberConfig,
     "`[home_agent.mobile_networks]`": MobileNetworksConfig,

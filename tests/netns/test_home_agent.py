@@ -429,7 +429,21 @@ def test_a_locked_store_denies_with_130_keeps_forwarding_and_recovers(lab: HomeA
     assert lab.ask("status")["store_state"] == "ok"
 
 
+POOLED = f"""\
+[[home_agent.pool]]
+name = "guests"
+first = "10.1.0.40"
+last = "10.1.0.41"
+[[home_agent.host]]
+nai = "guest@example.org"
+[[home_agent.host.association]]
+spi = 256
+key = "{handmade.KEY.hex()}"
+"""
+
+
 def test_hosts_come_and_go_on_the_run(lab: HomeAgentLab) -> None:
+    lab.more = [POOLED]
     lab.start()
     client = lab.udp("away", CARE_OF)
     client.settimeout(0.3)
@@ -445,7 +459,16 @@ def test_hosts_come_and_go_on_the_run(lab: HomeAgentLab) -> None:
     client.settimeout(3)
     lab.register(client, "10.1.0.9")
     listed = {row["home_address"]: row["origin"] for row in lab.ask("host list")["rows"]}
-    assert listed == {HOME_ADDRESS: "file", "10.1.0.9": "directory"}
+    assert listed == {HOME_ADDRESS: "file", "10.1.0.9": "directory", UNSPECIFIED: "file"}
+    # One without a home address has one out of the pool (RFC 2794 4), over the kill below, too.
+    guest = struct.pack("!BB", 131, 17) + b"guest@example.org"
+    asking = handmade_extensions.request(UNSPECIFIED, CARE_OF, extensions=guest)
+    client.sendto(asking, (HOME_AGENT, 434))
+    reply = client.recv(2048)
+    assert handmade_extensions.read_reply(reply)[:3] == (0, 300, guest)
+    assert reply[4:8] == socket.inet_aton("10.1.0.40")
+    lab.ask("clear binding", home_address="10.1.0.40")
+    assert "is kept for" in lab.request("host add", home_address="10.1.0.40", **added)["error"]
     secure = lab.ask("show secure")["rows"]
     assert [row["spi"] for row in secure if row["home_address"] == "10.1.0.9"] == [256, 512]
     assert handmade.KEY.hex() not in str(secure)
@@ -453,6 +476,10 @@ def test_hosts_come_and_go_on_the_run(lab: HomeAgentLab) -> None:
     lab.kill()
     lab.start()
     assert [row["home_address"] for row in lab.ask("show binding")["rows"]] == ["10.1.0.9"]
+    pool, kept = lab.ask("show pool")["rows"]
+    assert (pool["pool"], pool["used"], pool["free"]) == ("guests", 1, 1)
+    assert (kept["home_address"], kept["nai"]) == ("10.1.0.40", "guest@example.org")
+    assert kept["state"] == "kept"
     # Known by its identifier alone, it is told the same address (RFC 2794 4).
     name = struct.pack("!BB", 131, 14) + b"mn@example.org"
     nameless = handmade_extensions.request(UNSPECIFIED, CARE_OF, extensions=name)

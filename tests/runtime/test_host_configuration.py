@@ -66,7 +66,7 @@ def test_a_reload_may_change_it() -> None:
 
 
 def test_the_page_s_mobile_node_asks_for_it() -> None:
-    config = check_text("page.toml", EXAMPLES[1])
+    config = check_text("page.toml", EXAMPLES[-1])
     asked = settings_of(config).identity.extensions
     assert asked == (request_host_configuration(),)
     assert config.mobile_node is not None
@@ -82,4 +82,4 @@ def test_the_page_s_mobile_node_asks_for_it() -> None:
 )
 def test_a_command_needs_a_path_and_something_to_do(old: str, new: str, path: str) -> None:
     with pytest.raises(ConfigError, match=path):
-        check_text("f", EXAMPLES[1].replace(old, new))
+        check_text("f", EXAMPLES[-1].replace(old, new))

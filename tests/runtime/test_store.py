@@ -32,6 +32,7 @@ class Item:
 
     row: NodeRow
     networks: PrefixChange | None = None
+    assigned: bytes = b""
 
 
 def item(number: int, mark: int = 1) -> Item:
@@ -368,3 +369,16 @@ def test_a_full_and_a_read_only_store_deny_and_recover_by_themselves(tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
     assert "survived" in done.stdout
     assert list(disk.iterdir()) == []  # the mount was the child's alone
+
+
+async def test_an_address_out_of_a_pool_is_one_nodes_and_a_node_has_one(tmp_path: Path) -> None:
+    commits = Commits(tmp_path / "fastmip.db")
+    commits.start()
+    row = item(1).row
+    await commits.commit(Item(row, assigned=b"a@x"), Item(item(2).row, assigned=b"b@x"))
+    assert commits.store.pool_addresses() == [(1, b"a@x"), (2, b"b@x")]
+    await commits.commit(Item(row))
+    assert commits.store.pool_addresses() == [(1, b"a@x"), (2, b"b@x")]
+    await commits.commit(Item(row, assigned=b"b@x"))
+    assert commits.store.pool_addresses() == [(1, b"b@x")]
+    commits.store.close()

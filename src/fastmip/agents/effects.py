@@ -118,6 +118,8 @@ class Commit:
     row: NodeRow
     networks: PrefixChange | None = None
     """What becomes of its mobile networks; None: nothing."""
+    assigned: bytes = b""
+    """Keep the home address for the node of this name; empty: nothing to keep."""
 
 
 class PrefixChange(NamedTuple):

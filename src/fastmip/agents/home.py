@@ -33,6 +33,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fastmip.agents import home_counters as names
+from fastmip.agents.address_pool import AddressPools
 from fastmip.agents.bindings import SERVICE_BROADCASTS, Binding, pack_bindings
 from fastmip.agents.claims import PLAIN, Claims, mn_aaa_of, read_claims
 from fastmip.agents.effects import NEVER, Arrival, Effect, NodeRow, Now
@@ -103,6 +104,7 @@ class HomeAgent(HomeLedger):
         random: Callable[[int], bytes],
         by_nai: Callable[[bytes], Host | None] = _nobody,
         reserve_prefix: Callable[[int, int], bool] = room_for_any,
+        addresses: AddressPools | None = None,
         cache_nodes: int = 65536,
         started: Now | None = None,
         anchor: Now | None = None,
@@ -113,6 +115,7 @@ class HomeAgent(HomeLedger):
             load=load,
             boot=boot,
             reserve_prefix=reserve_prefix,
+            addresses=addresses,
             cache_nodes=cache_nodes,
             started=started,
             anchor=anchor,
@@ -148,6 +151,9 @@ class HomeAgent(HomeLedger):
             return effects
         if not request.home_address:
             # Known by its identifier alone: it gets the address we have for it (RFC 2794 4).
+            if not held.host.home_address and not self._assign(held, now):
+                self._tell(held, ReplyCode.HA_INSUFFICIENT_RESOURCES, now, effects)
+                return effects
             count[names.ADDRESSES_ASSIGNED] += 1
             request = held.request = replace(request, home_address=held.host.home_address)
         try:
@@ -160,6 +166,24 @@ class HomeAgent(HomeLedger):
             self._hold(node, held)
             return effects
         return self._answer(node, held, now)
+
+    def _assign(self, held: Held, now: Now) -> bool:
+        """Give an authentic host without an address of its own one out of the pools."""
+
+        def is_idle(home_address: int) -> bool:
+            node = self._nodes.get(home_address, now)
+            return not node.bindings and node.work is None and node.held is None
+
+        try:
+            address = self.addresses.assign(held.host.nai, now.boot_ns, is_idle)
+        except StoreError:
+            self._count[names.UNREADABLE] += 1
+            return False
+        if address is None:
+            self._count[names.ADDRESSES_EXHAUSTED] += 1
+            return False
+        held.host = replace(held.host, home_address=address)
+        return True
 
     def _take_for_us(self, request: RegistrationRequest, arrival: Arrival) -> RegistrationRequest:
         """A request for any home agent that was sent to this one (RFC 4433 5.3.1)."""

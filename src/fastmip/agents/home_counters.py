@@ -43,6 +43,8 @@ UDP_TUNNELS: Final = "haUdpTunnelsGranted"
 KEEPALIVES: Final = "haFirstKeepalives"
 KEEPALIVES_REFUSED: Final = "haFirstKeepalivesRefused"
 ADDRESSES_ASSIGNED: Final = "haHomeAddressesAssigned"
+ADDRESSES_EXHAUSTED: Final = "haHomeAddressesExhausted"
+ADDRESSES_TAKEN_BACK: Final = "haHomeAddressesTakenBack"
 NETWORKS_GRANTED: Final = "haNetworksGranted"
 NETWORKS_INVALID: Final = "haNetworksInvalid"
 NETWORKS_UNAUTHORIZED: Final = "haNetworksUnauthorized"
@@ -108,6 +110,8 @@ HOME_COUNTERS: Final[dict[str, str]] = {
     "haMobileNetworkError": "Requests denied with code 147: no mobile network granted (RFC 5177).",
     "haMobileNetworkDisallowed": "Requests denied with code 148: no mobile router (RFC 5177).",
     ADDRESSES_ASSIGNED: "Requests without a home address that got the one of their NAI (RFC 2794).",
+    ADDRESSES_EXHAUSTED: "Requests denied with 130: no address of a pool is free for their node.",
+    ADDRESSES_TAKEN_BACK: "Addresses of pools that went from one node to another.",
     NETWORKS_GRANTED: "Mobile networks acknowledged with code 0 (RFC 5177).",
     NETWORKS_INVALID: "Mobile networks answered 1: length 0 or above 32, or no pools.",
     NETWORKS_UNAUTHORIZED: "Mobile networks answered 2: not configured for their router.",

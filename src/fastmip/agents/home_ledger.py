@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastmip.agents import home_counters as names
+from fastmip.agents.address_pool import AddressPools
 from fastmip.agents.bindings import (
     HALF_BOUND,
     SERVICE_REVOCATION,
@@ -67,6 +68,7 @@ class HomeLedger:
         load: Callable[[int], NodeRow | None],
         boot: int,
         reserve_prefix: Callable[[int, int], bool] = room_for_any,
+        addresses: AddressPools | None = None,
         cache_nodes: int = 65536,
         started: Now | None = None,
         anchor: Now | None = None,
@@ -74,6 +76,8 @@ class HomeLedger:
         self._policy = policy
         self._hosts = hosts
         self._boot = boot
+        self.addresses = AddressPools() if addresses is None else addresses
+        """Home addresses given out of pools."""
         self._nodes = NodeCache(
             load, boot=boot, capacity=cache_nodes, started=started, anchor=anchor
         )
@@ -146,6 +150,7 @@ class HomeLedger:
             tuple([tunnel_of(binding) for binding in tunnels]),
             work.row,
             None if work.networks is None else work.networks.step(),
+            self.addresses.unsaved(work.row.home_address),
         )
 
     # after the commit -----------------------------------------------------------------------
@@ -187,6 +192,7 @@ class HomeLedger:
         node.unsaved_nonce = False
         self._bindings += len(new) - len(old)
         home_address = work.row.home_address
+        self.addresses.saved(home_address, now.boot_ns)
         case = work.case
         if case is None:
             self._expiry.schedule(node, home_address, (), new)
@@ -500,6 +506,7 @@ class HomeLedger:
         """Counters and gauges of ``home_counters.HOME_COUNTERS``."""
         found = dict(self._count)
         found[names.BINDINGS] = self._bindings
+        found[names.ADDRESSES_TAKEN_BACK] = self.addresses.reclaimed
         found[names.CACHED_NODES] = len(self._nodes)
         found |= self._networks.gauges()
         return found

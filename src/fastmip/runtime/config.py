@@ -40,6 +40,7 @@ from fastmip.runtime.group_config import GroupConfig, check_group
 from fastmip.runtime.host_configuration import HostConfigurationConfig
 from fastmip.runtime.keys import OTHERS, AsciiKey, Key, KeyFileError, read_key_file
 from fastmip.runtime.network_config import MobileNetworksConfig, check_host_networks, pools_of
+from fastmip.runtime.pool_config import UNASSIGNED, PoolConfig
 from fastmip.runtime.profiles import ProfileName
 from fastmip.runtime.router_config import RouterConfig, check_router
 from fastmip.wire.vendor import VendorRegistry
@@ -118,7 +119,8 @@ class HostConfig(
 ):
     """``[[home_agent.host]]``: a mobile node this home agent serves."""
 
-    home_address: Address
+    home_address: Address = UNASSIGNED
+    """Without one it gets one out of a pool, by its NAI."""
     associations: tuple[AssociationConfig, ...]
     nai: str | None = None
     """Network access identifier (RFC 2794)."""
@@ -163,7 +165,7 @@ class HomeAgentConfig(
     frozen=True,
     forbid_unknown_fields=True,
     kw_only=True,
-    rename={"hosts": "host", "foreign_agents": "foreign_agent"},
+    rename={"hosts": "host", "foreign_agents": "foreign_agent", "address_pools": "pool"},
 ):
     """``[home_agent]``: the home agent role."""
 
@@ -220,6 +222,8 @@ class HomeAgentConfig(
     """Prefixes for mobile routers that ask for some (RFC 6626)."""
     host_configuration: HostConfigurationConfig | None = None
     """What nodes that ask are told of the home network (RFC 4332)."""
+    address_pools: tuple[PoolConfig, ...] = ()
+    """Home addresses for hosts without one (RFC 2794)."""
     broadcast: tuple[BroadcastKind, ...] = ()
     """Broadcasts of the home link tunnelled to nodes with B set (RFC 5944 4.3)."""
     foreign_agents: tuple[ForeignAgentConfig, ...] = ()

@@ -17,6 +17,7 @@ from fastmip.errors import ConfigError
 from fastmip.runtime.host_configuration import check_hook, check_host_configuration
 from fastmip.runtime.listen import check_metrics, is_loopback
 from fastmip.runtime.network_config import check_networks
+from fastmip.runtime.pool_config import UNASSIGNED, check_pools, check_unassigned
 from fastmip.wire.nai import check_nai
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def check_config(file: str, config: Config, *, file_is_private: bool, mode: int)
         raise ConfigError(file, "(file)", remedy)
     if home_agent is not None:
         _check_home_agent(file, home_agent)
+        check_pools(file, home_agent)
         _check_hosts(file, home_agent, file_is_private=file_is_private, mode=mode)
         check_networks(file, home_agent)
         check_host_configuration(file, home_agent)
@@ -170,7 +172,7 @@ def _check_hosts(
             remedy = f"is also that of host[{first_nai[host.nai]}]: change one of them"
             raise ConfigError(file, f"{path}.nai", remedy)
         other = first.setdefault(host.home_address, number)
-        if other != number:
+        if other != number and host.home_address != UNASSIGNED:
             remedy = f"{host.home_address} is also host[{other}]: remove one of them"
             raise ConfigError(file, f"{path}.home_address", remedy)
         check_host(file, path, host, home_agent, file_is_private=file_is_private, mode=mode)
@@ -187,7 +189,10 @@ def check_host(
 ) -> None:
     """Check one host against its home agent."""
     where = f"{path}.home_address"
-    _check_home_address(file, where, host.home_address, home_agent.home_network)
+    if host.home_address == UNASSIGNED:
+        check_unassigned(file, path, host, home_agent)
+    else:
+        _check_home_address(file, where, host.home_address, home_agent.home_network)
     if host.home_address == home_agent.address:
         raise ConfigError(file, where, "is the home agent's own address: use another")
     check_associations(

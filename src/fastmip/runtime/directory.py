@@ -10,9 +10,10 @@ from __future__ import annotations
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fastmip.agents.address_pool import AddressPools
 from fastmip.agents.hosts import Host, Prefix
 from fastmip.auth.associations import (
     Algorithm,
@@ -24,6 +25,7 @@ from fastmip.auth.associations import (
 from fastmip.runtime.config import AaaConfig, HostConfig
 from fastmip.runtime.keys import MIN_KEY_LEN, Key
 from fastmip.runtime.network_config import networks_of
+from fastmip.runtime.pool_config import addressed
 from fastmip.runtime.profiles import PROFILES
 from fastmip.wire.addresses import parse_network
 
@@ -71,9 +73,15 @@ class HostDirectory:
     """Looks hosts up by home address; outside ``home_network`` there are none."""
 
     def __init__(
-        self, query: Query, static: Iterable[HostConfig] = (), *, home_network: Prefix
+        self,
+        query: Query,
+        static: Iterable[HostConfig] = (),
+        *,
+        home_network: Prefix,
+        addresses: AddressPools | None = None,
     ) -> None:
         self._query = query
+        self._addresses = AddressPools() if addresses is None else addresses
         self._home_network = home_network
         self._cache: OrderedDict[int, Host] = OrderedDict()
         self._strangers: OrderedDict[int, None] = OrderedDict()
@@ -84,18 +92,33 @@ class HostDirectory:
 
     def set_static(self, hosts: Iterable[HostConfig]) -> None:
         """Replace the hosts of the configuration file."""
-        self._static = {int(host.home_address): host_of(host) for host in hosts}
-        self._by_nai = {host.nai: host for host in self._static.values() if host.nai}
+        everybody = tuple(hosts)
+        self._static = {int(host.home_address): host_of(host) for host in addressed(everybody)}
+        self._by_nai = {host.nai: host for host in map(host_of, everybody) if host.nai}
 
     def is_static(self, home_address: int) -> bool:
         """Whether the host stands in the configuration file."""
         return home_address in self._static
+
+    def gets_address(self, nai: bytes) -> bool:
+        """Whether the host of this name stands in the file without a home address."""
+        host = self._by_nai.get(nai)
+        return host is not None and not host.home_address
+
+    def configured(self) -> set[int]:
+        """Home addresses of all hosts that have one of their own."""
+        rows = self._query("SELECT DISTINCT home_address FROM host", ())
+        return self._static.keys() | {home_address for (home_address,) in rows}
 
     def lookup(self, home_address: int) -> Host | None:
         """The host with this home address; the file's before the directory's."""
         host = self._static.get(home_address)
         if host is not None:
             return host
+        name = self._addresses.owner(home_address)
+        if name is not None:
+            host = self._by_nai.get(name)
+            return None if host is None else replace(host, home_address=home_address)
         cache, strangers = self._cache, self._strangers
         host = cache.get(home_address)
         if host is not None:
@@ -177,7 +200,8 @@ class HostDirectory:
 
     def entries(self, limit: int) -> Iterator[HostEntry]:
         """Hosts in order of home address, the file's first, one entry an association."""
-        for host in self._static.values():
+        unassigned = [host for host in self._by_nai.values() if not host.home_address]
+        for host in [*self._static.values(), *unassigned]:
             for member in host.associations:
                 yield HostEntry(
                     host.home_address,

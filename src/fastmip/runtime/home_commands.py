@@ -49,6 +49,7 @@ from fastmip.runtime.engine_view import engine_facts, stage_rows
 from fastmip.runtime.group_service import group_answer
 from fastmip.runtime.home_pipeline import PAUSE_ABOVE
 from fastmip.runtime.network_commands import network_rows
+from fastmip.runtime.pool_commands import pool_answer
 from fastmip.runtime.service import Answer, Arguments, Command, CommandError
 from fastmip.wire.addresses import format_address
 
@@ -93,6 +94,7 @@ class HomeCommands:
             "show group": self.show_group,
             "drain": self.drain,
             "show mobile-networks": self.show_mobile_networks,
+            "show pool": self.show_pool,
             "host list": self.show_host,
             "host add": self.host_add,
             "host remove": self.host_remove,
@@ -278,10 +280,10 @@ class HomeCommands:
     async def show_host(self, arguments: Arguments) -> Answer:
         """Hosts that may register, without their security associations."""
         entries = self._service.hosts.entries(limit_of(arguments))
-        hosts = {entry.home_address: (entry.nai, entry.origin) for entry in entries}
+        hosts = dict.fromkeys((entry.home_address, entry.nai, entry.origin) for entry in entries)
         rows = [
             {"home_address": format_address(address), "nai": nai, "origin": origin}
-            for address, (nai, origin) in hosts.items()
+            for address, nai, origin in hosts
         ]
         return {"rows": rows, "summary": {"shown": len(rows)}}
 
@@ -310,6 +312,10 @@ class HomeCommands:
         rows = network_rows(self._service, limit_of(arguments))
         routed = sum(row["state"] == "routed" for row in rows)
         return {"rows": rows, "summary": {"routed": routed, "shown": len(rows)}}
+
+    async def show_pool(self, arguments: Arguments) -> Answer:
+        """See ``pool_commands.py``."""
+        return pool_answer(self._service, limit_of(arguments))
 
     async def show_secure(self, arguments: Arguments) -> Answer:
         """Mobility security associations; never a key."""
@@ -381,6 +387,10 @@ class HomeCommands:
             host = load_host("host add", shaped, service.section)
         except ConfigError as error:
             raise CommandError(str(error)) from None
+        if not host.home_address:
+            raise CommandError("hosts without a home_address stand in the configuration file only")
+        if (kept := service.agent.addresses.owner(int(host.home_address))) is not None:
+            raise CommandError(f"{home_address} is kept for {kept.decode()} out of a pool")
         if service.hosts.is_static(int(host.home_address)):
             raise CommandError(
                 f"{home_address} stands in the configuration file: change it there and reload"

@@ -83,7 +83,7 @@ class Port(Protocol):
 class Prepared:
     """A Commit whose chain stands ready in the engine."""
 
-    __slots__ = ("home_address", "networks", "row", "ticket", "token")
+    __slots__ = ("assigned", "home_address", "networks", "row", "ticket", "token")
 
     def __init__(
         self,
@@ -92,6 +92,7 @@ class Prepared:
         ticket: int | None,
         row: NodeRow,
         networks: PrefixChange | None = None,
+        assigned: bytes = b"",
     ) -> None:
         self.token = token
         self.home_address = home_address
@@ -99,6 +100,7 @@ class Prepared:
         """None: the node leaves the engine."""
         self.row = row
         self.networks = networks
+        self.assigned = assigned
 
 
 class HomePipeline:
@@ -262,7 +264,14 @@ class HomePipeline:
                 log.warning("binding-not-prepared", reason=str(error))
                 return self.agent.commit_done(commit.token, CommitOutcome.ENGINE_FULL, now)
         self._prepared.append(
-            Prepared(commit.token, commit.home_address, ticket, commit.row, commit.networks)
+            Prepared(
+                commit.token,
+                commit.home_address,
+                ticket,
+                commit.row,
+                commit.networks,
+                commit.assigned,
+            )
         )
         return []
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fastmip.agents.hosts import HomeAgentPolicy, Host, Prefix, ReverseTunnel
 from fastmip.runtime.directory import host_of
 from fastmip.runtime.host_configuration import host_configuration_of
+from fastmip.runtime.pool_config import UNASSIGNED, addressed
 from fastmip.runtime.service import ReloadRefused, StartError
 from fastmip.wire.addresses import format_address
 
@@ -109,6 +110,11 @@ def planned_changes(old: Config, new: Config) -> list[str]:
         if getattr(section, name) != getattr(old_section, name)
     ]
     changes += _differences("host", hosts_of(old_section), hosts_of(section))
+    before, after = _unassigned(old_section), _unassigned(section)
+    changes += [f"host {nai}: removed" for nai in sorted(before.keys() - after.keys())]
+    changes += [f"host {nai}: added" for nai in sorted(after.keys() - before.keys())]
+    both = sorted(before.keys() & after.keys())
+    changes += [f"host {nai}: changed" for nai in both if before[nai] != after[nai]]
     changes += _differences("foreign agent", _agents_of(old_section), _agents_of(section))
     return changes
 
@@ -122,7 +128,14 @@ def section_or_refuse(config: Config) -> HomeAgentConfig:
 
 def hosts_of(section: HomeAgentConfig) -> dict[int, Host]:
     """Hosts of the file by home address."""
-    return {int(host.home_address): host_of(host) for host in section.hosts}
+    return {int(host.home_address): host_of(host) for host in addressed(section.hosts)}
+
+
+def _unassigned(section: HomeAgentConfig) -> dict[str, Host]:
+    """Hosts of the file without a home address, by NAI."""
+    return {
+        host.nai or "": host_of(host) for host in section.hosts if host.home_address == UNASSIGNED
+    }
 
 
 def _agents_of(section: HomeAgentConfig) -> dict[int, object]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fastmip.agents.address_pool import AddressPools
 from fastmip.agents.home import HomeAgent
 from fastmip.agents.home_counters import BINDINGS
 from fastmip.errors import EngineFull, StoreError
@@ -45,6 +46,8 @@ from fastmip.runtime.logging import get_logger
 from fastmip.runtime.network_config import outside
 from fastmip.runtime.offload import Offload
 from fastmip.runtime.path_mtu import PathMtu
+from fastmip.runtime.pool_commands import revise_pools
+from fastmip.runtime.pool_config import pools_of, reserved_of
 from fastmip.runtime.service import Command
 from fastmip.runtime.store import Store
 from fastmip.runtime.upkeep import Upkeep
@@ -90,6 +93,7 @@ class HomeService:
         self._fwmark = 0 if config.mobile_node is None else config.mobile_node.fwmark
         self._path_mtu: PathMtu
         self._commands = HomeCommands(self)
+        self._addresses = AddressPools(pools_of(self.section), reserved=reserved_of(self.section))
         # Set by start, in this order.
         self.engine: Engine
         self.hosts: HostDirectory
@@ -116,7 +120,10 @@ class HomeService:
         await check_machine(self.kernel, self.section, self._file)
         self.store.open()
         self.hosts = HostDirectory(
-            self.store.query, self.section.hosts, home_network=prefix_of(self.section.home_network)
+            self.store.query,
+            self.section.hosts,
+            home_network=prefix_of(self.section.home_network),
+            addresses=self._addresses,
         )
         self.engine = _dataplane.Engine(
             max_bindings=self.config.engine.max_bindings,
@@ -283,6 +290,8 @@ class HomeService:
                 self.section.interface, int(network.network_address), network.prefixlen
             )
         started = clock.now()
+        self._addresses.is_configured = lambda address: self.hosts.lookup(address) is not None
+        self._addresses.restore(self.store.pool_addresses(), started.boot_ns)
         self.agent = HomeAgent(
             policy_of(self.config),
             hosts=self.hosts.lookup,
@@ -291,6 +300,7 @@ class HomeService:
             boot=self.store.boot.id,
             random=os.urandom,
             reserve_prefix=self._reserve_prefix,
+            addresses=self._addresses,
             started=started,
             anchor=self.store.boot.anchor,
         )
@@ -450,18 +460,24 @@ class HomeService:
         """Put hosts, limits and lifetimes of a new file into force."""
         section = section_or_refuse(new)
         before = hosts_of(self.section)
-        gone = before.keys() - hosts_of(section).keys()
+        kept = [address for address, _ in self._addresses.addresses()]
+        before |= {at: host for at in kept if (host := self.hosts.lookup(at)) is not None}
+        gone = before.keys() - hosts_of(section).keys() - set(kept)
         self.config, self.section = new, section
         self.hosts.set_static(section.hosts)
+        taken = revise_pools(self, section)
         self.agent.set_policy(policy_of(new))
         self._path_mtu.upper_bytes = section.path_mtu
         if self.group is not None:
             self.group.stop()
             self.group = None
         self._start_group(asyncio.get_running_loop())
-        for home_address in gone:
+        for home_address in [*taken, *gone]:
             try:
-                self.withdraw_host(home_address, before[home_address])
+                if home_address in taken:
+                    self._withdraw(home_address, before.get(home_address))
+                else:
+                    self.withdraw_host(home_address, before[home_address])
             except StoreError as error:  # the file is in force; its bindings run out by themselves
                 log.error(  # noqa: TRY400 - the reason says it
                     "bindings-not-withdrawn",
@@ -475,6 +491,9 @@ class HomeService:
         """Withdraw the bindings of a host that is served no more; ``host`` is what it was."""
         if self.hosts.lookup(home_address) is not None:
             return  # it left one of file and directory, and still stands in the other
+        self._withdraw(home_address, host)
+
+    def _withdraw(self, home_address: int, host: Host | None) -> None:
         now = clock.now()
         self.pipeline.carry_out(self.agent.host_removed(home_address, now, host), now)
         self.pipeline.flush()

@@ -118,6 +118,10 @@ class Store(Generic[C]):
         """Home addresses of mobile routers and the records of their networks."""
         return self.query("SELECT home_address, networks FROM mobile_network")
 
+    def pool_addresses(self) -> list[tuple[int, bytes]]:
+        """Home addresses out of pools, and the names of the nodes they are kept for."""
+        return self.query("SELECT home_address, nai FROM pool_address")
+
     # one node
 
     def load(self, home_address: int) -> NodeRow | None:

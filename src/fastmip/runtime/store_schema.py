@@ -64,6 +64,10 @@ CREATE TABLE IF NOT EXISTS mobile_network(
     home_address INTEGER PRIMARY KEY,
     networks BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS pool_address(
+    home_address INTEGER PRIMARY KEY,
+    nai BLOB NOT NULL UNIQUE
+);
 """
 """Made in older stores of this version too; who does not know them passes them over."""
 

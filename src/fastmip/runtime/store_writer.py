@@ -53,6 +53,8 @@ class HasRow(Protocol):
     def row(self) -> NodeRow: ...
     @property
     def networks(self) -> PrefixChange | None: ...
+    @property
+    def assigned(self) -> bytes: ...
 
 
 C = TypeVar("C", bound=HasRow)
@@ -243,6 +245,9 @@ def _write_rows(connection: sqlite3.Connection, group: Sequence[HasRow]) -> None
     for item in group:
         if item.networks is not None:
             _write_networks(connection, item.row.home_address, item.networks.records)
+        if item.assigned:  # replaces what the node had, and who had it
+            kept = (item.row.home_address, item.assigned)
+            connection.execute("REPLACE INTO pool_address VALUES(?,?)", kept)
 
 
 def _write_networks(connection: sqlite3.Connection, home_address: int, records: bytes) -> None:

@@ -36,13 +36,14 @@ SUBJECTS = {
     "host": "Mobile nodes that may register here.",
     "group": "Home agents that share their nodes, and their loads.",
     "mobile-networks": "Networks behind mobile routers, and where they lead.",
+    "pool": "Home addresses for nodes without one, and who has which.",
     "fixed-host": "Hosts the foreign agent here registered for good.",
     "agent": "Mobility agents: heard on the links, and what we advertise ourselves.",
     "host-configuration": "Mobile node: what the home agent told of the home network.",
     "handover": "Moves of the mobile node: from, to, how long.",
 }
 
-LIMITED = {"mobile-networks", "binding", "tunnel", "host", "secure", "visitor", "pending"}
+LIMITED = {"pool", "mobile-networks", "binding", "tunnel", "host", "secure", "visitor", "pending"}
 BY_ADDRESS = {"binding", "tunnel", "visitor"}
 MOBILE_NODE = "mobile-node"
 """``role`` of a mobile node's rows in an answer of both roles."""
