@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from fastmip.agents.address_pool import AddressPools
 from fastmip.errors import ConfigError
 from fastmip.runtime.config import check_text
 from fastmip.runtime.directory import HostDirectory
 from fastmip.runtime.home_policy import planned_changes, prefix_of
+from fastmip.runtime.pool_commands import revise_pools
 from fastmip.runtime.pool_config import pools_of, reserved_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "address-assignment.md").read_text()
@@ -88,3 +92,25 @@ def test_a_reload_tells_hosts_without_address_by_name() -> None:
     assert "host pilot@crew.aa.com: removed" in changes
     assert "host steward@crew.aa.com: added" in changes
     assert any(change.startswith("home_agent.address_pools") for change in changes)
+
+
+def test_a_reload_frees_what_lies_in_no_pool_or_whose_host_is_gone_or_moved_in() -> None:
+    named = "".join(HOST.replace("]]\n", f']]\nnai = "{n}@a.org"\n', 1) for n in "abcd")
+    old = check_text("f", BASE + named).home_agent
+    assert old is not None
+    pools = AddressPools(pools_of(old), reserved=reserved_of(old))
+    names = [b"%c@a.org" % letter for letter in b"abcd"]
+    given = [cast(int, pools.assign(name, 0, lambda _address: True)) for name in names]
+    assert given == [given[0] + n for n in range(4)]
+    text = BASE.replace("10.1.0.16", "10.1.0.17") + named.replace("b@a.org", "e@a.org")
+    text += HOST.replace("]]\n", ']]\nhome_address = "10.1.0.18"\n', 1)
+    new = check_text("f", text).home_agent
+    assert new is not None
+    home = prefix_of(new.home_network)
+    hosts = HostDirectory(lambda *_: [], new.hosts, home_network=home, addresses=pools)
+    service: Any = SimpleNamespace(agent=SimpleNamespace(addresses=pools), hosts=hosts)
+    assert revise_pools(service, new) == given[:3]
+    assert pools.addresses() == [(given[3], b"d@a.org")]
+    kept = hosts.lookup(given[3])
+    assert kept is not None
+    assert (kept.home_address, kept.nai) == (given[3], b"d@a.org")
