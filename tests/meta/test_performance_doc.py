@@ -10,7 +10,7 @@ from bench.run import discover
 
 PAGE = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
 NAMES = set(
-    re.findall(r"`((?:engine|egress|wire|ref|tcp|control|store|agent|workers)\.[\w.]+)`", PAGE)
+    re.findall(r"`((?:engine|egress|esp|wire|ref|tcp|control|store|agent|workers)\.[\w.]+)`", PAGE)
 )
 STABLE = [
     *(f"engine.lookup.{size}" for size in ("1k", "100k", "1M", "10M")),
@@ -19,6 +19,7 @@ STABLE = [
     *(f"engine.decap.64.{kind}" for kind in ("gre", "minimal", "udp")),
     *("engine.encap.64.cold", "engine.encap.64.1M", "engine.bytes_per_binding"),
     *(f"ref.{name}.{size}" for name in ("lwt_bpf", "ip_forward") for size in ("64", "1400")),
+    *(f"esp.{way}.{size}" for way in ("seal", "open") for size in ("64", "1400")),
     *("wire.kernel.64", "wire.kernel.1400", "egress.lookup", "workers.2"),
     *("control.registrations", "control.registration_p99"),
     *("store.restart.1M", "store.rss_per_binding"),
