@@ -5,9 +5,10 @@
 
 ``tcp.ref`` goes from the care-of address to the correspondent, forwarded by the home agent's
 kernel; ``tcp.kernel`` from the home address through the tunnel, decapsulated by a worker on its
-kernel port; ``tcp.kernel.down`` the other way. All in the same namespaces, in turns. The node's
-end of the tunnel is a program in its kernel (``node_tunnel.bpf.c``), because a node is another
-machine in life: what is measured is the home agent. TCP segmentation offload is on everywhere.
+kernel port; ``tcp.kernel.down`` the other way; ``tcp.offload`` and ``tcp.offload.down`` the same
+with the offload program at TC. All in the same namespaces, in turns. The node's end of the tunnel
+is a program in its kernel (``node_tunnel.bpf.c``), because a node is another machine in life: what
+is measured is the home agent. TCP segmentation offload is on everywhere.
 """
 
 from __future__ import annotations
@@ -23,9 +24,18 @@ from functools import partial
 from pathlib import Path
 
 from tests.helpers.namespaces import Namespaces
-from tests.helpers.tunnel_lab import AGENT, CARE_OF_ADDRESS, HOME_ADDRESS, TUN, Side, record
+from tests.helpers.tunnel_lab import (
+    AGENT,
+    CARE_OF_ADDRESS,
+    HOME_ADDRESS,
+    TUN,
+    Side,
+    number,
+    record,
+)
 
 from bench.results import Benchmark, Result
+from fastmip.runtime.offload import Offload
 
 PLAIN, TUNNELLED = "10.9.0.7", "10.9.0.8"
 """Two addresses of the correspondent, so that a route's segment size concerns one stream only."""
@@ -53,9 +63,10 @@ class TcpLab(Namespaces):
     """The lab of the module docstring; ``agent`` is its engine."""
 
     agent: Side
+    offload: Offload | None = None
 
-    def build(self, program: Path) -> None:
-        """Wire everything and start the engine."""
+    def build(self, program: Path, prepare: Callable[[TcpLab], None]) -> None:
+        """Wire everything and start the engine; ``prepare`` it before it has a binding."""
         self.wire("cn", "eth0", "ha", "c0")
         self.wire("mn", "eth0", "ha", "t0")
         for name, port, address in (
@@ -80,6 +91,7 @@ class TcpLab(Namespaces):
             self.run("mn", "tc", "filter", "add", *words)
         self.agent = Side(self, "ha", "home-agent", AGENT, mtu_bytes=65535, control_port=434)
         self.ip("ha", "route", "add", f"{HOME_ADDRESS}/32", "dev", TUN)
+        prepare(self)
         self.agent.install(record(HOME_ADDRESS, CARE_OF_ADDRESS, AGENT))
         with self.inside("ha"):
             self.agent.engine.start()
@@ -97,15 +109,31 @@ class TcpLab(Namespaces):
         """Stop the engine, remove everything."""
         if hasattr(self, "agent"):
             self.agent.close()
+        if self.offload is not None:
+            self.agent.engine.leave_offload()
+            self.offload.close()
         super().close()
+
+
+def use_offload(lab: TcpLab) -> None:
+    """Let the program carry the stream, at TC."""
+    with lab.inside("ha"):
+        lab.offload = Offload.load(
+            lab.agent.engine,
+            own=[number(AGENT)],
+            home_networks=[(number("10.1.0.0"), 24)],
+            interfaces=["c0", "t0"],
+            hook="tc",
+        )
+        lab.offload.attach()
+        lab.offload.program.set_offload(True)
 
 
 def measure(io: str, prepare: Callable[[TcpLab], None] = lambda _: None) -> Iterable[Result]:
     """Both directions and the reference; ``prepare`` makes the lab's home agent use another io."""
     up, down, plain, plain_down = [], [], [], []
     with tempfile.TemporaryDirectory() as directory, TcpLab("cn", "ha", "mn") as lab:
-        lab.build(compiled(Path(directory)))
-        prepare(lab)
+        lab.build(compiled(Path(directory)), prepare)
         lab.gbit("mn", HOME_ADDRESS, TUNNELLED)  # neighbours and path MTUs are learnt
         lab.gbit("cn", TUNNELLED, HOME_ADDRESS)
         for _ in range(ROUNDS):
@@ -113,11 +141,11 @@ def measure(io: str, prepare: Callable[[TcpLab], None] = lambda _: None) -> Iter
             up.append(lab.gbit("mn", HOME_ADDRESS, TUNNELLED))
             plain_down.append(lab.gbit("cn", PLAIN, CARE_OF_ADDRESS))
             down.append(lab.gbit("cn", TUNNELLED, HOME_ADDRESS))
-    command = "sh ./run bench --only tcp"
+    command = f"sh ./run bench --only tcp.{io}"
     ref, ref_down = statistics.median(plain), statistics.median(plain_down)
-    yield Result(
-        "tcp.ref", ref, "Gbit/s", None, "kernel ip_forward, node to correspondent", command
-    )
+    if io == "kernel":  # the same for all
+        sentence = "kernel ip_forward, node to correspondent"
+        yield Result("tcp.ref", ref, "Gbit/s", None, sentence, command)
     for name, rates, beside in ((f"tcp.{io}", up, ref), (f"tcp.{io}.down", down, ref_down)):
         rate = statistics.median(rates)
         yield Result(
@@ -125,4 +153,7 @@ def measure(io: str, prepare: Callable[[TcpLab], None] = lambda _: None) -> Iter
         )
 
 
-BENCHMARKS: dict[str, Benchmark] = {"tcp": partial(measure, "kernel")}
+BENCHMARKS: dict[str, Benchmark] = {
+    "tcp": partial(measure, "kernel"),
+    "tcp.offload": partial(measure, "offload", use_offload),
+}

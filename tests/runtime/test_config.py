@@ -390,6 +390,16 @@ def test_a_key_may_stand_in_a_private_file(directory: Path) -> None:
             "[engine]\noffload = true\n[home_agent]",
             "engine.interfaces: offload needs the interfaces that carry tunnels",
         ),
+        (
+            "[home_agent]",
+            '[engine]\noffload_hook = "tc"\n[home_agent]',
+            'engine.offload_hook: at TC only offload with another io than "xdp" has a program',
+        ),
+        (
+            "[home_agent]",
+            '[engine]\nio = "xdp"\noffload = true\noffload_hook = "tc"\n[home_agent]',
+            'engine.offload_hook: at TC only offload with another io than "xdp" has a program',
+        ),
     ],
 )
 def test_a_home_agent_file_is_refused_with_key_and_remedy(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only)
-/* The one XDP program of an interface. It takes only what the engine's fast path can do, and
+/* The one program of an interface, at XDP or, for offload alone, at TC. It takes only what the engine's fast path can do, and
  * gives everything else to the kernel as if it were not there:
  *
  *   to one of our addresses   IP in IP, GRE, minimal encapsulation; tunnel data on the UDP port
@@ -44,7 +44,9 @@ INLINE int is_to_us(const struct frame *f)
 
 INLINE int steer(const struct frame *f, __u32 outcome)
 {
-    __u32 queue = f->ctx->rx_queue_index;
+    if (f->is_skb)
+        return finish(f, FM_PASSED_NO_SOCKET, XDP_PASS);
+    __u32 queue = ((struct xdp_md *)f->ctx)->rx_queue_index;
     if (f->place >= FM_INTERFACES_MAX || queue >= FM_QUEUES_MAX)
         return finish(f, FM_PASSED_NO_SOCKET, XDP_PASS);
     /* XDP_PASS is what it answers when there is no socket. */
@@ -60,61 +62,89 @@ INLINE __u32 place_of(const struct fm_settings *s, __u32 ifindex)
     return FM_INTERFACES_MAX;
 }
 
-SEC("xdp.frags")
-int fastmip(struct xdp_md *ctx)
+/* XDP_PASS, or what bpf_redirect says. `f` has context, interface, length and where it lies. */
+INLINE int judge(struct frame *f)
 {
-    struct frame f = {
-        .ctx = ctx, .data = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
-    struct ethhdr *ethernet = f.data;
+    struct ethhdr *ethernet = f->data;
     struct fm_home *home = 0;
     __u32 zero = 0, number = 0, outcome = FM_STEERED_TUNNEL;
     __u32 *which = bpf_map_lookup_elem(&active, &zero);
     if (UNLIKELY(!which))
         return XDP_PASS;
     __u32 turn = *which & 1;
-    f.settings = bpf_map_lookup_elem(&settings, &turn);
-    if (UNLIKELY(!f.settings))
+    f->settings = bpf_map_lookup_elem(&settings, &turn);
+    if (UNLIKELY(!f->settings))
         return XDP_PASS;
-    f.length = f.end - f.data;
-    f.ip = (void *)(ethernet + 1);
-    f.place = place_of(f.settings, ctx->ingress_ifindex);
-    if ((void *)(ethernet + 1) > f.end || ethernet->h_proto != BE16(ETH_P_IP))
-        return finish(&f, FM_PASSED_NOT_IPV4, XDP_PASS);
-    if ((void *)(f.ip + 1) > f.end)
-        return finish(&f, FM_PASSED_TRUNCATED, XDP_PASS);
-    if (is_own(f.settings, f.ip->destination)) {
-        if (!may_be_tunnel(&f))
-            return finish(&f, FM_PASSED_OTHER, XDP_PASS);
+    f->ip = (void *)(ethernet + 1);
+    f->place = place_of(f->settings, f->ifindex);
+    if ((void *)(ethernet + 1) > f->end || ethernet->h_proto != BE16(ETH_P_IP))
+        return finish(f, FM_PASSED_NOT_IPV4, XDP_PASS);
+    if ((void *)(f->ip + 1) > f->end)
+        return finish(f, FM_PASSED_TRUNCATED, XDP_PASS);
+    if (is_own(f->settings, f->ip->destination)) {
+        if (!may_be_tunnel(f))
+            return finish(f, FM_PASSED_OTHER, XDP_PASS);
     } else {
         outcome = FM_STEERED_HOME;
-        number = home_number(f.settings, f.ip->destination);
+        number = home_number(f->settings, f->ip->destination);
         if (!number--)
-            return finish(&f, FM_PASSED_OTHER, XDP_PASS);
-        if (!(f.settings->flags & FM_STEER_UNBOUND)) {
+            return finish(f, FM_PASSED_OTHER, XDP_PASS);
+        if (!(f->settings->flags & FM_STEER_UNBOUND)) {
             home = bpf_map_lookup_elem(&homes, &number);
             if (!home || !(READ_ONCE(home->flags) & FM_HOME_BOUND))
-                return finish(&f, FM_PASSED_UNBOUND, XDP_PASS);
+                return finish(f, FM_PASSED_UNBOUND, XDP_PASS);
         }
     }
-    if (!is_to_us(&f))
-        return finish(&f, FM_PASSED_NOT_TO_US, XDP_PASS);
-    if (f.ip->version_ihl != 0x45)
-        return finish(&f, FM_PASSED_OPTIONS, XDP_PASS);
-    if (f.ip->fragment & BE16(IPV4_FRAGMENT))
-        return finish(&f, FM_PASSED_FRAGMENT, XDP_PASS);
-    __u32 total = BE16(f.ip->total);
-    if (total < IPV4_HEADER || (void *)f.ip + total > f.end)
-        return finish(&f, FM_PASSED_TRUNCATED, XDP_PASS);
-    if (f.settings->flags & FM_OFFLOAD) {
+    if (!is_to_us(f))
+        return finish(f, FM_PASSED_NOT_TO_US, XDP_PASS);
+    if (f->ip->version_ihl != 0x45)
+        return finish(f, FM_PASSED_OPTIONS, XDP_PASS);
+    if (f->ip->fragment & BE16(IPV4_FRAGMENT))
+        return finish(f, FM_PASSED_FRAGMENT, XDP_PASS);
+    __u32 total = BE16(f->ip->total);
+    if (total < IPV4_HEADER || (__u32)sizeof *ethernet + total > f->length)
+        return finish(f, FM_PASSED_TRUNCATED, XDP_PASS);
+    if (f->settings->flags & FM_OFFLOAD) {
         int action = -1;
         if (home)
-            action = encapsulate(&f, home);
-        else if (outcome == FM_STEERED_TUNNEL && f.ip->protocol == PROTO_IPIP)
-            action = decapsulate(&f);
+            action = encapsulate(f, home);
+        else if (outcome == FM_STEERED_TUNNEL && f->ip->protocol == PROTO_IPIP)
+            action = decapsulate(f);
         if (action >= 0)
             return action;
     }
-    return steer(&f, outcome);
+    return steer(f, outcome);
+}
+
+SEC("xdp.frags")
+int fastmip(struct xdp_md *ctx)
+{
+    struct frame f = {.ctx = ctx, .is_skb = 0, .ifindex = ctx->ingress_ifindex};
+    look(&f);
+    f.length = f.end - f.data;
+    return judge(&f);
+}
+
+/* At TC, where super-frames pass whole. */
+SEC("tc")
+int fastmip_tc(struct __sk_buff *ctx)
+{
+    struct frame f = {.ctx = ctx, .is_skb = 1, .ifindex = ctx->ifindex};
+    f.length = ctx->len;
+    f.gso_size = ctx->gso_size;
+    if (ctx->vlan_present)
+        return TCX_NEXT;
+    look(&f);
+    __u32 wanted = f.length < FM_HEADERS ? f.length : FM_HEADERS;
+    if (UNLIKELY(f.data + wanted > f.end)) {
+        if (bpf_skb_pull_data(ctx, wanted))
+            return TCX_NEXT;
+        look(&f);
+    }
+    int action = judge(&f);
+    if (action == XDP_PASS)
+        return TCX_NEXT;
+    return action == TC_ACT_REDIRECT ? action : TC_ACT_SHOT;
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -19,7 +19,9 @@
 HELPER(void *, bpf_map_lookup_elem, BPF_FUNC_map_lookup_elem, void *, const void *);
 HELPER(long, bpf_redirect_map, BPF_FUNC_redirect_map, void *, __u64, __u64);
 HELPER(long, bpf_redirect, BPF_FUNC_redirect, __u32, __u64);
-HELPER(long, bpf_xdp_adjust_head, BPF_FUNC_xdp_adjust_head, struct xdp_md *, int);
+HELPER(long, bpf_xdp_adjust_head, BPF_FUNC_xdp_adjust_head, void *, int);
+HELPER(long, bpf_skb_adjust_room, BPF_FUNC_skb_adjust_room, void *, int, __u32, __u64);
+HELPER(long, bpf_skb_pull_data, BPF_FUNC_skb_pull_data, void *, __u32);
 HELPER(__u64, bpf_ktime_get_coarse_ns, BPF_FUNC_ktime_get_coarse_ns, void);
 HELPER(long, bpf_fib_lookup, BPF_FUNC_fib_lookup, void *, struct bpf_fib_lookup *, int, __u32);
 HELPER(__u32, bpf_get_smp_processor_id, BPF_FUNC_get_smp_processor_id, void);

@@ -67,11 +67,12 @@ INLINE __u32 budget_now(const struct tunnel *t, __u64 now_ns)
 }
 
 /* Ask the kernel where a packet goes on. 0: it cannot say yet, or is to see this packet itself, so
- * that it confirms its neighbour; ask again. */
-APART int ask_kernel(struct xdp_md *ctx, const struct fm_settings *s, __u32 source,
-                     __u32 destination, struct fm_next_hop *hop)
+ * that it confirms its neighbour; ask again. `hop` comes with the interface the packet came from. */
+APART int ask_kernel(void *ctx, const struct fm_settings *s, __u32 source, __u32 destination,
+                     struct fm_next_hop *hop)
 {
-    struct bpf_fib_lookup query = {.family = AF_INET};
+    /* With a length the answer has the route's MTU at TC, too. */
+    struct bpf_fib_lookup query = {.family = AF_INET, .tot_len = IPV4_HEADER};
     __u32 zero = 0;
     __u64 now_ns = bpf_ktime_get_coarse_ns(), *last = bpf_map_lookup_elem(&poked, &zero);
     if (!last || !s)
@@ -80,7 +81,7 @@ APART int ask_kernel(struct xdp_md *ctx, const struct fm_settings *s, __u32 sour
         *last = now_ns;
         return 0;
     }
-    query.ifindex = ctx->ingress_ifindex;
+    query.ifindex = hop->ifindex;
     query.ipv4_src = source;
     query.ipv4_dst = destination;
     long answer = bpf_fib_lookup(ctx, &query, sizeof query, 0);
@@ -107,6 +108,7 @@ INLINE int hop_of_tunnel(const struct frame *f, const struct tunnel *t, struct f
         BARRIER();
         return READ_ONCE(t->home->hop_stamp) == stamp && hop->ifindex;
     }
+    hop->ifindex = f->ifindex;
     if (!ask_kernel(f->ctx, f->settings, t->local, t->remote, hop))
         return 0;
     WRITE_ONCE(t->home->hop_stamp, 0);
@@ -129,6 +131,7 @@ INLINE int hop_of_packet(const struct frame *f, __u32 source, __u32 destination,
         *hop = route->hop;
         return hop->ifindex != 0;
     }
+    hop->ifindex = f->ifindex;
     if (!ask_kernel(f->ctx, f->settings, source, destination, hop))
         return 0;
     route->destination = destination;
@@ -167,7 +170,7 @@ INLINE __u16 folded(__u32 sum)
     return (__u16)sum;
 }
 
-/* Into the tunnel; XDP_REDIRECT, or -1 when it is the engine's. */
+/* Into the tunnel; what bpf_redirect says, or -1 when it is the engine's. */
 INLINE int encapsulate(struct frame *f, struct fm_home *home)
 {
     struct ipv4 *ip = f->ip;
@@ -176,20 +179,22 @@ INLINE int encapsulate(struct frame *f, struct fm_home *home)
     if (!read_home(&t, home) || !(t.flags & FM_HOME_PLAIN))
         return -1;
     __u64 now_ns = boot_ns(f->settings);
-    __u32 total = BE16(ip->total), source = ip->source;
-    if (t.expires <= now_ns || total > budget_now(&t, now_ns) || ip->ttl <= 1 ||
+    __u32 total = BE16(ip->total), largest = largest_packet(f, ip), source = ip->source;
+    if (t.expires <= now_ns || largest > budget_now(&t, now_ns) || ip->ttl <= 1 ||
         source == t.remote || is_martian(source) || is_tunnel_protocol(ip->protocol) ||
         !sum20_is_right(ip) || is_own(f->settings, source))
         return -1;
-    if (!hop_of_tunnel(f, &t, &hop) || total + IPV4_HEADER > hop.mtu)
+    if (total + IPV4_HEADER > 0xffff) /* a super-frame */
+        return -1;
+    if (!hop_of_tunnel(f, &t, &hop) || largest + IPV4_HEADER > hop.mtu)
         return -1;
     __u8 tos = ip->tos & t.tos_mask;
     struct fm_home_tally *tally = tally_of(&t);
-    if (bpf_xdp_adjust_head(f->ctx, -IPV4_HEADER))
+    if (change_room(f, IPV4_HEADER))
         return -1;
-    struct ethhdr *ethernet = (void *)(long)f->ctx->data;
+    struct ethhdr *ethernet = f->data;
     struct ipv4 *outer = (void *)(ethernet + 1), *inner = outer + 1;
-    if ((void *)(inner + 1) > (void *)(long)f->ctx->data_end)
+    if ((void *)(inner + 1) > f->end)
         return XDP_ABORTED; /* cannot be: the verifier wants to see it */
     decrement_ttl(inner);
     put_ethernet(ethernet, &hop);
@@ -221,7 +226,7 @@ INLINE int merged_ecn(__u8 outer_tos, __u8 inner_tos)
     return inner == 2 && outer == 1 ? 1 : -1;
 }
 
-/* Out of the tunnel; XDP_REDIRECT, or -1 when it is the engine's. `f->ip` is IP in IP to us. */
+/* Out of the tunnel; what bpf_redirect says, or -1 when it is the engine's. `f->ip` is IP in IP to us. */
 INLINE int decapsulate(struct frame *f)
 {
     struct ipv4 *outer = f->ip, *inner = outer + 1;
@@ -236,6 +241,7 @@ INLINE int decapsulate(struct frame *f)
     if (!home || !read_home(&t, home) || !(t.flags & FM_HOME_TAKE))
         return -1;
     __u32 total = BE16(inner->total), room = BE16(outer->total);
+    __u32 largest = largest_packet(f, inner);
     int ecn = merged_ecn(outer->tos, inner->tos);
     if (t.remote != outer->source || t.local != outer->destination ||
         t.expires <= boot_ns(f->settings) || inner->version_ihl != 0x45 ||
@@ -243,14 +249,14 @@ INLINE int decapsulate(struct frame *f)
         inner->ttl <= 1 || ecn < 0 || is_martian(inner->source) || !sum20_is_right(outer) ||
         !sum20_is_right(inner) || home_number(f->settings, inner->destination))
         return -1;
-    if (!hop_of_packet(f, inner->source, inner->destination, &hop) || total > hop.mtu)
+    if (!hop_of_packet(f, inner->source, inner->destination, &hop) || largest > hop.mtu)
         return -1;
     struct fm_home_tally *tally = tally_of(&t);
-    if (bpf_xdp_adjust_head(f->ctx, IPV4_HEADER))
+    if (change_room(f, -IPV4_HEADER))
         return -1;
-    struct ethhdr *ethernet = (void *)(long)f->ctx->data;
+    struct ethhdr *ethernet = f->data;
     inner = (void *)(ethernet + 1);
-    if ((void *)(inner + 1) > (void *)(long)f->ctx->data_end)
+    if ((void *)(inner + 1) > f->end)
         return XDP_ABORTED;
     put_ethernet(ethernet, &hop);
     __u8 tos = (__u8)((inner->tos & ~ECN_MASK) | ecn);

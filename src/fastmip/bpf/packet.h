@@ -3,6 +3,7 @@
 #define FASTMIP_BPF_PACKET_H
 
 #include <linux/if_ether.h>
+#include <linux/pkt_cls.h>
 
 #include "tables.h"
 
@@ -10,10 +11,13 @@
 #define IPV4_FRAGMENT 0x3fff /* offset and "more fragments" */
 #define IPV4_DF 0x4000
 #define PROTO_IPIP 4
+#define PROTO_TCP 6
 #define PROTO_UDP 17
 #define PROTO_GRE 47
 #define PROTO_MINIMAL 55
 #define MIP_TUNNEL_DATA 4 /* RFC 3519 3.1 */
+#define FM_HEADERS 74 /* Ethernet, two IPv4 headers, TCP: what is read of a frame */
+#define TCX_NEXT (-1) /* to the next program, or the kernel */
 #define ECN_MASK 3
 #define ECN_CE 3
 
@@ -30,14 +34,58 @@ struct udp {
     __u8 type;
 };
 
+/* A frame at XDP or, `is_skb`, at TC: known when compiled, so each program has its own code. */
 struct frame {
-    struct xdp_md *ctx;
+    void *ctx; /* struct xdp_md or __sk_buff */
     const struct fm_settings *settings;
-    void *data, *end;
+    void *data, *end; /* what can be read */
     struct ipv4 *ip;
-    __u32 length; /* of the frame */
-    __u32 place;  /* of its interface */
+    __u32 length;   /* of the frame */
+    __u32 place;    /* of its interface */
+    __u32 ifindex;  /* of its interface */
+    __u32 gso_size; /* of a super-frame: payload of the packets it stands for, else 0 */
+    int is_skb;
 };
+
+/* Where the frame lies; again after every change of it. */
+INLINE void look(struct frame *f)
+{
+    if (f->is_skb) {
+        f->data = (void *)(long)((struct __sk_buff *)f->ctx)->data;
+        f->end = (void *)(long)((struct __sk_buff *)f->ctx)->data_end;
+    } else {
+        f->data = (void *)(long)((struct xdp_md *)f->ctx)->data;
+        f->end = (void *)(long)((struct xdp_md *)f->ctx)->data_end;
+    }
+}
+
+/* Room for an outer header behind the Ethernet header, or one less; -1: not here. A super-frame
+ * stays whole, with its sums as unfinished as they were. At XDP the Ethernet header is lost. */
+INLINE int change_room(struct frame *f, int octets)
+{
+    __u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+    if (octets > 0)
+        flags |= BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+    if (f->is_skb ? bpf_skb_adjust_room(f->ctx, octets, BPF_ADJ_ROOM_MAC, flags)
+                  : bpf_xdp_adjust_head(f->ctx, -octets))
+        return -1;
+    look(f);
+    return 0;
+}
+
+/* Octets of the largest packet a frame stands for, itself if it is no super-frame; `ip` is the header
+ * next to its payload. More than any MTU: it cannot be told. */
+INLINE __u32 largest_packet(const struct frame *f, const struct ipv4 *ip)
+{
+    const __u8 *payload = (const void *)(ip + 1);
+    if (LIKELY(!f->gso_size))
+        return BE16(ip->total);
+    if (ip->protocol == PROTO_UDP)
+        return IPV4_HEADER + 8 + f->gso_size;
+    if (ip->protocol != PROTO_TCP || (const void *)(payload + 13) > f->end)
+        return 0x10000;
+    return IPV4_HEADER + (payload[12] >> 4) * 4 + f->gso_size;
+}
 
 INLINE void count(const struct frame *f, __u32 outcome, __u32 bytes)
 {

@@ -1,4 +1,4 @@
-"""The XDP program of our interfaces: which packets go to the engine without the kernel.
+"""The XDP or TC program of our interfaces: which packets go to the engine without the kernel.
 
 ``bpf/fastmip_xdp.bpf.c`` says what it takes; everything else reaches the kernel as if the program
 were not there. It is attached by a link that this process holds: when the process ends, also by
@@ -19,13 +19,16 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from fastmip.runtime import libbpf
 from fastmip.runtime.libbpf import BpfError, Object
 from fastmip.runtime.logging import get_logger
 
 log = get_logger("bpf")
+
+Hook = Literal["xdp", "tc"]
+"""Where a program looks at packets."""
 
 OUTCOMES = (
     ("encapsulated", "Offload: sent through the tunnel of its binding."),
@@ -58,6 +61,8 @@ _CLOCK_STEP_NS = 10_000_000
 
 PASS, REDIRECT = 2, 4
 """What the program returns (enum xdp_action)."""
+_TC_REDIRECT = 7
+"""TC_ACT_REDIRECT."""
 
 
 _WATCHERS = ("sent_or_not", "not_redirected")
@@ -90,8 +95,10 @@ class XdpProgram:
         self._write()
 
     @classmethod
-    def load(cls, *, homes: int = 0) -> Self:
+    def load(cls, *, homes: int = 0, hook: Hook = "xdp") -> Self:
         """Load the program with room for so many home addresses, in this network namespace.
+
+        ``hook``: where it will be attached.
 
         Raises BpfError with one line that says why it cannot be had.
         """
@@ -100,6 +107,7 @@ class XdpProgram:
         def prepare(opened: Object) -> None:
             opened.set_entries("homes", max(homes, 1))
             opened.set_constants(struct.pack("=I", cpus > TALLIES))
+            opened.leave_out("fastmip" if hook == "tc" else "fastmip_tc")
 
         def prepare_blind(opened: Object) -> None:
             prepare(opened)
@@ -142,6 +150,22 @@ class XdpProgram:
         self.close()
 
     # interfaces
+
+    def attach_tc(self, ifindex: int) -> None:
+        """Attach at TC, where super-frames pass whole, beside programs of others.
+
+        Raises BpfError: the interface is gone, or the kernel refuses.
+        """
+        name = _name_of(ifindex)
+        self._give_place(ifindex, name)
+        link = libbpf.link_tc(self._object.program("fastmip_tc"), ifindex)
+        if link < 0:
+            self._leave_place(ifindex)
+            if link == -errno.EINVAL:
+                raise BpfError(f"{name}: TC links need Linux 6.6: use XDP")
+            raise libbpf.refusal(f"{name}: TC", link)
+        self._links[ifindex] = link
+        log.info("tc-attached", interface=name)
 
     def attach(self, ifindex: int, *, mode: str | None = None) -> str:
         """Attach to an interface of this network namespace: ``native`` or ``generic``.
@@ -325,6 +349,12 @@ class XdpProgram:
         if ifindex:  # struct xdp_md: data, data_end, data_meta, ifindex, queue, egress
             context = struct.pack("=6I", 0, len(frame), 0, ifindex, queue, 0)
         return libbpf.run_once(self._object.program("fastmip"), frame, context=context)
+
+    def run_tc(self, frame: bytes, *, ifindex: int) -> tuple[int, bytes]:
+        """The same at TC: ``PASS`` or ``REDIRECT`` as of XDP, and the frame afterwards."""
+        context = struct.pack("=9I2I140x", *[0] * 9, ifindex, ifindex)  # struct __sk_buff
+        action, made = libbpf.run_once(self._object.program("fastmip_tc"), frame, context=context)
+        return {0xFFFFFFFF: PASS, _TC_REDIRECT: REDIRECT}.get(action, action), made
 
 
 def _take_off(

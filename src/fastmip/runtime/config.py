@@ -73,7 +73,9 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     interfaces: tuple[str, ...] = ()
     """Those that carry XDP."""
     offload: bool = False
-    """Let the XDP program carry plain IP in IP itself."""
+    """Let a BPF program carry plain IP in IP itself."""
+    offload_hook: Literal["xdp", "tc"] = "xdp"
+    """Where offload takes packets: before anything, or at TC with super-frames whole."""
     transmit: Literal["auto", "socket", "packet"] = "auto"
     """Whether outer packets may pass the IP stack by, with ``io = "kernel"``."""
     max_bindings: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = 131072

@@ -26,6 +26,9 @@ def check_engine(file: str, config: Config) -> None:
     if len(names) > INTERFACES_MAX:
         remedy = f"{len(names)} interfaces: XDP has room for {INTERFACES_MAX}"
         raise ConfigError(file, "engine.interfaces", remedy)
+    if engine.offload_hook == "tc" and (engine.io == "xdp" or not engine.offload):
+        remedy = 'at TC only offload with another io than "xdp" has a program: leave the key out'
+        raise ConfigError(file, "engine.offload_hook", remedy)
     if engine.io != "xdp" and not engine.offload:
         if names:
             remedy = 'is for io = "xdp" and offload only: set one of them, or leave the key out'

@@ -211,6 +211,7 @@ class HomeService:
                 own=own,
                 home_networks=[self._home_network],
                 interfaces=self.config.engine.interfaces,
+                hook=self.config.engine.offload_hook,
             )
         except BpfError as error:
             self._offload_refused = str(error)

@@ -24,7 +24,7 @@ log = get_logger("bpf")
 DIRECTORY = Path(__file__).parents[1] / "bpf"
 """Where the build puts objects."""
 
-XDP = 37
+XDP, TCX_INGRESS = 37, 46
 """enum bpf_attach_type."""
 NATIVE, GENERIC = 1 << 2, 1 << 1
 """XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE."""
@@ -288,6 +288,14 @@ def link_xdp(program_fd: int, ifindex: int, mode: int) -> int:
     """
     options = _LinkCreate(sz=ctypes.sizeof(_LinkCreate), flags=mode)
     return int(library().bpf_link_create(program_fd, ifindex, XDP, ctypes.byref(options)))
+
+
+def link_tc(program_fd: int, ifindex: int) -> int:
+    """Attach to what an interface receives at TC, behind the programs that are there; as above.
+
+    The answer is -EINVAL before Linux 6.6, which has no links there.
+    """
+    return int(library().bpf_link_create(program_fd, ifindex, TCX_INGRESS, None))
 
 
 def link_tracepoint(program_fd: int) -> int:

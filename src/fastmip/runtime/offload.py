@@ -1,4 +1,6 @@
-"""``offload = true``: plain IP in IP for bound home addresses, by the XDP program in the kernel.
+"""``offload = true``: plain IP in IP for bound home addresses, by a program in the kernel.
+
+It is attached at XDP or, where super-frames are to pass whole, at TC.
 
 The engine keeps an entry for each home address in memory it shares with the program
 (``engine/offload.h``); what the program does not do goes through the engine as ever. Here: loading,
@@ -16,7 +18,7 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
-from fastmip.runtime.bpf import OFFLOADED, OUTCOMES, REFUSED, XdpProgram
+from fastmip.runtime.bpf import OFFLOADED, OUTCOMES, REFUSED, Hook, XdpProgram
 from fastmip.runtime.engine_checks import HOMES_MAX
 from fastmip.runtime.libbpf import BpfError
 from fastmip.runtime.logging import get_logger
@@ -95,8 +97,9 @@ class Neighbours:
 class Offload:
     """The program with the home addresses of one engine."""
 
-    def __init__(self, program: XdpProgram, interfaces: Sequence[str]) -> None:
+    def __init__(self, program: XdpProgram, interfaces: Sequence[str], hook: Hook = "xdp") -> None:
         self.program = program
+        self.hook = hook
         self.is_on = False
         self._interfaces = list(interfaces)
         self._attaches = False
@@ -120,6 +123,7 @@ class Offload:
         own: Sequence[int],
         home_networks: Sequence[tuple[int, int]],
         interfaces: Sequence[str],
+        hook: Hook = "xdp",
     ) -> Self:
         """Load the program and let the engine fill its tables, before it has bindings.
 
@@ -128,7 +132,7 @@ class Offload:
         homes = sum(1 << 32 - length for _, length in home_networks)
         if homes > HOMES_MAX:
             raise BpfError(f"{homes} home addresses: offload has room for {HOMES_MAX}")
-        program = XdpProgram.load(homes=homes)
+        program = XdpProgram.load(homes=homes, hook=hook)
         try:
             program.set_own_addresses(own)
             program.set_home_networks(home_networks)
@@ -137,20 +141,26 @@ class Offload:
         except BaseException:
             program.close()
             raise
-        return cls(program, interfaces)
+        return cls(program, interfaces, hook)
 
     def attach(self) -> None:
         """Attach to the interfaces, where nobody else does it. Raises BpfError."""
         self._attaches = True
         for name in self._interfaces:
             try:
-                self.program.attach(socket.if_nametoindex(name))
+                self._attach_one(socket.if_nametoindex(name))
             except (BpfError, OSError) as error:
                 for ifindex in self.program.attached():
                     self.program.detach(ifindex)
                 if isinstance(error, BpfError):
                     raise
                 raise BpfError(f"{name} is not an interface of this machine") from error
+
+    def _attach_one(self, ifindex: int) -> None:
+        if self.hook == "tc":
+            self.program.attach_tc(ifindex)
+        else:
+            self.program.attach(ifindex)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take packets from now on. Raises BpfError."""
@@ -165,7 +175,7 @@ class Offload:
         self._refreshed_s = loop.time()
         self.program.set_offload(True)
         self.is_on = True
-        log.info("offload-started", interfaces=", ".join(self._interfaces))
+        log.info("offload-started", hook=self.hook, interfaces=", ".join(self._interfaces))
 
     def _changed(self) -> None:
         """Routes or neighbours changed."""
@@ -226,7 +236,7 @@ class Offload:
                 self._complaints.discard(name)
                 continue
             try:
-                self.program.attach(there[name])
+                self._attach_one(there[name])
             except BpfError as error:
                 if name not in self._complaints:
                     self._complaints.add(name)
@@ -273,6 +283,8 @@ class Offload:
     def facts(self) -> dict[str, object]:
         """What ``show runtime`` tells of it."""
         facts: dict[str, object] = {"offload": "on" if self.is_on else "off"}
+        if self.is_on:
+            facts["offload_hook"] = self.hook
         if self.trouble:
             facts["offload_trouble"] = self.trouble
         verdicts = self.verdicts()

@@ -94,7 +94,8 @@ class Subject(NamedTuple):
             uses_timestamps=not associations or any(a.replay == "timestamps" for a in associations),
             state_dir=str(config.daemon.state_dir),
             control_socket=str(config.daemon.control_socket),
-            io=config.engine.io + (" with offload" if config.engine.offload else ""),
+            io=config.engine.io
+            + (f" with offload at {config.engine.offload_hook}" if config.engine.offload else ""),
             io_interfaces=config.engine.interfaces or tuple(dict.fromkeys(interfaces)),
             transmit=config.engine.transmit if agent is not None else "socket",
         )
