@@ -56,17 +56,18 @@ def make_request(number: int, identification: int) -> bytes:
     return covered + hmac.digest(host_key(number), covered, "md5")
 
 
-def make_requests(count: int, rate: float) -> list[bytes]:
+def make_requests(count: int, rate: float, hosts: int = HOSTS) -> list[bytes]:
     """Requests of all hosts in turn, stamped as if sent at ``rate``, ``AHEAD_S`` in the future."""
     begin_s = time.time() + AHEAD_S + _NTP_ERA
-    return [make_request(i % HOSTS + 1, int((begin_s + i / rate) * 2**32)) for i in range(count)]
+    return [make_request(i % hosts + 1, int((begin_s + i / rate) * 2**32)) for i in range(count)]
 
 
 @contextmanager
-def server(store: str) -> Iterator[socket.socket]:
-    """A server process and a socket connected to it."""
-    with tempfile.TemporaryDirectory(prefix="fastmip-bench-", dir=Path.cwd()) as folder:
-        command = [sys.executable, "-m", "bench.control_server", folder, str(PORT), str(HOSTS)]
+def server(store: str, hosts: int = HOSTS, kept: str = "") -> Iterator[socket.socket]:
+    """A server process and a socket connected to it; its store lasts if ``kept`` is its folder."""
+    with tempfile.TemporaryDirectory(prefix="fastmip-bench-", dir=Path.cwd()) as own:
+        folder = kept or own
+        command = [sys.executable, "-m", "bench.control_server", folder, str(PORT), str(hosts)]
         command += ["--store", store, "--cpu", str(SERVER_CPU)]
         profile = os.environ.get("FASTMIP_BENCH_PROFILE")
         if profile:
@@ -143,10 +144,10 @@ class _Client:
         )
 
 
-def closed_loop(sock: socket.socket, count: int) -> Outcome:
+def closed_loop(sock: socket.socket, count: int, hosts: int = HOSTS) -> Outcome:
     """Keep ``WINDOW`` requests in flight."""
     # Stamped as if faster than any run, so that Identifications of later runs are greater.
-    requests = make_requests(count, 50_000)
+    requests = make_requests(count, 50_000, hosts)
     client = _Client(sock)
     position, began = 0, time.perf_counter()
     while position < count or client.in_flight:

@@ -21,7 +21,7 @@ STABLE = [
     *(f"ref.{name}.{size}" for name in ("lwt_bpf", "ip_forward") for size in ("64", "1400")),
     *(f"esp.{way}.{size}" for way in ("seal", "open") for size in ("64", "1400")),
     *("wire.kernel.64", "wire.kernel.1400", "egress.lookup", "workers.2"),
-    *("control.registrations", "control.registration_p99"),
+    *("control.registrations", "control.registration_p99", "control.storm.100k"),
     *("store.restart.1M", "store.rss_per_binding"),
 ]
 
