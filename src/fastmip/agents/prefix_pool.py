@@ -20,7 +20,7 @@ _RECLAIMS: Final = 64
 class PrefixPool:
     """Allocates prefixes; ``routed`` is what nobody else can have."""
 
-    __slots__ = ("_cursors", "_free", "_idle", "_owners", "_policy", "_remembered", "_routed")
+    __slots__ = ("_cursors", "_free", "_idle", "_policy", "_remembered", "_routed")
 
     def __init__(self, policy: NetworkPolicy, routed: PrefixSet) -> None:
         self._policy = policy
@@ -39,12 +39,13 @@ class PrefixPool:
 
     def set_policy(self, policy: NetworkPolicy) -> None:
         """Use other pools."""
-        if policy.pools != self._policy.pools:
-            self._cursors.clear()
-            self._free.clear()
-            for network in [known for known in self._remembered if not self.covers(known)]:
-                self._forget(network)
-        self._policy = policy
+        is_same, self._policy = policy.pools == self._policy.pools, policy
+        if is_same:
+            return
+        self._cursors.clear()
+        self._free.clear()
+        for network in [known for known in self._remembered if not self.covers(known)]:
+            self._forget(network)
 
     def covers(self, network: Network) -> bool:
         """Whether a prefix could come out of a pool."""
