@@ -558,6 +558,8 @@ def test_a_home_link_that_was_down_or_renamed_serves_again(lab: HomeAgentLab) ->
             lab.net.ip("ha", "link", "set", before, "name", name)
         lab.net.ip("ha", "link", "set", name, "up")
         lab.net.ip("ha", "route", "add", "default", "via", "10.1.0.254")
+    # The router's bridge drops packets until its kernel has looked at the link again.
+    wait_for("the bridge", lambda: lab.ping("away", HOME_AGENT), 20)
     lab.register(client)
     lab.net.ip("hh", "neigh", "flush", "all")
     start_ping(lab, "hh", HOME_ADDRESS)
