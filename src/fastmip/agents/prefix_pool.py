@@ -2,25 +2,37 @@
 
 Free is what is neither routed nor remembered for a router. A cursor walks each pool once for
 each length; afterwards what was given back is used again, a longer prefix cut out of a shorter
-one if need be. When nothing is free, the prefix remembered for the longest time goes first.
+one if need be, and the pools are walked once more, because shorter ones may have become free
+beside each other. When nothing is free, the prefix remembered for the longest time makes room,
+with its neighbours if the room has to be larger, but only where nothing routed is in the way.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 from typing import Final
 
 from fastmip.agents.hosts import NetworkPolicy
-from fastmip.agents.prefix_set import Network, PrefixSet, holds, last_of
+from fastmip.agents.prefix_set import Network, PrefixSet, holds, last_of, within
 
-_RECLAIMS: Final = 64
-"""Remembered prefixes given up for one request at most."""
+_CANDIDATES: Final = 1024
+"""Remembered prefixes whose place is looked at for one request."""
 
 
 class PrefixPool:
     """Allocates prefixes; ``routed`` is what nobody else can have."""
 
-    __slots__ = ("_cursors", "_free", "_idle", "_policy", "_remembered", "_routed")
+    __slots__ = (
+        "_cursors",
+        "_free",
+        "_idle",
+        "_policy",
+        "_remembered",
+        "_returns",
+        "_routed",
+        "_walked",
+    )
 
     def __init__(self, policy: NetworkPolicy, routed: PrefixSet) -> None:
         self._policy = policy
@@ -32,6 +44,10 @@ class PrefixPool:
         self._cursors: dict[tuple[Network, int], int] = {}
         self._free: dict[int, list[Network]] = {}
         """Given back, by length."""
+        self._returns = 0
+        """How many were given back, ever."""
+        self._walked: dict[int, int] = {}
+        """Length -> how many had been given back when the pools were last walked from the start."""
 
     def __len__(self) -> int:
         """Prefixes remembered."""
@@ -44,6 +60,7 @@ class PrefixPool:
             return
         self._cursors.clear()
         self._free.clear()
+        self._walked.clear()
         for network in [known for known in self._remembered if not self.covers(known)]:
             self._forget(network)
 
@@ -58,16 +75,16 @@ class PrefixPool:
         """
         policy = self._policy
         length = max(hint, policy.shortest) if hint else policy.length
-        for _ in range(_RECLAIMS):
-            network = self._find(length)
-            if network is not None:
-                return network
-            if not self._remembered:
-                return None
-            self._forget(next(iter(self._remembered)))
-        return None
+        network = self._walk(length) or self._again(length)
+        if network is None and self._walked.get(length, 0) != self._returns:
+            self._walked[length] = self._returns
+            for pool in policy.pools:
+                self._cursors.pop((pool, length), None)
+            network = self._walk(length)
+        return network or self._make_room(length)
 
-    def _find(self, length: int) -> Network | None:
+    def _walk(self, length: int) -> Network | None:
+        """The next free one beyond the cursors."""
         for pool in self._policy.pools:
             if pool[1] > length:
                 continue
@@ -80,7 +97,16 @@ class PrefixPool:
                     return start, length
                 start = (until // size + 1) * size
             self._cursors[pool, length] = start
-        return self._again(length)
+        return None
+
+    def _make_room(self, length: int) -> Network | None:
+        """Where only remembered prefixes are in the way: they are forgotten."""
+        for known in islice(self._remembered, _CANDIDATES):
+            network = within(known, length)
+            if self.covers(network) and not self._routed.is_foreign(network, 0):
+                self.forget_overlapping(network, 0)
+                return network
+        return None
 
     def _again(self, length: int) -> Network | None:
         """One that was given back."""
@@ -123,15 +149,16 @@ class PrefixPool:
         """A prefix is free again, unless it is remembered for its router still."""
         if self._remembered.get(network) != home_address and self.covers(network):
             self._free.setdefault(network[1], []).append(network)
+            self._returns += 1
 
     def forget_overlapping(self, network: Network, home_address: int) -> None:
         """A prefix becomes routed: what is remembered in its place for others is not any more."""
         while True:
             around = self._idle.around(network)
-            found = [known for known in around if self._remembered[known] != home_address]
+            found = {known for known in around if self._remembered[known] != home_address}
             inside = self._idle.first_within(network, home_address)
             if inside is not None:
-                found.append(inside)
+                found.add(inside)
             if not found:
                 return
             for known in found:

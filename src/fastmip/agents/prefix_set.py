@@ -22,6 +22,11 @@ def holds(outer: Network, inner: Network) -> bool:
     return outer[1] <= inner[1] and inner[0] & _MASKS[outer[1]] == outer[0]
 
 
+def within(network: Network, length: int) -> Network:
+    """The first prefix of a length in a shorter one; of a longer one, the one that holds it."""
+    return network[0] & _MASKS[length], length
+
+
 class PrefixSet:
     """Prefixes and their owners; those of two owners never overlap if ``is_foreign`` is asked."""
 
