@@ -24,7 +24,8 @@ def python_headers(tmp_path: Path) -> list[str]:
     native = Path("/usr/include/x86_64-linux-gnu") / include.name / "pyconfig.h"
     if native.exists():
         (foreign / "pyconfig.h").write_text(native.read_text())
-    return [f"-I{include}", f"-I{tmp_path}"]
+    # OpenSSL's configuration, too; last, so that the foreign C library is found first.
+    return [f"-I{include}", f"-I{tmp_path}", "-idirafter", "/usr/include/x86_64-linux-gnu"]
 
 
 @pytest.mark.slow
