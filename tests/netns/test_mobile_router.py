@@ -71,10 +71,17 @@ def test_t30_hosts_on_board_stay_connected_while_the_router_moves(aircraft: Airc
     aircraft.start("mr", change=lambda text: text.partition("[foreign_agent]")[0])
     aircraft.move("mr", GROUND_1)
     aircraft.registered("haa", PLANE, GROUND_1.agent)
-    shown = aircraft.rows("mr", "show mobile-networks")
-    assert [(row["network"], row["state"], row["code"]) for row in shown] == [
-        (ON_BOARD, "forwarded", 0)
-    ]
+    wait_until(
+        lambda: (
+            [
+                (row["network"], row["state"], row["code"])
+                for row in aircraft.rows("mr", "show mobile-networks")
+            ]
+            == [(ON_BOARD, "forwarded", 0)]
+        ),
+        20,
+        "the network forwarded",
+    )
     aircraft.reaches("cn", SEAT)
     say = aircraft.conversation("lfn", SEAT)
     say()
@@ -167,6 +174,7 @@ def test_t31_with_the_routers_home_address_as_care_of_address_rfc5944_4_5(
     aircraft.registered("haa", PLANE, GROUND_1.agent)
     aircraft.move("mn", BOARD)
     aircraft.registered("haw", "10.1.0.5", PLANE)
+    aircraft.reaches("cn", "10.1.0.5")  # the reply has come down, and everybody acted on it
     ends = (("inet", "to-haw"), ("inet", "to-haa"), ("fa1", "visit0"), ("mr", "cabin0"))
     taps = [{"name": port, "namespace": lab.ns(node), "interface": port} for node, port in ends]
     capture = lab.directory / "t31.pcapng"

@@ -86,7 +86,8 @@ def test_the_tunnel_that_was_asked_for_carries_packets_both_ways(
     name = {4: "ipip", 47: "gre", 55: "minimal"}[protocol]
     [row] = lab.ask("show tunnel")["rows"]
     assert row["encapsulation"] == name
-    assert lab.counter("io-tunnel-read") == lab.counter("io-tunnel-sent") == 1
+    assert lab.counter("io-tunnel-read") == 1
+    assert lab.counter("io-tunnel-sent") + lab.counter("io-packet-sent") == 1
 
 
 def test_a_tunnel_in_udp_shares_the_registration_port_rfc3519(lab: HomeAgentLab) -> None:
