@@ -22,6 +22,7 @@ SCHEMA = 1
 """Version of the answers this client understands."""
 MAX_ANSWER_LEN = 1 << 30
 CHUNK_LEN = 1 << 20
+_WAIT_S = 1.0
 
 
 class Answer(msgspec.Struct):
@@ -62,14 +63,12 @@ class ControlClient:
         """
         request = {"command": command, "args": arguments or {}}
         with self._connect(msgspec.json.encode(request) + b"\n") as connection:
-            connection.settimeout(None)
             try:
-                with connection.makefile("rb") as lines:
-                    for line in lines:
-                        answer = self._decode(line)
-                        if not answer.ok:
-                            raise Failure(answer.error or "the daemon refused without a reason")
-                        yield answer.result
+                for line in _lines(connection):
+                    answer = self._decode(line)
+                    if not answer.ok:
+                        raise Failure(answer.error or "the daemon refused without a reason")
+                    yield answer.result
             except OSError as error:
                 self._unreachable(f"failed: {error.strerror or error}")
         self._unreachable("closed: the daemon has stopped")
@@ -149,3 +148,19 @@ def control_options(command: F) -> F:
         show_default=True,
         help="Longest wait for the daemon, seconds.",
     )(command)
+
+
+def _lines(connection: socket.socket) -> Iterator[bytes]:
+    """Every line, for as long as they come."""
+    # Ctrl-C between Python's last look at signals and the wait itself is acted on after the wait.
+    connection.settimeout(_WAIT_S)
+    kept = b""
+    while True:
+        try:
+            received = connection.recv(CHUNK_LEN)
+        except TimeoutError:
+            continue
+        if not received:
+            return
+        *lines, kept = (kept + received).split(b"\n")
+        yield from lines
