@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import HealthCheck, settings
 from tests.helpers.roots import leave_chroot
 
 leave_chroot()
+# In the background of a script SIGINT is ignored, and what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "ci",
