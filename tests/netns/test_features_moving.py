@@ -161,15 +161,19 @@ def test_t10_break_before_make_loses_what_the_outage_takes(lab: AgentsLab) -> No
     node = lab.mobile_node()
     lab.move(FOREIGN_1)
     assert lab.both_ways()
+    began = time.monotonic()
     pings = lab.start_pings("cn", HOME_ADDRESS)
     time.sleep(0.5)
     lab.leave("eth0")
+    left = time.monotonic()
     time.sleep(1)
+    without_link = time.monotonic() - left
     lab.attach("eth0", FOREIGN_2)
     lab.settled(FOREIGN_2)
     time.sleep(0.5)
     pings.stop()
-    assert pings.lost >= 40, "a second without a link at fifty a second"
+    a_second = pings.sent / (time.monotonic() - began)  # fifty, less on a busy machine
+    assert pings.lost >= 0.8 * without_link * a_second, "what the time without a link takes"
     assert pings.received >= 30, "before and after"
     row = node.ask("show handover")["rows"][-1]
     assert row["kind"] == "break-before-make"
